@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Net:
-    """A graph as it grows; operators return the name of what they write."""
+    """A growing graph; operators return the name of their output."""
 
     def __init__(self) -> None:
         self._nodes: list[onnx.NodeProto] = []

@@ -1,4 +1,4 @@
-"""Every planner's plan goes through the checker: in each benchmark, and in each test."""
+"""Checks the plan of every planner, in each benchmark and each test."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PLANNERS = {
 
 
 def check_every_plan() -> None:
-    """Have all planners of this process raise AssertionError rather than return a plan that is not right."""
+    """Make all planners of this process raise AssertionError instead of returning a wrong plan."""
     for module, names in PLANNERS.items():
         for name in names:
             planner = getattr(import_module(module), name)
@@ -45,7 +45,7 @@ def _checked(make: Make) -> Make:
 
 
 def faults(plan: Plan, asked: Problem) -> list[Violation]:
-    """Return what the checker finds wrong in a plan for a problem."""
+    """Return the faults that the checker finds in a plan for a problem."""
     return check_plan(plan, _required(asked), _table(asked))
 
 

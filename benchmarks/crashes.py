@@ -1,4 +1,4 @@
-"""A controller killed with SIGKILL at every step of a transition: each time the next one goes on to the target."""
+"""Kills a controller with SIGKILL at every step of a transition; each time the next one must reach the target."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # ruff: noqa: ANN401 -- what NVML says has no types
-"""`make device`: what a real GPU says and how fast, held against the catalogue; it changes nothing of the GPU.
+"""`make device`: compares a real GPU with the catalogue and times NVML calls; it does not change the GPU.
 
 Reads NVML (models, profiles, placements, MIG mode, power), times its calls, and, where MIG mode is off, has a child
 process create a CUDA context and ask for more memory than there is, for the words of the failure and the power that
@@ -36,7 +36,7 @@ MOST_S = 420.0
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured: calls of each kind, and seconds of each sample of power."""
+    """Number of calls of each kind, and seconds of each sample of power."""
 
     calls: int = 200
     power_s: float = 10.0
@@ -72,7 +72,7 @@ def _finding(each: Any) -> dict[str, Any]:
 
 
 def _said(call: Callable[..., Any], *arguments: object) -> Any:
-    """Return what a call says, or its error in words: both are findings."""
+    """Return the result of a call, or its error as text."""
     try:
         return call(*arguments)
     except nvml.NVMLError as error:

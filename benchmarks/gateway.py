@@ -39,12 +39,12 @@ def run(*, quick: bool) -> str:
 
 @dataclass(slots=True)
 class _Bench:
-    """What is measured how.
+    """Settings of the measurement.
 
     Attributes:
         scratch: a folder.
         seconds: of each try at a rate.
-        rates: that are tried, ascending, until two in a row are not sustained.
+        rates: to try, ascending, until two in a row are not sustained.
         repeats: tries at each; the one with the median p99 counts.
     """
 
@@ -131,7 +131,7 @@ class _Bench:
         return 0.0 if name.startswith("echo") else _EMULATION.latency_ms
 
     def _decide(self, served: Served, asked: Asked) -> None:
-        """Ask at the headline's rate for longer, and look at what routing decisions took."""
+        """Measure the headline's rate for longer, with the seconds of routing decisions."""
         before = served.samples("partita_decision_seconds_bucket")
         self.found.headline = load(asked, _HEADLINE, _HEADLINE_S, _APART.client)
         after = served.samples("partita_decision_seconds_bucket")

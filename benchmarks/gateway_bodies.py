@@ -1,4 +1,4 @@
-"""The bodies that servers are asked with: one FP32 tensor, of 16 elements or of an image's."""
+"""Bodies of requests: one FP32 tensor of 16 elements, or of an image's size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Load from outside by programs that nobody here wrote: oha over HTTP, ghz over gRPC; both open loop."""
+"""Load from other projects' programs: oha over HTTP, ghz over gRPC; both open loop."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _INSTALL = {
 
 
 class MissingError(Exception):
-    """A program is not there and cannot be installed."""
+    """A program is missing and cannot be installed."""
 
 
 def tool(name: str) -> str:
@@ -48,14 +48,14 @@ def tool(name: str) -> str:
 
 
 def version(name: str) -> str:
-    """Return what a client says of its version."""
+    """Return the version of a client."""
     said = subprocess.run([tool(name), "--version"], check=False, capture_output=True, text=True)
     return (said.stdout + said.stderr).split()[-1]
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Where to ask, and what.
+    """An address, and the request to send.
 
     Attributes:
         url: over HTTP; the address over gRPC.
@@ -75,11 +75,11 @@ class Load:
     """What a client measured.
 
     Attributes:
-        rate: answered rightly per second.
+        rate: correct answers per second.
         p50: milliseconds, from the moment at which a request was due.
         p99: likewise.
         sent: requests.
-        failed: those without a right answer.
+        failed: requests without a correct answer.
     """
 
     rate: float
@@ -103,7 +103,7 @@ def load(asked: Asked, rate: int, seconds: float, before: list[str]) -> Load:
 
 
 def most(asked: Asked, connections: int, seconds: float, before: list[str]) -> Load:
-    """Ask again as soon as there is an answer, on so many connections (closed loop): the most that comes through."""
+    """Send the next request after each answer, on so many connections (closed loop): the maximum throughput."""
     if asked.grpc:
         # Without --async each of ghz's callers waits for its answer.
         words = ["-c", str(connections), "-z", f"{seconds:g}s", "--duration-stop", "ignore"]

@@ -28,7 +28,7 @@ class Comparator:
     """Another server.
 
     Attributes:
-        name: as its makers write it.
+        name: as its project writes it.
         packages: for pip; the first is its own.
         path: of inference.
         how: its configuration, in words.

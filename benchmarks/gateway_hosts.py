@@ -1,4 +1,4 @@
-"""The gateway over four hosts, beside one host: what the network adds, two gateways side by side, a host cut off."""
+"""The gateway over four hosts compared with one: latency of the network, two gateways, a host cut off."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def run(*, quick: bool) -> str:
 
 @dataclass(slots=True)
 class _Bench:
-    """What is measured how.
+    """Settings of the measurement.
 
     Attributes:
         scratch: a folder.
@@ -121,7 +121,7 @@ class _Bench:
     async def _block(
         self, ports: Sequence[int], rate: float, seconds: float = 0.0
     ) -> list[tuple[str, float]]:
-        """Ask at a steady rate, the gateways in turn; return what became of each query, and its seconds."""
+        """Send queries at a steady rate to the gateways in turn; return the outcome and seconds of each query."""
         client, tasks = _Client(), []
         began = time.monotonic()
         for at in range(round(rate * (seconds or self.seconds))):
@@ -192,7 +192,7 @@ class _Client:
         self._free: dict[int, list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]] = {}
 
     async def ask(self, port: int, number: int, due: float) -> tuple[str, float]:
-        """Return what became of a query, and the seconds since it was due."""
+        """Return the outcome of a query, and the seconds since it was due."""
         data = [float(number % 1000 + at) for at in range(16)]
         tensor = {"name": "INPUT0", "datatype": "FP32", "shape": [1, 16], "data": data}
         body = json.dumps({"id": str(number), "inputs": [tensor]}).encode()

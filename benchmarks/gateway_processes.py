@@ -1,4 +1,4 @@
-"""Servers as processes: pinned to cores, awaited, watched and ended with all that they have started."""
+"""Servers as processes: pinned to cores, and ended with all processes that they have started."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Pinning:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What tells the workers of others where to go."""
+        """Environment variables that tell other servers' workers their core."""
         if not self.apart:
             return {}
         return {"BENCH_WORKER_CORE": str(OTHERS), "BENCH_FRONT_CORE": str(FRONT)}
@@ -133,7 +133,7 @@ def front_seconds(pid: int) -> float:
 
 @cache
 def may_come_first() -> bool:
-    """Return whether processes may be scheduled before all others: root's may."""
+    """Return whether this process may raise priorities: only root may."""
     before = os.sched_getscheduler(0)
     try:
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(_PRIORITY))
@@ -144,7 +144,7 @@ def may_come_first() -> bool:
 
 
 def come_first(pid: int) -> None:
-    """Have a server and all that it has started run before everything else on the machine, if that is allowed."""
+    """Give a server and its child processes priority over everything else, if that is allowed."""
     if not may_come_first():
         return
     for each in (pid, *descendants(pid)):

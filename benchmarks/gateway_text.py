@@ -1,4 +1,4 @@
-"""What is said of the gateway under load: tables of rates, latencies, ratios and decisions."""
+"""The section on the gateway under load: tables of rates, latencies, ratios and decisions."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ LOOK_EVERY = 5
 
 @dataclass(frozen=True)
 class Session:
-    """A job that answers requests and keeps what it has read and said in its cache.
+    """A job that answers LLM requests and keeps their tokens in its cache.
 
     Attributes:
         allocated: bytes by step.
@@ -89,7 +89,7 @@ def sessions(seed: int, count: int, trace: str, *, slackens: bool) -> list[Sessi
 
 
 def loss(session: Session, *, early: bool, checkpoints: bool) -> tuple[float, int, int]:
-    """Return the GPU seconds of steps done in vain (a step is a second), early restarts, and the false ones."""
+    """Return the wasted GPU seconds (a step is a second), and the numbers of early restarts and of false ones."""
     profile, lost, early_ones, false = session.first, 0.0, 0, 0
     attempts: tuple[SliceAttempt, ...] = ()
     begin = 0

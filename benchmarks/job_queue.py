@@ -1,4 +1,4 @@
-"""The queue with ten thousand jobs waiting: what a submission, a decision and a look at it take."""
+"""The queue with ten thousand waiting jobs: seconds of a submission, a decision and a listing."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def _body(rng: random.Random) -> dict[str, Any]:
 
 
 def _settle(service: QueueService) -> None:
-    """Let what can start do so."""
+    """Start all jobs that can start."""
     end = time.monotonic() + 5.0
     while time.monotonic() < end:
         due = service.step(service.now)
@@ -181,7 +181,7 @@ def _timed(do: Callable[[], object]) -> float:
 
 
 def _worked(do: Callable[[], object]) -> float:
-    """Return the seconds of CPU that something takes: what it takes where nobody else has the core."""
+    """Return the CPU seconds of a call, which do not depend on the load of the machine."""
     began = time.thread_time()
     do()
     return time.thread_time() - began

@@ -1,4 +1,4 @@
-"""A cluster whose controller is killed with SIGKILL at a step of one's choice, and what the next one makes of it."""
+"""Kills a cluster's controller with SIGKILL at a chosen step, and checks what the next controller reaches."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def deployment(texts: tuple[str, ...]) -> Deployment:
 
 
 class Bomb:
-    """Kills this process at a step; counts the steps where it is told none."""
+    """Kills this process at a step; without a step it only counts."""
 
     def __init__(self, at: int | None) -> None:
         self._at = at
@@ -82,7 +82,7 @@ class Bomb:
 
 
 class BombJournal(Journal):
-    """A journal whose every write may be the last thing before a kill, or the last thing that was done.
+    """A journal that may be killed before and after each write.
 
     Args:
         path: the file.
@@ -219,7 +219,7 @@ class Aftermath:
 
 
 def aftermath(folder: Path, texts: tuple[str, ...]) -> Aftermath:
-    """Go on after a kill, and look."""
+    """Run the next controller after a kill, and return the result."""
     before = _ready(folder)
     driver = go(folder, texts, Bomb(None))
     after = _ready(folder)

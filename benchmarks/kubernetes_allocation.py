@@ -1,4 +1,4 @@
-"""How a claim gets the exact device of a plan, on a real control plane: by Partita's hand, or by taints."""
+"""How a claim gets the exact device of a plan, on a real control plane: by Partita's allocation, or by taints."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class Cluster:
         return {each.metadata.name: each for each in found.items}
 
     def clear(self) -> None:
-        """Take all pods and claims away."""
+        """Delete all pods and claims."""
         admin = self.plane.admin
         for kind in ("pods", "resourceclaims"):
             for name in [each["metadata"]["name"] for each in admin.objects(kind, NAMESPACE)]:
@@ -184,7 +184,7 @@ def by_partita(cluster: Cluster, instance: ClaimedInstance) -> None:
 
 
 def by_partita_unpinned(cluster: Cluster, instance: ClaimedInstance) -> None:
-    """Likewise, and have the scheduler find the node itself."""
+    """Allocate a claim, then make its pod, for which the scheduler must find the node itself."""
     made(cluster, instance)
     body = pod(instance)
     del body["spec"]["affinity"]
@@ -192,7 +192,7 @@ def by_partita_unpinned(cluster: Cluster, instance: ClaimedInstance) -> None:
 
 
 def by_partita_on_node(cluster: Cluster, instance: ClaimedInstance) -> None:
-    """Likewise, and name the node, so that the scheduler never sees the pod."""
+    """Allocate a claim, then make its pod with the node's name, so that the scheduler is not involved."""
     made(cluster, instance)
     body = pod(instance)
     del body["spec"]["affinity"]
@@ -201,7 +201,7 @@ def by_partita_on_node(cluster: Cluster, instance: ClaimedInstance) -> None:
 
 
 def by_taints(cluster: Cluster, instance: ClaimedInstance) -> None:
-    """Have the scheduler allocate a claim that tolerates the taint of one device name alone."""
+    """Let the scheduler allocate a claim that tolerates only the taint of one device name."""
     claim = claim_body(instance, "day", [])
     exactly = claim["spec"]["devices"]["requests"][0]["exactly"]
     exactly["tolerations"] = [
@@ -256,7 +256,7 @@ def carry_out(
     limit_s: float,
     meanwhile: Callable[[], object] = lambda: None,
 ) -> list[object]:
-    """Carry instances and their pods out; return what came of it as columns."""
+    """Create instances and their pods; return the results as columns."""
     cpu, writes, began = cluster.seconds(), cluster.writes(), time.monotonic()
     half = len(wanted) // 2
     list(cluster.pool.map(lambda each: way(cluster, each), wanted[:half]))
@@ -293,7 +293,7 @@ def carry_out(
 
 
 def strangers(cluster: Cluster, count: int) -> None:
-    """Have somebody else's pods ask for any MIG devices."""
+    """Create pods of other users that request any MIG device."""
 
     def ask(index: int) -> None:
         admin = cluster.plane.admin

@@ -69,7 +69,7 @@ def model_of(name: str) -> GpuModel:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim that comes, holds an instance and goes; seconds."""
+    """A claim with the times, in seconds, at which it begins and ends."""
 
     number: int
     profile: str
@@ -102,11 +102,11 @@ class Placer(Protocol):
         ...
 
     def go(self, claim: Claim) -> None:
-        """Let a claim go that was placed."""
+        """Remove a placed claim."""
         ...
 
     def tidy(self) -> None:
-        """Do what is done now and then."""
+        """Do periodic work."""
         ...
 
     @property
@@ -176,7 +176,7 @@ class Kept:
         return True
 
     def go(self, claim: Claim) -> None:
-        """Let a claim go, and its instance with it."""
+        """Remove a claim and its instance."""
         index, place = self.where.pop(claim.number)
         self._hold(index, self.gpus[index].busy - {place})
 
@@ -306,7 +306,7 @@ def _replica(profile: str) -> Replica:
 
 @dataclass
 class Outcome:
-    """What came of a day.
+    """The result of a day.
 
     Attributes:
         mean: GPUs used, over time.
@@ -324,7 +324,7 @@ class Outcome:
 
 
 def play(claims: list[Claim], placer: Placer, model: GpuModel) -> Outcome:
-    """Let a day pass; a claim that is refused goes elsewhere."""
+    """Simulate a day; refused claims do not return."""
     outcome = Outcome(claims=len(claims))
     last, placed = 0.0, set[int]()
     for at, _, _, claim in _events(claims):
@@ -469,7 +469,7 @@ def held_against(real: Real, claims: list[Claim]) -> tuple[int, int, int]:
 
 
 def _follow(model: FirstFit, real: Real, claim: Claim) -> None:
-    """Have the model be where the scheduler is, so that one difference is counted once."""
+    """Set the model to the scheduler's state, so that each difference counts once."""
     if claim.number in model.where:
         model.go(claim)
     if claim.number in real.where:

@@ -37,7 +37,7 @@ PATIENCE_S = 900.0
 
 @dataclass
 class Moment:
-    """What programs had used and written at one moment."""
+    """Resources used and writes made by the programs up to one moment."""
 
     controller: float
     apiserver: float
@@ -48,7 +48,7 @@ class Moment:
 
 @dataclass
 class Stage:
-    """What a change of the Workload came to.
+    """The durations of a change of the Workload.
 
     Attributes:
         planned: seconds until the Plan was there.
@@ -89,7 +89,7 @@ class Scene:
         )
 
     def change(self, name: str, spec: dict[str, Any]) -> Stage:
-        """Have the Workload be another, and wait until it is carried out."""
+        """Change the Workload, and wait until it is carried out."""
         partita = self.partita
         before = {each["metadata"]["name"] for each in partita.transitions()}
         pods = self.pods()

@@ -25,7 +25,7 @@ def resident(field: str) -> int:
 
 
 def settle() -> None:
-    """Give back what was freed, so that the peak from here on is of what is in use."""
+    """Return freed memory to the system, so that the following peak shows only memory in use."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")

@@ -1,4 +1,4 @@
-"""Where benchmarks write their tables: named sections of docs/benchmarks.md."""
+"""Writes tables of benchmarks into named sections of docs/benchmarks.md."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ _START_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Emulation:
-    """What is served.
+    """The emulated service.
 
     Attributes:
         gpus: A100-80GB, each cut into seven 1g.10gb.

@@ -34,7 +34,7 @@ class RefusedError(Exception):
 
 @dataclass(slots=True)
 class Tally:
-    """What became of the requests.
+    """The outcomes of the requests.
 
     Attributes:
         latency: seconds of those answered rightly.
@@ -81,7 +81,7 @@ class Client:
         await self._grpc.close()
 
     async def load(self, rate: float, seconds: float) -> None:
-        """Ask so often for so long, whatever becomes of earlier requests, and wait for the last to end."""
+        """Send requests at a fixed rate for a time, whether or not earlier ones have ended; then wait for all."""
         loop = asyncio.get_running_loop()
         under_way: set[asyncio.Task[None]] = set()
         at = began = loop.time()

@@ -1,4 +1,4 @@
-"""What every server beside the gateway does with a request: 5 ms of nothing, and the tensor back."""
+"""The work of every compared server: sleep for 5 ms, and return the tensor."""
 
 from __future__ import annotations
 

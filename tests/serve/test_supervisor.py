@@ -258,5 +258,5 @@ def test_the_url_of_an_upstream_server_may_name_the_instance(tmp_path: Path) -> 
     assert spec.backend == started.replace(command=("serve", "bert-large", "{port}"))
     with pytest.raises(InputError, match="cannot be filled in"):
         worker_specs(plan_of(HERE), {"bert": UpstreamSpec("http://{prot}")}, tmp_path)
-    with pytest.raises(InputError, match="nothing says what runs bert"):
+    with pytest.raises(InputError, match="service bert has no back-end"):
         worker_specs(plan_of(HERE), {}, tmp_path)

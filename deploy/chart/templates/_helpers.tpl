@@ -3,7 +3,7 @@
 {{- if contains "partita" $name }}{{ $name }}{{ else }}{{ printf "%s-partita" $name }}{{ end -}}
 {{- end -}}
 
-{{- /* Labels of everything; of what is selected by them, component and instance alone. */ -}}
+{{- /* Labels of all objects; selectors use only component and instance. */ -}}
 {{- define "partita.labels" -}}
 {{ include "partita.selector" . }}
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
@@ -48,7 +48,7 @@ app.kubernetes.io/component: {{ .component }}
 {{- .Values.gateway.namespace | default .Values.namespace | default .Release.Namespace -}}
 {{- end -}}
 
-{{- /* What the profile `restricted` of Pod Security asks, and a root that cannot be written. */ -}}
+{{- /* As the Pod Security profile `restricted` requires, with a read-only root file system. */ -}}
 {{- define "partita.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: 65532
@@ -63,7 +63,7 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end -}}
 
-{{- /* Replicas on nodes of their own, as far as there are any. */ -}}
+{{- /* Spreads replicas over nodes if possible. */ -}}
 {{- define "partita.placement" -}}
 topologySpreadConstraints:
   - maxSkew: 1
@@ -89,13 +89,13 @@ imagePullSecrets:
 {{- end }}
 {{- end -}}
 
-{{- /* What a pod may reach: names, the API server, and `more`, which is a list of rules of its own. */ -}}
+{{- /* What a pod may reach: DNS, the API server, and `more`, a list of further rules. */ -}}
 {{- define "partita.egress" -}}
-# Names.
+# DNS.
 - ports:
     - {port: 53, protocol: UDP}
     - {port: 53, protocol: TCP}
-# The API server, whose addresses no selector knows.
+# The API server, which no selector matches.
 - ports:
     {{- range .root.Values.networkPolicy.egress.apiServerPorts }}
     - {port: {{ . }}, protocol: TCP}

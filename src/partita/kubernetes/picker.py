@@ -18,18 +18,13 @@ import re
 import time
 from collections import Counter
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import cache
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, cast
 from urllib.parse import unquote
 
 import grpc
 import orjson
 import uvloop
-from google.protobuf.descriptor_pb2 import FileDescriptorSet
-from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
-from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health, health_pb2
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
@@ -38,7 +33,7 @@ from partita.serve.dispatching.query import QueryFailedError, QueryRefusedError,
 from partita.serve.gateway.access import host_and_port
 from partita.serve.gateway.addresses import Served
 from partita.serve.gateway.gateway import Gateway
-from partita.serve.gateway.grpc_server import GrpcServer
+from partita.serve.gateway.grpc_server import GrpcServer, descriptors, message_classes
 from partita.serve.gateway.grpc_server import message as oip_message
 from partita.serve.gateway.http_api import json_length
 from partita.serve.gateway.link import Link
@@ -87,19 +82,8 @@ _MOST_NAMES = 5
 _LATE = frozenset({RefusalReason.LATE, RefusalReason.FULL})
 
 
-@cache
-def _pool() -> DescriptorPool:
-    """Return a pool with the protocol's messages alone, apart from those of other libraries."""
-    pool = DescriptorPool()
-    for each in FileDescriptorSet.FromString(files(__package__).joinpath("ext_proc.binpb").read_bytes()).file:
-        pool.Add(each)
-    return pool
-
-
-@cache
-def message(name: str) -> Any:  # noqa: ANN401 -- a class that is made at run time
-    """Return the class of a message of the protocol."""
-    return GetMessageClass(_pool().FindMessageTypeByName(f"partita.ext_proc.{name}"))
+message = message_classes(descriptors(__package__, "ext_proc.binpb"), "partita.ext_proc")
+"""Returns the class of a message of the protocol."""
 
 
 # Requests, as far as the choice of an endpoint needs them

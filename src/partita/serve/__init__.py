@@ -1,1 +1,1 @@
-"""The right slice for every query: cuts for one model's queries, and routers over unlike slices (pure)."""
+"""Serves queries on slices of different sizes: cuts, routers, workers, and the gateway that connects them."""

@@ -1,4 +1,4 @@
-"""How to cut GPUs for the queries of one model: search by simulation (the default), and what it is compared with."""
+"""Cuts of GPUs for the queries of one model: a search by simulation (the default), and others for comparison."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Cutter(Protocol):
         """Return a legal cut of all GPUs of the problem.
 
         Raises:
-            InfeasibleError: a batch size that comes cannot be answered in time on any size.
+            InfeasibleError: no size can answer some batch size, or enough of the queries, in time.
         """
         ...
 
@@ -40,23 +40,22 @@ class Cutter(Protocol):
 _MARGINS = (1.0, 0.9, 0.8, 0.65)
 _RECUT_MARGIN = 0.8
 _BETTER = 1.003
-"""A cut must keep a rate larger by this factor to replace another: less is noise."""
+"""Factor by which a cut's rate must be larger to replace another cut; smaller differences are noise."""
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """Takes the best start, then re-cuts one GPU at a time while a simulation finds more throughput.
+    """Local search: from the best start, re-cuts one GPU at a time as long as the simulated throughput grows.
 
-    All cuts are compared under the same traffic, so what comes out is never worse there than the best start.
+    All cuts are compared under the same traffic, so the result is never worse on it than the best start.
 
     Attributes:
-        router: what will route the queries.
-        queries: in each simulation, more where there are many GPUs.
-        seeds: of traffic, pooled.
-        tries: re-cuts that are simulated before a cut counts as a local optimum, the most promising first by
-            their fluid rate.
-        rounds: most improvements.
-        over: true once the best cut so far is wanted.
+        router: of the simulations.
+        queries: number in each simulation; more if there are many GPUs.
+        seeds: of the traffic; results are pooled.
+        tries: number of re-cuts to simulate before a cut counts as a local optimum, largest fluid rates first.
+        rounds: maximum number of improvements.
+        over: says whether the search must end with the best cut so far.
     """
 
     router: SimulatedRouter = LateBinding
@@ -95,7 +94,7 @@ class Search:
     def _better(
         self, problem: ServingProblem, best: ServingCut, traffic: Sequence[Traffic], rate: float
     ) -> tuple[ServingCut, float] | None:
-        """Return the first of the promising re-cuts that keeps a larger rate, and that rate."""
+        """Return the first re-cut that keeps a larger rate, and that rate; None if none does."""
         for cut in _recuts(problem, best)[: self.tries]:
             if self.over():
                 break
@@ -106,7 +105,7 @@ class Search:
     def _rate(
         self, problem: ServingProblem, cut: ServingCut, traffic: Sequence[Traffic], above: float
     ) -> float:
-        """Return the largest rate that a cut keeps, or 0 if it is hardly larger than `above`."""
+        """Return the largest rate that a cut keeps; 0 if it is not `_BETTER` than `above`."""
         serve = self.router.on(problem, cut.counts)
         guess = above * _BETTER or fluid_rate(problem, cut.counts, served=problem.quantile).rate
         if guess <= 0 or (above > 0 and not keeps(problem, serve, traffic, guess)):
@@ -115,7 +114,7 @@ class Search:
 
 
 def starts(problem: ServingProblem) -> list[ServingCut]:
-    """Return the cuts that the search starts from: fluid ones, with time left for waiting, and homogeneous ones."""
+    """Return the starts of the search: fluid cuts with several margins for waiting, and homogeneous cuts."""
     served = (1.0, problem.quantile)
     fluid = [fluid_cut(problem, served=part, margin=margin)[0] for part in served for margin in _MARGINS]
     alike = [Homogeneous(size).cut(problem) for size in range(len(problem.profiles))]
@@ -123,7 +122,7 @@ def starts(problem: ServingProblem) -> list[ServingCut]:
 
 
 def _recuts(problem: ServingProblem, cut: ServingCut) -> list[ServingCut]:
-    """Return the cuts that differ on one GPU, those of largest fluid rate first."""
+    """Return the cuts that differ on one GPU, by descending fluid rate."""
     found = {
         ServingCut.of([*cut.gpus[:index], other, *cut.gpus[index + 1 :]])
         for index in map(cut.gpus.index, set(cut.gpus))  # GPUs that are cut alike give the same cuts
@@ -142,28 +141,28 @@ class FluidCut:
     """Cuts by the integer fluid model.
 
     Attributes:
-        margin: part of the deadline that a query may take to run; the rest is left for waiting.
+        margin: fraction of the deadline that a query may run; the rest is left for waiting.
     """
 
     margin: float = 1.0
 
     def cut(self, problem: ServingProblem) -> ServingCut:
-        """Return the cut."""
+        """Return the cut with the largest fluid rate."""
         return fluid_cut(problem, served=1.0, margin=self.margin)[0]
 
 
 @dataclass(frozen=True, slots=True)
 class Paris:
-    """The partitioning of PARIS and ELSA (DAC'22, section IV.B), with utilisation relative to a size's own peak.
+    """The partitioning of PARIS and ELSA (DAC'22, section IV.B), with utilisation relative to each size's peak.
 
     Attributes:
-        knee: part of its peak throughput from which a size counts as well used.
+        knee: fraction of its peak throughput from which a size counts as well used.
     """
 
     knee: float = 0.8
 
     def cut(self, problem: ServingProblem) -> ServingCut:
-        """Return the cut nearest to what PARIS asks for."""
+        """Return the cut nearest to the instances that PARIS wants."""
         return nearest_cut(problem, self.instances(problem))
 
     def knees(self, problem: ServingProblem) -> NDArray[np.int64]:
@@ -173,9 +172,9 @@ class Paris:
         return np.asarray(np.argmax(rate >= self.knee * rate.max(axis=1, keepdims=True), axis=1) + 1)
 
     def instances(self, problem: ServingProblem) -> NDArray[np.float64]:
-        """Return N_k, not yet whole: R_k G / sum_j(j R_j), R_k the time size k spends on its batch sizes.
+        """Return the fractional N_k = R_k G / sum_j(j R_j), with R_k the time of size k for its batch sizes.
 
-        Size k owns the batch sizes above the last smaller size's knee up to its own; the largest owns the rest.
+        Size k owns the batch sizes from the next smaller size's knee up to its own; the largest owns the rest.
 
         Raises:
             InfeasibleError: a size cannot run a batch size that it owns.
@@ -190,24 +189,24 @@ class Paris:
         if not np.isfinite(work).all():
             name = problem.profiles[int(np.argmax(~np.isfinite(work)))]
             raise InfeasibleError(
-                f"PARIS gives {name} batch sizes that it cannot run",
+                f"PARIS assigns batch sizes to {name} that it cannot run",
                 hint="choose another cut, such as search",
             )
         return np.asarray(work * problem.gpu.compute_slices * problem.gpus / (problem.compute @ work))
 
 
 def nearest_cut(problem: ServingProblem, wanted: NDArray[np.float64]) -> ServingCut:
-    """Return the legal cut of all GPUs with the fewest compute slices given to other sizes than wanted.
+    """Return the legal cut of all GPUs that differs from the wanted instances in the fewest compute slices.
 
     Args:
-        problem: its GPUs.
-        wanted: instances of each size, not necessarily whole, shape (K,).
+        problem: of which the GPUs are cut.
+        wanted: instances of each size, possibly fractional, shape (K,).
     """
     sizes, multisets = len(wanted), problem.multisets
     program = Program()
     rows = program.add_rows(wanted, wanted)
     gpus = program.add_rows(np.array([float(problem.gpus)]), np.array([float(problem.gpus)]))
-    for sign in (1.0, -1.0):  # short of what is wanted, and over it
+    for sign in (1.0, -1.0):  # instances that are missing, and those too many
         entries = [(np.array([rows + k], dtype=np.int32), np.array([sign])) for k in range(sizes)]
         program.add_columns(problem.compute.astype(np.float64), np.full(sizes, INFINITY), entries)
     all_rows = np.append(np.arange(rows, rows + sizes), gpus).astype(np.int32)
@@ -223,7 +222,7 @@ _SEED, _QUERIES = 101, 20_000
 
 @dataclass(frozen=True, slots=True)
 class Homogeneous:
-    """Cuts every GPU into instances of one size alone; slices left over stay empty.
+    """Cuts every GPU into instances of one size; remaining slices stay empty.
 
     Attributes:
         size: index of the size, from 0.
@@ -232,7 +231,7 @@ class Homogeneous:
     size: int
 
     def cut(self, problem: ServingProblem) -> ServingCut:
-        """Return the cut."""
+        """Return the cut with as many instances of the size as fit."""
         most = max(each[self.size] for each in problem.multisets)
         one = tuple(most if k == self.size else 0 for k in range(len(problem.profiles)))
         return ServingCut.of([one] * problem.gpus)
@@ -240,16 +239,16 @@ class Homogeneous:
 
 @dataclass(frozen=True, slots=True)
 class BestHomogeneous:
-    """Takes the homogeneous cut of largest throughput in simulation, GPU(max) of PARIS and ELSA.
+    """The homogeneous cut with the largest simulated throughput: GPU(max) of PARIS and ELSA.
 
     Attributes:
-        router: what will route the queries.
+        router: of the simulations.
     """
 
     router: SimulatedRouter
 
     def cut(self, problem: ServingProblem) -> ServingCut:
-        """Return the cut."""
+        """Return the best homogeneous cut."""
         traffic = [unit_traffic(problem.share, enough_queries(problem, _QUERIES), _SEED)]
 
         def rate(cut: ServingCut) -> float:
@@ -261,7 +260,7 @@ class BestHomogeneous:
 
 @dataclass(frozen=True, slots=True)
 class RandomCut:
-    """Cuts each GPU in one of the ways that leave nothing more to fit, all equally likely."""
+    """Cuts each GPU into a maximal multiset, chosen uniformly at random."""
 
     seed: int = 0
 

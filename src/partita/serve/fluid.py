@@ -1,4 +1,4 @@
-"""The fluid model: queries as a flow that divides at will. It bounds every router, and prices the sizes."""
+"""The fluid model, in which queries are divisible flows. It bounds every router, and prices the sizes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _LEAST_PRICE = 1e-3
 _ROUNDING = 1e-7
 _GAP = 1e-3
-"""Cuts whose fluid rates are nearer than this are told apart by simulation, not by waiting for the proof."""
+"""Relative gap of the integer programs: simulation compares cuts that are closer than this."""
 _WATCH = Deadline()  # these programs take milliseconds
 
 
@@ -41,16 +41,16 @@ class Fluid:
 def fluid_rate(
     problem: ServingProblem, counts: NDArray[np.int64], *, served: float, margin: float = 1.0
 ) -> Fluid:
-    """Return the largest rate that instances in these counts can serve if queries divide at will.
+    """Return the largest rate that instances in these counts can serve if queries are divisible.
 
     Maximise lambda over flows x[b, k] >= 0 with sum_k x[b, k] <= lambda share[b], sum x >= served lambda and
-    sum_b x[b, k] latency[k, b] <= counts[k]. No router answers that share of a larger rate in time in the long run.
+    sum_b x[b, k] latency[k, b] <= counts[k]. At a larger rate no router answers that share in time in the long run.
 
     Args:
         problem: latencies, shares and the deadline.
         counts: instances of each size, shape (K,).
         served: share of the queries that must be answered in time.
-        margin: flow of a batch size to a size only where the latency is within this part of the deadline.
+        margin: a size takes a batch size only if the latency is within this fraction of the deadline.
     """
     program, _ = _flows(problem, served, margin, counts.astype(np.float64))
     found = program.solve(_WATCH)
@@ -61,13 +61,13 @@ def fluid_rate(
 def fluid_cut(
     problem: ServingProblem, *, served: float, margin: float = 1.0, seconds: float = 5.0
 ) -> tuple[ServingCut, float]:
-    """Return the cut of largest fluid rate, and an upper bound of the fluid rate of every cut.
+    """Return the cut with the largest fluid rate, and an upper bound of the fluid rate of every cut.
 
     Args:
         problem: what to serve, on how many GPUs.
         served: as for `fluid_rate`.
-        margin: as for `fluid_rate`; the bound is one of all routers only at 1.
-        seconds: most seconds for the integer program.
+        margin: as for `fluid_rate`; only with 1 does the bound hold for all routers.
+        seconds: time limit of the integer program.
     """
     multisets = problem.multisets
     program, first = _cut_flows(problem, served, margin, float(problem.gpus))
@@ -75,18 +75,18 @@ def fluid_cut(
     found = program.solve(Deadline(time_limit=seconds))
     numbers = np.rint(found.columns[first:]).astype(int)
     chosen = [each for each, n in zip(multisets, numbers, strict=True) for _ in range(n)]
-    spare = [multisets[-1]] * (problem.gpus - len(chosen))  # it needs fewer GPUs: the bound of rate is 0
+    spare = [multisets[-1]] * (problem.gpus - len(chosen))  # GPUs that do not add to the rate
     return ServingCut.of([*chosen, *spare]), max(0.0, -found.bound)
 
 
 def fluid_gpus(problem: ServingProblem, rate: float, *, served: float, seconds: float = 5.0) -> int:
-    """Return a number of GPUs below which no cut and no router hold a rate in the long run.
+    """Return a lower bound of the GPUs that any cut with any router needs for a rate in the long run.
 
     Args:
-        problem: what to serve, its own number of GPUs apart; some size must answer that share of the queries in time.
+        problem: what to serve; its number of GPUs is ignored. Some size must answer that share of queries in time.
         rate: queries per second.
         served: as for `fluid_rate`.
-        seconds: most seconds for the integer program.
+        seconds: time limit of the integer program.
     """
     program, first = _cut_flows(problem, served, 1.0, INFINITY)
     program.hold(np.zeros(1, dtype=np.int32), np.ones(1), rate)
@@ -96,7 +96,7 @@ def fluid_gpus(problem: ServingProblem, rate: float, *, served: float, seconds: 
 
 
 def _cut_flows(problem: ServingProblem, served: float, margin: float, gpus: float) -> tuple[Program, int]:
-    """Start the integer program over so many GPUs; the columns from the one returned count those of each multiset."""
+    """Return the integer program for `gpus` GPUs, and its first column that counts the GPUs of a multiset."""
     multisets = problem.multisets
     program, rows = _flows(problem, served, margin, np.zeros(len(problem.profiles)))
     row = program.add_rows(np.array([-INFINITY]), np.array([gpus]))
@@ -111,7 +111,7 @@ def _cut_flows(problem: ServingProblem, served: float, margin: float, gpus: floa
 def _flows(
     problem: ServingProblem, served: float, margin: float, capacity: NDArray[np.float64]
 ) -> tuple[Program, NDArray[np.int64]]:
-    """Start a program: first a row per size, then one per batch size and the served share; lambda is column 0."""
+    """Return the program of the flows and its rows of the sizes; lambda is column 0."""
     latency = np.where(problem.latency <= margin * problem.deadline, problem.latency, np.inf)
     sizes, batches = latency.shape
     program = Program()
@@ -131,9 +131,9 @@ def _flows(
 
 
 def second_prices(problem: ServingProblem, counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return what a second of each size is worth, relative to the dearest, at least a thousandth; shape (K,).
+    """Return the value of a second of each size relative to the most valuable, at least a thousandth; shape (K,).
 
-    A size with time to spare has a dual of zero; the small price keeps the order by latency among such sizes.
+    A size with time to spare has a dual of zero; the minimum keeps the order by latency among such sizes.
     """
     price = fluid_rate(problem, counts, served=problem.quantile).price
     dearest = price.max()

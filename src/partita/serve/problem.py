@@ -1,4 +1,4 @@
-"""The problem of serving one model's queries on GPUs that can be cut, a cut of them, and what came of its queries."""
+"""The problem of serving one model's queries on GPUs that can be cut, cuts, and the outcome of the queries."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 Multiset = tuple[int, ...]
 """Instances of each size on one GPU, in the order of the GPU's profiles."""
 REFUSED = -1
-"""Instance of a query that was refused."""
+"""The instance number of a refused query."""
 TICK = 1e-9
-"""Seconds by which an answer may be late without counting so: the sum of roundings, not of waiting."""
+"""Tolerance of deadlines in seconds, for rounding errors."""
 
 
 @dataclass(frozen=True, eq=False)
 class ServingProblem:
-    """One model's queries, each with a batch size of its own, and one deadline for all (PARIS and ELSA, DAC'22).
+    """Queries of one model with various batch sizes and one deadline for all (PARIS and ELSA, DAC'22).
 
     Attributes:
         gpu: the model of GPU, its profiles restricted to those that the model runs on, from small to large.
-        gpus: how many GPUs there are.
+        gpus: number of GPUs.
         latency: seconds of a query of batch size b on size k at [k, b - 1], inf where it cannot run; shape (K, B).
         share: share of queries of batch size b at [b - 1], adding up to 1; shape (B,).
         deadline: seconds from a query's arrival to its latest answer (the SLA).
@@ -79,11 +79,11 @@ def latency_table(
 ) -> NDArray[np.float64]:
     """Return the seconds of batch sizes 1 to `max_batch` on each profile, shape (K, max_batch).
 
-    Between measured batches the latency is interpolated piecewise linearly; below the smallest it is that of the
-    smallest (the query is padded), above the largest it is inf: nobody has seen it run.
+    Between measured batches the latency is interpolated linearly. Below the smallest it is that of the smallest (the
+    query is padded). Above the largest it is inf, as no such batch was measured.
 
     Args:
-        rows: measurements of one model on one GPU at one quantile; those with one process count.
+        rows: measurements of one model on one GPU at one quantile; only those with one process are used.
         profiles: the K sizes.
         max_batch: largest batch size of a query.
     """
@@ -100,7 +100,7 @@ def latency_table(
 
 @dataclass(frozen=True, slots=True)
 class ServingCut:
-    """How each GPU is cut: one multiset per GPU, sorted, so that equal cuts compare equal."""
+    """How each GPU is cut: one multiset per GPU, sorted so that equal cuts compare equal."""
 
     gpus: tuple[Multiset, ...]
 
@@ -121,12 +121,12 @@ class ServingCut:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ServingOutcome:
-    """The end of each of N queries, in order of arrival.
+    """The outcome of each of N queries, in order of arrival.
 
     Attributes:
         latency: seconds from arrival to answer, inf if refused, shape (N,).
-        instance: number of the instance that answered, `REFUSED` if none, shape (N,). Instances are numbered
-            size after size, from small to large.
+        instance: number of the instance that answered, `REFUSED` if none, shape (N,). Instances are numbered by
+            size, from small to large.
     """
 
     latency: NDArray[np.float64]
@@ -146,5 +146,5 @@ class SimulatedRouter(Protocol):
     """Decides which instance answers which query, and when it starts."""
 
     def on(self, problem: ServingProblem, counts: NDArray[np.int64]) -> Serve:
-        """Return what serves queries on instances in these counts, shape (K,)."""
+        """Return the simulation of this router on instances in these counts, shape (K,)."""
         ...

@@ -1,4 +1,4 @@
-"""How replicas are run, by service: a document that users write, YAML or JSON."""
+"""The services document, which users write as YAML or JSON: how each service's replicas are run."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ Words = Annotated[tuple[str, ...], Meta(min_length=1, examples=[["serve", "--por
 
 
 class ServerSlice(NamedTuple):
-    """The slice that a server has, and how it runs there.
+    """The slice of a server, and how the server runs there.
 
     Attributes:
         gpu: id of its GPU.
-        placement: its instance there, as `3g.40gb@4`.
-        batch: the largest batch it takes.
-        processes: batches it runs side by side.
+        placement: of the instance, such as `3g.40gb@4`.
+        batch: the largest batch that it takes.
+        processes: batches that it runs concurrently.
         seconds: expected seconds of some batch sizes.
     """
 
@@ -53,13 +53,13 @@ class ServerSlice(NamedTuple):
 
 
 class WorkerAddress(NamedTuple):
-    """Where a worker listens that runs on another host.
+    """The address of a worker on another host.
 
     Attributes:
         service: that it should serve.
         host: name or address.
-        port: of TCP.
-        slice: that it has, as others tell; None where only it tells itself.
+        port: TCP port.
+        slice: its slice, if known from elsewhere; None if only the worker knows it.
     """
 
     service: str
@@ -68,15 +68,15 @@ class WorkerAddress(NamedTuple):
     slice: ServerSlice | None = None
 
     def __str__(self) -> str:
-        """Return it as URLs have it."""
+        """Return it as in URLs."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def host_and_port(text: str) -> tuple[str, int]:
-    """Return what `gpu-host-1:9000` or `[fd00::1]:9000` names.
+    """Return the host and port of an address such as `gpu-host-1:9000` or `[fd00::1]:9000`.
 
     Raises:
-        InputError: it is no address with a port.
+        InputError: the text is no address with a port.
     """
     host, _, port = text.rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
@@ -90,15 +90,15 @@ HostPort = Annotated[Text, check(host_and_port)]
 
 
 class ServerEntry(Value):
-    """A tensor server on another host, to which a proxy passes queries that `partita picker` gives it.
+    """A tensor server on another host, for which `partita picker` picks queries that a proxy forwards.
 
     Attributes:
         server: its address.
-        placement: the instance that it has.
+        placement: of its instance.
         gpu: id of its GPU.
         batch: the largest batch that it runs.
-        processes: batches that it runs side by side.
-        latency_ms: milliseconds of its largest batch, until it is seen how long that takes.
+        processes: batches that it runs concurrently.
+        latency_ms: expected milliseconds of its largest batch, until they are observed.
     """
 
     server: HostPort
@@ -110,20 +110,20 @@ class ServerEntry(Value):
 
     @property
     def slice(self) -> ServerSlice:
-        """Its slice, and how it runs there."""
+        """Its slice, and how the server runs there."""
         seconds = {} if self.latency_ms is None else {self.batch: self.latency_ms / 1000}
         return ServerSlice(self.gpu or self.server, self.placement, self.batch, self.processes, seconds)
 
 
 class WorkerEntry(Value):
-    """What runs a worker's model: each a path, an address or `true`, or a mapping with more fields."""
+    """The back-end of a worker: a path, an address or `true`, or a mapping with more fields."""
 
     onnx: Annotated[Text | OnnxSpec | None, Meta(examples=["model.onnx"])] = None
     upstream: Annotated[Address | UpstreamSpec | None, Meta(examples=["http://127.0.0.1:8000"])] = None
     emulated: Annotated[bool | EmulatedSpec | None, Meta(examples=["true"])] = None
 
     def faults(self) -> Iterator[FieldFault]:
-        """Yield unless exactly one is there."""
+        """Yield a fault unless exactly one back-end is given."""
         there = [each for each in (self.onnx, self.upstream, self.emulated) if each is not None]
         if len(there) != 1:
             yield FieldFault((), "one of emulated, onnx and upstream is needed", "write {onnx: model.onnx}")
@@ -131,7 +131,7 @@ class WorkerEntry(Value):
             yield FieldFault(("emulated",), "must be true or a mapping, not false", "write {emulated: true}")
 
     def backend(self, folder: Path) -> BackendSpec:
-        """Return what runs the model; a path is taken from a folder."""
+        """Return the back-end; relative paths start at `folder`."""
         if self.onnx is not None:
             spec = OnnxSpec(self.onnx) if isinstance(self.onnx, str) else self.onnx
             return spec.replace(path=str((folder / spec.path).resolve()))
@@ -141,25 +141,26 @@ class WorkerEntry(Value):
 
 
 class ServiceEntry(Value):
-    """How one service's replicas are run: by a `worker`, by a `command`, or by a server that `start` and `stop` tell.
+    """How one service's replicas are run.
 
-    Or it says with `workers` where they run already, on other hosts.
+    Either by a `worker`, by a `command`, by a running server through `start` and `stop`, or already on other hosts,
+    at the addresses in `workers`.
 
     Attributes:
         name: of the service.
-        worker: Partita's own, with what runs the model.
-        workers: addresses of Partita's own on other hosts, which others start; or of tensor servers.
+        worker: Partita's worker, with the back-end of its model.
+        workers: addresses of Partita's workers, or of tensor servers, that others start on other hosts.
         command: starts a process for each replica.
-        start: tells a server that runs already of a replica that it is to serve.
-        stop: tells it of one that it is to serve no more.
-        environment: variables beside Partita's own.
-        ready: `port` if a replica is ready when its port answers, or a command that ends well when it is.
+        start: command that makes a running server load a replica.
+        stop: command that makes it unload one.
+        environment: variables in addition to Partita's own.
+        ready: `port` if a replica is ready when its port answers, or a command that succeeds when it is ready.
         grace_s: seconds from SIGTERM to SIGKILL.
         start_timeout_s: seconds a replica may take to become ready.
         timeout_s: seconds that `start` and `stop` may take.
         batch: whether the first size of a model's tensors is a batch.
-        max_batch_size: rows that a query may have.
-        hang_timeout_s: seconds without a sign of life after which a worker hangs.
+        max_batch_size: maximum rows of a query.
+        hang_timeout_s: seconds without a sign of life after which a worker counts as hung.
         retry: whether its queries may run a second time.
     """
 
@@ -200,7 +201,7 @@ class ServiceEntry(Value):
 
     @property
     def declared(self) -> DeclaredBatch | None:
-        """What is said of the model's batch, None if nothing is."""
+        """What the entry says about the model's batch; None if nothing."""
         if self.batch is None and self.max_batch_size is None:
             return None
         return DeclaredBatch(None if self.batch is None else self.batch == "rows", self.max_batch_size)
@@ -219,7 +220,7 @@ _OPTIONAL = {
 
 
 class ServicesDocument(Value):
-    """The services of a file; `apiVersion` and `kind` may stand beside them."""
+    """The services of a file, which may also have `apiVersion` and `kind`."""
 
     services: Annotated[
         tuple[ServiceEntry, ...], Meta(examples=[[{"name": "resnet50", "command": ["serve"]}]])
@@ -232,12 +233,12 @@ class WorkerSettings(Value):
     """How a service's workers are run.
 
     Attributes:
-        backend: what runs the model.
-        environment: variables of theirs.
-        grace_s: seconds for finishing what they have; None if the file does not say.
+        backend: of the model.
+        environment: additional variables.
+        grace_s: seconds for finishing running work; None for the default.
         start_timeout_s: seconds they may take to become ready.
-        declared: what is said of the model's batch.
-        hang_timeout_s: seconds without a sign of life after which they hang; None if the file does not say.
+        declared: what the file says about the model's batch; None if nothing.
+        hang_timeout_s: seconds without a sign of life after which they count as hung; None for the default.
         retry: whether their queries may run a second time.
     """
 
@@ -258,10 +259,10 @@ def read_services(
     Args:
         path: the file.
         sockets: the folder of workers' sockets.
-        seconds: what is measured of each service, for emulated workers.
+        seconds: measured seconds of batches, by service.
 
     Raises:
-        InputError: the file cannot be read, or all that is wrong in it.
+        InputError: the file cannot be read, or has faults, or a service runs on other hosts.
     """
     found = {}
     for entry in read(path, ServicesDocument).services:
@@ -289,7 +290,7 @@ def _run(
         raise InputError(
             f"{entry.name} runs on other hosts, at the addresses in `workers`",
             where=str(path),
-            hint="those are for partita gateway; say with worker or command how its replicas are started here",
+            hint="`workers` is for partita gateway; to start replicas here, give worker or command",
         )
     if entry.start is not None:
         return UpstreamReplica(entry.start, entry.stop or (), entry.timeout_s)
@@ -304,10 +305,10 @@ def _run(
 
 
 def read_workers(path: Path) -> dict[str, WorkerSettings]:
-    """Read how the workers of each service are run, of the services that have a `worker`.
+    """Read how workers are run, for each service that has a `worker`.
 
     Raises:
-        InputError: the file cannot be read, or all that is wrong in it.
+        InputError: the file cannot be read, or has faults.
     """
     return {
         entry.name: WorkerSettings(
@@ -325,14 +326,14 @@ def read_workers(path: Path) -> dict[str, WorkerSettings]:
 
 
 def read_addresses(path: Path, known: Collection[str]) -> tuple[WorkerAddress, ...]:
-    """Read where the workers of services run that have `workers`.
+    """Read the addresses of all services that have `workers`.
 
     Args:
         path: the file.
-        known: services that may be in it.
+        known: names of the services in the workload.
 
     Raises:
-        InputError: the file cannot be read, or all that is wrong in it.
+        InputError: the file cannot be read or has faults, a service is not in the workload, or two share a worker.
     """
     found: dict[str, WorkerAddress] = {}
     for entry in read(path, ServicesDocument).services:

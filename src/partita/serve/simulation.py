@@ -1,4 +1,4 @@
-"""Simulates a cut and a router: what came of the queries, and the largest rate that the cut would hold."""
+"""Simulates a cut and a router: the outcome of the queries, and the largest rate that the cut can hold."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ QUANTILES = (0.5, 0.9, 0.95, 0.99)
 _STUDENT_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """Two-sided 95 % points of Student's t for 1 to 9 degrees of freedom."""
 _SMALLEST = 1e-6
-"""Part of the first guess below which a rate counts as zero."""
+"""Fraction of the first guess below which a rate counts as zero."""
 
 
 @dataclass(frozen=True, slots=True)
 class Simulation:
-    """What a cut and a router made of some traffic, and what they hold.
+    """The result of simulating some traffic on a cut with a router.
 
     Attributes:
         cut: of the GPUs.
         outcome: of each query.
-        evaluation: what they amount to.
-        holds: latency-bounded throughput in queries per second of Poisson arrivals with the same batch sizes.
+        evaluation: summary of the outcome.
+        holds: latency-bounded throughput in queries per second, for Poisson arrivals with the same batch sizes.
         bound: queries per second that no router can exceed on this cut in the long run.
     """
 
@@ -63,7 +63,7 @@ def simulate(
     """Cut the GPUs, serve the traffic, and measure what the cut holds.
 
     Raises:
-        InfeasibleError: no size answers enough of the queries in time.
+        InfeasibleError: no size can answer enough of the queries in time.
     """
     cut = cutter.cut(problem)
     bound = fluid_rate(problem, cut.counts, served=problem.quantile).rate
@@ -105,8 +105,8 @@ def throughput(
     Args:
         problem: latencies, the deadline and its quantile.
         counts: instances of each size, shape (K,).
-        router: who answers what.
-        traffic: of unit rate, one per seed; two at least for a confidence interval, ten at most.
+        router: the policy.
+        traffic: of unit rate, one per seed; at least two for a confidence interval, at most ten.
         guess: queries per second to start from.
     """
     serve = router.on(problem, counts)
@@ -120,19 +120,19 @@ def throughput(
 
 
 def keeps(problem: ServingProblem, serve: Serve, traffic: Sequence[Traffic], rate: float) -> bool:
-    """Say whether at this rate the asked share of queries meets the deadline, over all traffic together."""
+    """Say whether the required share of queries meets the deadline at this rate, over all traffic together."""
     met = fmean(serve(each.faster(rate)).attainment(problem.deadline) for each in traffic)
     return met >= problem.quantile
 
 
 def largest_rate(kept: Callable[[float], bool], guess: float, tolerance: float = 0.002) -> float:
-    """Return a rate that is kept while one larger by the tolerance is not, by doubling and bisection.
-
-    The same traffic is squeezed to each rate, so that noise hardly ever breaks monotony.
+    """Return the largest rate that is kept, within a tolerance, by bracketing and bisection.
 
     Args:
-        kept: whether a rate is kept; the answer is one for which it was true, or 0.
-        guess: where to start, positive.
+        kept: says whether a rate is kept; nearly monotone, as the same traffic is scaled to each rate. The result is
+        a
+            rate for which it was true, or 0.
+        guess: rate to start from, positive.
         tolerance: relative.
     """
     low = high = guess
@@ -157,13 +157,13 @@ def unit_traffic(share: NDArray[np.float64], queries: int, seed: int) -> Traffic
 
 
 def enough_queries(problem: ServingProblem, queries: int) -> int:
-    """Return so many queries, or 100 for each instance there can be: waiting needs time to build up."""
+    """Return the number of queries to simulate: `queries`, or 100 per possible instance, so that queues build up."""
     return max(queries, 100 * problem.gpus * problem.gpu.compute_slices)
 
 
 @dataclass(frozen=True, slots=True)
 class SliceUse:
-    """What one instance did: the GPU's number, its placement, queries answered and share of the time busy."""
+    """Use of one instance: the GPU's number, its placement, the queries it answered, and its busy share of time."""
 
     gpu: int
     placement: Placement
@@ -173,14 +173,14 @@ class SliceUse:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The whole of a simulation.
+    """The summary of an outcome.
 
     Attributes:
-        queries: how many arrived.
+        queries: number that arrived.
         seconds: from the first arrival to the last.
         in_time: queries answered within the deadline.
-        refused: queries that were not answered at all.
-        latency: seconds at each of `QUANTILES`, over all queries, inf where that falls on a refused one.
+        refused: queries without an answer.
+        latency: seconds at each of `QUANTILES`, over all queries; a refused query counts as inf.
         slices: in order of GPU and start.
     """
 
@@ -200,7 +200,7 @@ class Evaluation:
 def evaluate(
     problem: ServingProblem, cut: ServingCut, traffic: Traffic, outcome: ServingOutcome
 ) -> Evaluation:
-    """Return what an outcome amounts to, warm-up included."""
+    """Return the summary of an outcome, including the warm-up."""
     latency = np.sort(outcome.latency)
     at = [min(len(latency) - 1, int(np.ceil(q * len(latency))) - 1) for q in QUANTILES]
     return Evaluation(

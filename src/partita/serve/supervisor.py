@@ -1,4 +1,4 @@
-"""Keeps a plan's workers running: one for each instance, replaced when it dies, drained when it is to go."""
+"""Keeps one worker running on each instance of a plan: restarts it when it dies, drains it on request."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ from partita.process import keeper
 from partita.process.keeper import how_it_ended
 from partita.process.logs import last_line
 from partita.serve.worker.spec import LOAD_TIMEOUT_S
-from partita.serve.worker_specs import (
-    make_folder,
-)
+from partita.serve.worker_specs import make_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -31,11 +29,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class StartOptions:
-    """What the workers of a service are started with, beside their specification.
+    """How the workers of a service are started, apart from their specification.
 
     Attributes:
-        environment: variables beside those of this process.
-        timeout_s: seconds one may take to listen; then it is killed, and tried anew.
+        environment: variables in addition to those of this process.
+        timeout_s: seconds until a worker must listen; otherwise it is killed and restarted.
     """
 
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -44,20 +42,21 @@ class StartOptions:
 
 @dataclass(slots=True)
 class WorkerSlot:
-    """An instance to be served. Not safe in threads: its supervisor holds the lock.
+    """An instance and its worker. Not thread-safe: its supervisor holds the lock.
 
     Attributes:
-        spec: of the worker that runs, or ran last.
+        spec: of the current or last worker.
         device: its CUDA device; None to leave the environment as it is.
-        options: what else its processes are started with.
-        ready: whether the worker that runs has been seen to listen.
-        process: None while none runs.
-        due: when one is to be started, on the monotonic clock.
-        began: when the last one was started.
-        failures: how often in a row one ended soon.
-        why_killed: what is said of the worker that runs when it was ended for a fault; empty if it was not.
-        leaving: whether it is to be served no longer.
-        kill_at: when the process is ended by force.
+        options: how its workers are started.
+        ready: whether the current worker has been seen listening.
+        process: the current worker; None if none runs.
+        due: when the next worker is to be started, on the monotonic clock.
+        began: when the last worker was started, on the monotonic clock.
+        failures: number of successive workers that ended early.
+        restarts: number of workers started after the first.
+        why_killed: why the supervisor killed the current worker; empty if it did not.
+        leaving: whether the instance is being drained.
+        kill_at: when the process is to be killed, on the monotonic clock; None if it is not.
     """
 
     spec: WorkerSpec
@@ -75,12 +74,12 @@ class WorkerSlot:
 
     @property
     def key(self) -> tuple[str, str]:
-        """Its GPU and its placement."""
+        """Its GPU and placement."""
         return self.spec.gpu, self.spec.placement
 
     @property
     def log(self) -> Path:
-        """The file that the output of its workers goes to."""
+        """The log file of its workers."""
         name = f"{self.spec.gpu.replace('/', '_')}@{self.spec.placement.partition('@')[2]}.log"
         return Path(self.spec.folder) / name
 
@@ -88,8 +87,8 @@ class WorkerSlot:
         """Start a worker.
 
         Args:
-            now: the moment, on the monotonic clock.
-            ended: is called, in another thread, when it has ended.
+            now: the current time, on the monotonic clock.
+            ended: called in another thread when the worker has ended.
 
         Raises:
             OSError, PartitaError: it cannot be started.
@@ -99,7 +98,7 @@ class WorkerSlot:
         with replacing(self._file) as stream:
             stream.write(self.spec.text())
         command = [sys.executable, "-m", "partita.serve.worker", str(self._file)]
-        # It ends with the pipe to it, and so with us.
+        # A worker ends when its input pipe is closed, and so when this process ends.
         self.process = keeper.start(
             command, self._environment(), stdin=keeper.PIPE, output=self.log, ended=lambda _: ended()
         )
@@ -115,11 +114,11 @@ class WorkerSlot:
 
     @property
     def listens(self) -> bool:
-        """Whether the worker that runs listens, or has."""
+        """Whether the current worker listens or has listened."""
         return self.ready or (Path(self.spec.folder) / self.spec.socket_name).exists()
 
     def overdue_at(self) -> float | None:
-        """Return when the worker that runs will have taken too long to listen; None once it does."""
+        """Return when the current worker's time to start listening ends; None if it listens, or none runs."""
         self.ready = self.listens
         return None if self.ready or self.process is None else self.began + self.options.timeout_s
 
@@ -133,23 +132,23 @@ class WorkerSlot:
 
 
 STABLE_S = 10.0
-"""A worker that lived so long is replaced at once, and its end is told anew."""
+"""A worker that has lived so long is restarted without a pause, and its end is logged again."""
 FIRST_PAUSE_S = 0.3
 LONGEST_PAUSE_S = 30.0
 _SPREAD = (1 / 3, 1.0)
-"""Shares of the longest pause between which a pause is drawn."""
+"""A pause is drawn between these fractions of the longest pause."""
 MARGIN_S = 5.0
-"""Seconds beyond its own grace after which a worker that was told to end is killed."""
+"""Seconds beyond its grace period after which a terminated worker is killed."""
 
 
 @dataclass(frozen=True, slots=True)
 class SupervisedWorker:
-    """An instance that is kept served.
+    """An instance under a supervisor.
 
     Attributes:
         spec: of its worker.
-        pid: None while none runs.
-        restarts: workers that were started after the first.
+        pid: of its worker; None if none runs.
+        restarts: number of workers started after the first.
     """
 
     spec: WorkerSpec
@@ -158,16 +157,16 @@ class SupervisedWorker:
 
 
 class Supervisor:
-    """Keeps one worker running for each specification; safe in threads.
+    """Keeps one worker running for each specification; thread-safe.
 
-    Workers hold a pipe of this process and end when it does, however it ends. Their specifications, sockets and
-    logs lie in the folder that each specification names.
+    Workers hold a pipe of this process and end when it ends, however it ends. Their specifications, sockets and logs
+    are in the folder that each specification names.
 
     Args:
-        specs: the workers; their tokens are given to them at each start.
-        devices: CUDA device (`CUDA_VISIBLE_DEVICES`) by GPU id and placement; others get the environment as it is.
-        starts: what workers are started with beside that, by service.
-        tell: is told once of a worker that ends by itself, until its replacement has lived for a while.
+        specs: of the workers; each start gets a new token.
+        devices: value of `CUDA_VISIBLE_DEVICES` by GPU id and placement; others get the environment as it is.
+        starts: how workers are started, by service.
+        tell: called with a sentence when a worker ends by itself; not again until a replacement has lived a while.
     """
 
     def __init__(
@@ -192,17 +191,17 @@ class Supervisor:
         self._wake = threading.Event()
 
     def start(self) -> None:
-        """Start all workers, and watch them from now on. Their sockets appear when they are ready.
+        """Start all workers, and supervise them from now on. Their sockets appear when they are ready.
 
         Raises:
-            InputError: their folder cannot be made.
+            InputError: their folder cannot be created.
         """
         for folder in {slot.spec.folder for slot in self._slots.values()}:
             make_folder(Path(folder))
         self._thread.start()
 
     def workers(self) -> tuple[SupervisedWorker, ...]:
-        """Return the instances that are kept served, in the order given."""
+        """Return the supervised instances, in the order of the specifications."""
         with self._lock:
             return tuple(
                 SupervisedWorker(slot.spec, slot.process.pid if slot.process else None, slot.restarts)
@@ -210,21 +209,21 @@ class Supervisor:
             )
 
     def starts(self, service: str, now: float, hung_s: float) -> tuple[tuple[float, int], ...]:
-        """Return when each worker of a service that is not ready was or will be started, and its largest batch.
+        """Return when each worker of a service was or will be started, and its largest batch.
 
-        To be asked when a gateway has too few of them: one that runs is then about to be found dead, or hangs.
-        It waits for no lock; what it says may be a moment old.
+        A gateway asks when it has too few workers, so a running worker that listens is assumed to be dead or hung. It
+        takes no lock; the answer may be slightly out of date.
 
         Args:
-            service: its name.
-            now: the moment, on the monotonic clock.
-            hung_s: seconds until workers that run but hang will have been ended.
+            service: name of the service.
+            now: the current time, on the monotonic clock.
+            hung_s: seconds until hung workers will have been killed.
         """
         slots = [slot for slot in list(self._slots.values()) if slot.spec.service == service]
         return tuple((_starts_at(slot, now, hung_s), slot.spec.batch) for slot in slots if not slot.leaving)
 
     def drain(self, gpu: str, placement: str) -> None:
-        """Stop serving an instance: its worker finishes what it has and ends. Returns at once."""
+        """Stop serving an instance: its worker finishes its running work and ends. Returns at once."""
         with self._lock:
             slot = self._slots.get((gpu, placement))
             if slot is not None:
@@ -232,10 +231,10 @@ class Supervisor:
         self._wake.set()
 
     def stop(self, grace_s: float | None = None) -> None:
-        """Drain all workers and return when they are gone.
+        """Drain all workers, and return when they have ended.
 
         Args:
-            grace_s: seconds after which they are killed; their own grace and a little more if None.
+            grace_s: seconds after which they are killed; None for each worker's grace period and `MARGIN_S`.
         """
         with self._lock:
             self._stopping = True
@@ -263,7 +262,7 @@ class Supervisor:
             self._wake.wait(None if pause is None else max(0.0, pause))
 
     def _tend(self, now: float) -> float | None:
-        """Do what is due; return the seconds until the next time, None if there is none."""
+        """Do what is due; return the seconds until something is due again, None if nothing will be."""
         moments = []
         for slot in list(self._slots.values()):
             if slot.process is not None and slot.process.returncode is not None:
@@ -277,7 +276,7 @@ class Supervisor:
         return min(moments) - now if moments else None
 
     def _moments(self, slot: WorkerSlot, now: float) -> list[float]:
-        """Kill a worker whose time is over; return when to look at the slot again."""
+        """Kill a worker whose time is over; return when the slot has to be checked again."""
         if slot.process is None:
             return [slot.due]
         if slot.kill_at is not None and slot.kill_at <= now:
@@ -326,5 +325,5 @@ def _stable(slot: WorkerSlot, now: float) -> bool:
 
 
 def _longest_pause(failures: int) -> float:
-    """Return the longest pause before a restart, after so many early ends in a row."""
+    """Return the longest pause before a restart, after a number of successive early ends."""
     return _SPREAD[1] * min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(failures - 1, 20))

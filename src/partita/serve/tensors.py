@@ -1,9 +1,9 @@
-"""Tensors and queries of the Open Inference Protocol v2, as the gateway and workers pass, join and cut them.
+"""Tensors and queries of the Open Inference Protocol v2, and how they are joined and split.
 
-A tensor's data are raw bytes in row-major order, little-endian, as the protocol's binary tensor extension has them;
-elements of type BYTES each follow their length in four bytes. Nothing is decoded on the way from client to worker.
+A tensor's data are raw bytes, row-major and little-endian, as in the protocol's binary tensor extension. Each element
+of type BYTES follows its length in four bytes. Nothing is decoded between client and worker.
 
-What is made for each query is a named tuple: that takes half the time of a frozen dataclass.
+Types of which each query needs one are named tuples: making one takes half the time of a frozen dataclass.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 Parameters: TypeAlias = dict[str, dict[str, Any]]
-"""The protocol's parameters: of a request or an answer itself under the empty name, of a tensor under its own."""
+"""The protocol's parameters: by tensor name, and under the empty name those of the whole request or answer."""
 ITEM_BYTES = {
     "BOOL": 1,
     "UINT8": 1,
@@ -37,26 +37,26 @@ ITEM_BYTES = {
     "FP32": 4,
     "FP64": 8,
 }
-"""Bytes of one element of each datatype of fixed size; BYTES is the one without."""
+"""Bytes of one element of each datatype of fixed size, which is all but BYTES."""
 _LENGTH = struct.Struct("<I")
 
 
 def _datatype(text: str) -> None:
     if text not in ITEM_BYTES and text != "BYTES":
-        raise InputError(f"unknown datatype {text!r}", hint=f"known are {', '.join(ITEM_BYTES)}, BYTES")
+        raise InputError(f"unknown datatype {text!r}", hint=f"datatypes are {', '.join(ITEM_BYTES)}, BYTES")
 
 
 class TensorSpec(Value):
-    """What a model takes or gives.
+    """An input or output of a model.
 
     Attributes:
         name: of the tensor.
         datatype: of its elements.
-        shape: -1 is any size.
-        symbols: what the model calls its dimensions, empty texts where it calls them nothing; no texts at all if it
-            names none. Dimensions of one name have one size in a query.
+        shape: sizes of its dimensions; -1 for any size.
+        symbols: the model's names for the dimensions, empty for a dimension without a name; no entries if no
+            dimension has one. Dimensions of the same name have the same size in a query.
         optional: whether a query may leave this input out.
-        any_rank: whether it may have any number of dimensions, as the model says nothing of them; `shape` is empty.
+        any_rank: whether the model leaves the number of dimensions open; `shape` is then empty.
     """
 
     name: Annotated[str, Meta(min_length=1)]
@@ -70,19 +70,21 @@ class TensorSpec(Value):
         """Yield what is wrong between the fields."""
         if self.symbols and len(self.symbols) != len(self.shape):
             yield FieldFault(
-                ("symbols",), "a name for each dimension is needed", "write a text for each, empty for none"
+                ("symbols",),
+                "each dimension needs an entry",
+                "write a name for each, empty if it has none",
             )
         if self.any_rank and self.shape:
             yield FieldFault(("any_rank",), "is for tensors without a shape", "write shape: []")
 
 
 class Batching(Value):
-    """Whether the first dimension of a model's tensors is a batch: rows that do not influence each other's answers.
+    """Whether the first dimension of a model's tensors is a batch of rows with independent answers.
 
     Attributes:
         rows: whether it is. Only then may queries be joined along it, and large ones split.
-        most: rows that a query may have; 0 where whoever owns the model sets no limit.
-        why: how that is known, or why it is not.
+        most: maximum rows of a query; 0 if the owner of the model sets no limit.
+        why: how that is known, or why it is not known.
     """
 
     rows: bool = False
@@ -91,7 +93,7 @@ class Batching(Value):
 
 
 APART = Batching()
-"""What is assumed of a model of which nothing is said."""
+"""The default for a model without further information: queries run one by one."""
 
 
 class Tensor(NamedTuple):
@@ -104,12 +106,12 @@ class Tensor(NamedTuple):
 
 
 class Query(NamedTuple):
-    """One request as a worker sees it.
+    """One request as a worker gets it.
 
     Attributes:
         inputs: all with the same first dimension if that is a batch.
-        outputs: names of the outputs asked for; all of them if empty.
-        parameters: what else the client says, for servers that know what it means; None if nothing.
+        outputs: names of the requested outputs; empty for all.
+        parameters: the client's parameters, which only some servers understand; None if there are none.
     """
 
     inputs: tuple[Tensor, ...]
@@ -118,19 +120,19 @@ class Query(NamedTuple):
 
     @property
     def batch(self) -> int:
-        """The first size of its first input, which is its batch size if the model has one; 1 without dimensions."""
+        """The first size of its first input, the batch size if the model has batches; 1 without dimensions."""
         shape = self.inputs[0].shape if self.inputs else ()
         return shape[0] if shape else 1
 
 
 class Answer(NamedTuple):
-    """What became of one query in a worker.
+    """A worker's answer to one query.
 
     Attributes:
-        outputs: in the order asked for.
-        error: why there are none.
-        invalid: whether the query is to blame, so that trying it again elsewhere is of no use.
-        parameters: what else the server says; None if nothing.
+        outputs: in the requested order.
+        error: why there are no outputs; None if there are.
+        invalid: whether the query itself is at fault, so that a retry elsewhere is of no use.
+        parameters: the server's parameters; None if there are none.
     """
 
     outputs: tuple[Tensor, ...] = ()
@@ -148,7 +150,7 @@ def unpack_texts(data: Buffer) -> list[bytes]:
     """Return the elements of a BYTES tensor.
 
     Raises:
-        ValueError: the data end within one.
+        ValueError: the data end within an element.
     """
     view, at, found = memoryview(data), 0, []
     while at < len(view):
@@ -162,11 +164,11 @@ def unpack_texts(data: Buffer) -> list[bytes]:
 
 
 class UnlikePartsError(Exception):
-    """Answers to parts of a query are not parts of one answer."""
+    """The answers to the parts of a query do not fit together."""
 
 
 def joined(queries: Sequence[Query]) -> Query:
-    """Return one query with the rows of all, which must have inputs of the same names, types and further sizes."""
+    """Return one query with the rows of all; their inputs must have equal names, types and sizes beyond the first."""
     if len(queries) == 1:
         return queries[0]
     rows = sum(query.batch for query in queries)
@@ -186,7 +188,7 @@ def joined(queries: Sequence[Query]) -> Query:
 
 
 def cut(query: Query, most: int | None) -> list[Query]:
-    """Return a query in parts of at most so many rows, in their order; itself if it has no more."""
+    """Return a query in parts of at most `most` rows, in order; the query itself if it has no more."""
     rows = query.batch
     if most is None or rows <= most:
         return [query]
@@ -209,7 +211,7 @@ def split_off(query: Query, rows: int) -> tuple[Query, Query | None]:
 
 
 def cut_rows(tensor: Tensor, rows: Sequence[int]) -> list[Tensor]:
-    """Return a tensor in parts of so many rows each, which are views of its data."""
+    """Return a tensor in parts with these numbers of rows; the parts are views of its data."""
     data = memoryview(tensor.data)
     per_row = math.prod(tensor.shape[1:])
     ends = _ends(tensor.datatype, data, [each * per_row for each in rows])
@@ -220,15 +222,15 @@ def cut_rows(tensor: Tensor, rows: Sequence[int]) -> list[Tensor]:
 
 
 def stacked(parts: Sequence[Sequence[Tensor]]) -> tuple[Tensor, ...]:
-    """Return the outputs of several batches as those of all their rows.
+    """Return the outputs of several batches, concatenated along the rows.
 
     Raises:
-        UnlikePartsError: they are not of the same names, types and further sizes.
+        UnlikePartsError: they differ in names, types or sizes beyond the first.
     """
     if len(parts) == 1:
         return tuple(parts[0])
     if any(len(part) != len(parts[0]) for part in parts):
-        raise UnlikePartsError("one of them has other outputs than another")
+        raise UnlikePartsError("its parts have different outputs")
     found = []
     for same in zip(*parts, strict=True):
         first = same[0]
@@ -245,14 +247,14 @@ def stacked(parts: Sequence[Sequence[Tensor]]) -> tuple[Tensor, ...]:
 
 
 def stacked_answers(parts: Sequence[Answer], rows: Sequence[int]) -> Answer:
-    """Return the answers to parts of a query as that to the whole, with the parameters that all have alike.
+    """Return the answers to the parts of a query as one answer, with the parameters that are equal in all.
 
     Args:
         parts: the answers.
-        rows: of each part.
+        rows: number of rows of each part.
 
     Raises:
-        UnlikePartsError: their outputs do not fit together, or are not rows of the parts.
+        UnlikePartsError: the outputs differ in names, types or sizes, or do not have the rows of their part.
     """
     first = parts[0]
     if len(parts) == 1:

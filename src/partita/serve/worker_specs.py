@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 WORDS = ("gpu", "placement", "start", "service", "model")
-"""What an upstream server's URL and command may name, beside the port."""
+"""Placeholders in an upstream server's URL and command, in addition to the port."""
 COMMAND = (sys.executable, "-m", "partita.serve.worker", "{document}")
 _ANSWER_S = 2.0
 _MARGIN_S = 1.0
@@ -39,7 +39,7 @@ _MOST_TOLD = 3
 _HINTS = {
     "served already": "use the workers that run there: partita serve --attach",
     "not Partita's": "if nobody else counts on it: partita adopt {gpu} {placement} --driver nvml",
-    "in use by another process": "see which with nvidia-smi, and end it",
+    "in use by another process": "find the process with nvidia-smi, and end it",
 }
 SliceSeconds: TypeAlias = "Mapping[tuple[str, str, int], Mapping[int, float]]"
 """Seconds of a batch, by GPU model, profile and processes, and by batch size."""
@@ -57,22 +57,22 @@ def worker_specs(
     hang_timeouts: Mapping[str, float] | None = None,
     once: Collection[str] = (),
 ) -> tuple[WorkerSpec, ...]:
-    """Return a worker for each instance of a plan.
+    """Return the specification of a worker for each instance of a plan.
 
     Args:
         plan: what runs where.
-        backends: what runs each service's model, by service; an upstream's URL may name `{gpu}`, `{placement}`,
-            `{start}`, `{service}` and `{model}`.
-        folder: where their sockets go.
-        tables: what is measured of each service; where nothing is, the plan's own operating point is taken.
-        grace_s: seconds that each has for finishing what it has when it is told to end.
-        graces: the same of single services.
-        declared: what is said of the batch of each service's model.
-        hang_timeouts: seconds without a sign of life after which workers of single services hang.
+        backends: back-ends by service; an upstream's URL may contain `{gpu}`, `{placement}`, `{start}`, `{service}`
+            and `{model}`.
+        folder: of the sockets.
+        tables: measured seconds by service; services without any use the plan's operating point.
+        grace_s: seconds for finishing running work after SIGTERM.
+        graces: the same for single services.
+        declared: what is declared about the models' batches, by service.
+        hang_timeouts: seconds without a sign of life after which workers count as hung, by service.
         once: services whose queries must not run a second time.
 
     Raises:
-        InputError: a service without a back-end, or a URL that cannot be filled in.
+        InputError: a service has no back-end, or a URL cannot be filled in.
     """
     return tuple(
         WorkerSpec(
@@ -106,7 +106,7 @@ def _seconds(table: SliceSeconds, model: str, instance: Instance) -> dict[int, f
 def _backend_of(backends: Mapping[str, BackendSpec], gpu: str, instance: Instance) -> BackendSpec:
     found = backends.get(instance.service)
     if found is None:
-        raise InputError(f"nothing says what runs {instance.service}", hint="give it a worker")
+        raise InputError(f"service {instance.service} has no back-end", hint="give it a worker")
     placement = str(instance.placement)
     return filled(
         found, {"gpu": gpu, "placement": placement, "service": instance.service, "model": instance.model}
@@ -128,17 +128,17 @@ def worker_process(
     """Return how a service's replicas are run as workers, which outlive the controller that starts them.
 
     Args:
-        backend: what runs the model.
-        folder: where sockets go; made by the first.
+        backend: of the model.
+        folder: of the sockets; created if needed.
         seconds: seconds of batches by GPU model, profile and processes, from the performance table.
-        declared: what is said of the model's batch.
-        environment: variables beside those of the controller.
-        grace_s: seconds from SIGTERM, on which it drains, to SIGKILL.
-        start_timeout_s: seconds it may take to become ready.
-        hang_timeout_s: seconds without a sign of life after which it hangs.
+        declared: what is declared about the model's batch.
+        environment: variables in addition to those of the controller.
+        grace_s: seconds from SIGTERM, on which a worker drains, to SIGKILL.
+        start_timeout_s: seconds a worker may take to become ready.
+        hang_timeout_s: seconds without a sign of life after which a worker counts as hung.
         retry: whether its queries may run a second time.
     """
-    # Its own grace ends first, so that it can say what was left unfinished.
+    # The worker's own grace period ends earlier, so that it can still log what is unfinished.
     document = WorkerDocument(
         backend,
         folder,
@@ -163,12 +163,13 @@ class WorkerDocument:
     """Makes the specification of one service's worker from the words of `ReplicaProcess`.
 
     Attributes:
-        backend: what runs the model.
-        folder: where sockets go.
-        grace_s: seconds that it has for finishing what it has.
-        seconds: seconds of batches by GPU model, profile and processes; the replica's own estimate where none are.
-        declared: what is said of the model's batch.
-        hang_timeout_s: seconds without a sign of life after which it hangs.
+        backend: of the model.
+        folder: of the sockets.
+        grace_s: seconds for finishing running work.
+        seconds: seconds of batches by GPU model, profile and processes; without an entry, the replica's latency
+        holds.
+        declared: what is declared about the model's batch.
+        hang_timeout_s: seconds without a sign of life after which it counts as hung.
         retry: whether its queries may run a second time.
     """
 
@@ -181,16 +182,16 @@ class WorkerDocument:
     retry: bool = True
 
     def __call__(self, words: Mapping[str, str]) -> str:
-        """Return its text, the folder made if it is not there.
+        """Return the specification as text, and create the folder if needed.
 
         Raises:
-            InputError: the back-end's URL cannot be filled in, or the folder not be made.
+            InputError: the back-end's URL cannot be filled in, or the folder cannot be created.
         """
         make_folder(self.folder)
         return self.spec(words).text()
 
     def spec(self, words: Mapping[str, str]) -> WorkerSpec:
-        """Return the specification itself, from the words of `ReplicaProcess`."""
+        """Return the specification."""
         batch, processes = int(words["batch"]), int(words["processes"])
         profile = words["placement"].partition("@")[0]
         measured = self.seconds.get((words["gpu_model"], profile, processes))
@@ -214,16 +215,16 @@ class WorkerDocument:
 
 @dataclass(frozen=True, slots=True)
 class WorkerReady:
-    """Ready when its socket says HELLO (drive's `Readiness`).
+    """A worker is ready when it sends HELLO (drive's `Readiness`).
 
     Attributes:
-        document: makes its specification.
+        document: makes the worker's specification.
     """
 
     document: WorkerDocument
 
     def ready(self, words: Mapping[str, str], environment: Mapping[str, str]) -> bool:
-        """Say whether it answers."""
+        """Say whether the worker sends HELLO for its service."""
         del environment
         spec = self.document.spec(words)
         try:
@@ -244,7 +245,7 @@ class PlacedPlan:
     """A plan mapped to existing instances.
 
     Attributes:
-        plan: the plan, its instances named as they are found.
+        plan: the plan with the GPU ids and placements of the existing instances.
         devices: value of `CUDA_VISIBLE_DEVICES` (a MIG UUID) by GPU id and placement.
     """
 
@@ -253,18 +254,18 @@ class PlacedPlan:
 
 
 def place_on_existing(plan: Plan, seen: Observation, *, plan_file: str = "PLAN") -> PlacedPlan:
-    """Map a plan to existing instances: each to its planned place, or to a free one of the same size.
+    """Map a plan to existing instances: each to its planned place, or to a free instance of the same size.
 
-    A plan's GPUs are alike up to their names, and so are instances of one profile on GPUs of one model: a transition
-    leaves instances where they are if it can, so what stands need not have the plan's names.
+    GPUs of one model are interchangeable, and so are instances of one profile on them. A transition keeps instances
+    where it can, so existing instances may be on other GPUs and starts than in the plan.
 
     Args:
         plan: what is to run.
         seen: the host's GPUs and instances.
-        plan_file: told in hints.
+        plan_file: file name for hints.
 
     Raises:
-        InputError: too few instances stand that are Partita's and free.
+        InputError: too few of the existing instances are Partita's and free.
     """
     places = [_Place(gpu, each) for gpu in seen.gpus if not gpu.lost for each in gpu.instances]
     free = {place.at: place for place in places if _why_not(place.found) is None}
@@ -324,7 +325,7 @@ def _size(place: _Place) -> tuple[str, str]:
 
 
 def _why_not(found: ObservedInstance) -> str | None:
-    """Say why an instance cannot be taken, None if it can."""
+    """Return why an instance cannot be used, None if it can."""
     if not found.ours:
         return "not Partita's"
     if found.replica is not None:
@@ -359,16 +360,16 @@ def _missing(wanted: _Wanted, plan: Plan, places: list[_Place], plan_file: str) 
 
 
 def filled(backend: BackendSpec, words: Mapping[str, str]) -> BackendSpec:
-    """Return the back-end of one instance; the start is taken from its placement.
+    """Return the back-end of one instance, with placeholders filled in.
 
     Raises:
-        InputError: its URL or command names a word that there is not.
+        InputError: its URL or command has an unknown placeholder.
     """
     if not isinstance(backend, UpstreamSpec):
         return backend
     start = words["placement"].partition("@")[2]
     known = {**{word: {**words, "start": start}[word] for word in WORDS}, "port": "{port}"}
-    hint = f"it may name {', '.join(f'{{{word}}}' for word in known)}"
+    hint = f"placeholders are {', '.join(f'{{{word}}}' for word in known)}"
     return backend.replace(
         url=fill_in(backend.url, known, hint),
         command=tuple(fill_in(word, known, hint) for word in backend.command),
@@ -376,12 +377,12 @@ def filled(backend: BackendSpec, words: Mapping[str, str]) -> BackendSpec:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, readable by its owner only: whoever can connect to a socket can query its model.
+    """Create a folder for its owner alone, since whoever can connect to a socket in it can query the model.
 
     Raises:
-        InputError: it cannot be made.
+        InputError: it cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
-        raise InputError(f"cannot be made: {error.strerror}", where=str(folder)) from None
+        raise InputError(f"the folder cannot be created: {error.strerror}", where=str(folder)) from None

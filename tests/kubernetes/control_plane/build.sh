@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds a real Kubernetes control plane for the tests from the Go module proxy alone, and prints the folder of its
-# programs: etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kwok, and what installs and looks: helm, kubeconform,
-# kubectl. What is there already is not made again.
+# programs: etcd, kube-apiserver, kube-controller-manager, kube-scheduler and kwok, and the tools helm, kubeconform and
+# kubectl. Existing programs are not built again.
 #   build.sh [KUBERNETES_VERSION]
 # It needs Go, 3 GB of memory and 4 GB of disk. The first time takes about 15 minutes of two cores, later calls none.
 # The folder is $PARTITA_CONTROL_PLANE, or CACHE/partita/control-plane/VERSION; Go's own build cache stays where Go has it.
@@ -73,7 +73,7 @@ download() {
     done
 }
 
-# A module that only says which programs it wants.
+# A module that only requires the programs.
 module() {
     local folder=$1
     shift
@@ -82,7 +82,7 @@ module() {
     say "modules of ${folder##*/} ($(date +%T))"
     [ -s go.sum ] || download "${folder##*/}" "is GOPROXY ($(go env GOPROXY)) reachable?" go mod tidy
 }
-# One by one: side by side, linkers need twice the memory. A program that is half written is never taken for a whole one.
+# One at a time, since two linkers need twice the memory. An incomplete program is never taken for a complete one.
 build() {
     local program=$1 path=$2 stamp=${3:-} begun=$SECONDS
     [ -x "$at/bin/$program" ] && return

@@ -1,4 +1,4 @@
-"""A certificate authority of the test's own, and what it signs: servers are verified, users are who they say."""
+"""A certificate authority for tests, with certificates of servers and users."""
 
 from __future__ import annotations
 

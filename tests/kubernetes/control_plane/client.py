@@ -1,7 +1,7 @@
-"""A small client of the API server for the harness, apart from the one that it tests.
+"""A small client of the API server for the tests, independent of the client that they test.
 
-It speaks plain dicts, keeps a connection a thread, verifies the server by its CA, and retries nothing: a test that
-kills the API server sees it dead.
+It uses plain dicts, keeps one connection per thread, verifies the server, and does not retry: a test that
+kills the API server must see that.
 """
 
 from __future__ import annotations
@@ -89,11 +89,11 @@ class ApiError(Exception):
 
 @dataclass(frozen=True)
 class Event:
-    """What a watch told.
+    """An event of a watch.
 
     Attributes:
         kind: `ADDED`, `MODIFIED`, `DELETED`, and `SYNCED` after each list.
-        version: of the store when it happened; of the list, for what a list told.
+        version: of the store at the event; for objects of a list, of the list.
     """
 
     kind: str
@@ -114,7 +114,7 @@ def path_of(
 
 
 class Stop:
-    """Ends watches: readers that wait for the next change are woken."""
+    """Ends watches by waking their readers."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -122,22 +122,22 @@ class Stop:
         self._open: set[http.client.HTTPSConnection] = set()
 
     def is_set(self) -> bool:
-        """Say whether it was asked for."""
+        """Say whether it was set."""
         return self._event.is_set()
 
     def wait(self, seconds: float) -> bool:
-        """Sleep, unless or until it is asked for; say whether it is."""
+        """Sleep until it is set or the time is over; say whether it is set."""
         return self._event.wait(seconds)
 
     def set(self) -> None:
-        """Ask for it."""
+        """End the watches."""
         self._event.set()
         with self._lock:
             for connection in self._open:
                 _shut(connection)
 
     def add(self, connection: http.client.HTTPSConnection) -> None:
-        """Have a connection's reader woken."""
+        """Register a connection whose reader is to be woken."""
         with self._lock:
             self._open.add(connection)
             if self._event.is_set():
@@ -151,7 +151,7 @@ class Stop:
 
 
 def _shut(connection: http.client.HTTPSConnection) -> None:
-    """End a connection under its reader, and leave the state of TLS to that reader's thread."""
+    """End a connection while another thread reads from it; that thread closes the TLS state."""
     if connection.sock is not None:
         with contextlib.suppress(OSError):
             socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
@@ -189,7 +189,7 @@ class Client:
             try:
                 return self._ask(kept, verb, path, body, headers)
             except BROKEN as error:
-                # A server that closed an idle connection took nothing: only then the request may be sent again.
+                # Only a request on an idle connection that the server has closed may be sent again.
                 if not isinstance(error, CLOSED):
                     raise
         return self._ask(self._connection(self.timeout), verb, path, body, headers)
@@ -230,13 +230,13 @@ class Client:
 
         Raises:
             ApiError: the answer is not 2xx.
-            OSError: the server is not there.
+            OSError: the server does not answer.
         """
         full = path + ("?" + urllib.parse.urlencode(query) if query else "")
         sent = None if body is None else json.dumps(body).encode()
         until = time.monotonic() + self.timeout
         code, content = self.raw(verb, full, sent, kind)
-        while code == 429 and time.monotonic() < until:  # the server took nothing, and asks to be asked again
+        while code == 429 and time.monotonic() < until:  # throttled: the server did not handle the request
             time.sleep(0.2)
             code, content = self.raw(verb, full, sent, kind)
         try:
@@ -267,12 +267,12 @@ class Client:
     def create(
         self, plural: str, body: Object, namespace: str | None = None, sub: str | None = None
     ) -> Object:
-        """Make an object; with `sub`, make its subresource (a binding, a token)."""
+        """Create an object; with `sub`, its subresource (a binding, a token)."""
         name = body["metadata"]["name"] if sub else None
         return self.call("POST", path_of(plural, namespace, name, sub), body)
 
     def replace(self, plural: str, body: Object, sub: str | None = None) -> Object:
-        """Write an object over the one of its resource version."""
+        """Replace an object, if it still has the given resource version."""
         about = body["metadata"]
         return self.call("PUT", path_of(plural, about.get("namespace"), about["name"], sub), body)
 
@@ -286,7 +286,7 @@ class Client:
         *,
         kind: str = "application/merge-patch+json",
     ) -> Object:
-        """Change parts of an object: a merge patch, if not said otherwise."""
+        """Patch an object, by default with a merge patch."""
         return self.call("PATCH", path_of(plural, namespace, name, sub), body, kind)
 
     def delete(
@@ -370,7 +370,7 @@ class Client:
             "allowWatchBookmarks": "true",
             "timeoutSeconds": "600",
         }
-        # A server that is cut off says nothing; bookmarks come each minute.
+        # An unreachable server is silent; otherwise bookmarks come each minute.
         connection = self._connection(90.0)
         try:
             connection.connect()

@@ -100,7 +100,7 @@ def wait_until(condition: Callable[[], object], seconds: float, what: str, every
 
 
 class Guard:
-    """Starts processes that end with this one."""
+    """Starts processes that end when this process ends."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -339,7 +339,7 @@ class ControlPlane:
 
     @contextlib.contextmanager
     def apiserver_away(self) -> Iterator[None]:
-        """Have no API server for as long as the block takes."""
+        """Stop the API server while the block runs."""
         self.kill_apiserver()
         try:
             yield
@@ -353,7 +353,7 @@ class ControlPlane:
                     "--pod-max-in-unschedulable-pods-duration=20s")  # fmt: skip
 
     def kill_scheduler(self) -> None:
-        """Kill the scheduler; `start_scheduler` brings another."""
+        """Kill the scheduler; `start_scheduler` starts another."""
         self._end("scheduler", signal.SIGKILL)
 
     def compact(self) -> None:
@@ -363,7 +363,7 @@ class ControlPlane:
         revision = _post(f"{here}/range", {"key": key, "range_end": key, "limit": "1", "keys_only": True})
         _post(f"{here}/compaction", {"revision": revision["header"]["revision"], "physical": True})
 
-    # --- what is asked of it ---
+    # --- state ---
 
     def pid(self, name: str) -> int:
         """Return the process id of `etcd`, `apiserver`, `kcm`, `scheduler` or `kwok`."""

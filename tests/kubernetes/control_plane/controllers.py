@@ -40,12 +40,12 @@ class Controllers:
         return process
 
     def stop(self) -> None:
-        """Kill those that run."""
+        """Kill the running controllers."""
         for process in self._running:
             process.send_signal(signal.SIGCONT)
             process.kill()
             process.wait()
 
     def logs(self) -> str:
-        """Return what they have said."""
+        """Return their logs."""
         return "\n".join(path.read_text() for path in sorted(self._folder.glob("controller-*.log")))

@@ -38,7 +38,7 @@ def _ip(*words: object) -> None:
 
 
 def _sweep() -> None:
-    """Take away what tests left that were killed: names have the process id of those that made them."""
+    """Remove the leftovers of killed tests: names contain the process id of the test."""
     for folder, kept, words in (
         ("/run/netns", r"pt([0-9a-f]+)h\d+p\d+", ("netns", "del")),
         ("/sys/class/net", r"pt([0-9a-f]+)(?:br|h\d+[bu])", ("link", "del")),
@@ -51,7 +51,7 @@ def _sweep() -> None:
 
 
 def why_no_hosts() -> str | None:
-    """Return why this machine can have no test hosts, None if it can."""
+    """Return why test hosts are impossible on this machine, None if they are possible."""
     if shutil.which("ip") is None:
         return "there is no `ip` (iproute2)"
     found = next(
@@ -64,7 +64,7 @@ def why_no_hosts() -> str | None:
 
 
 class Host:
-    """A host: its link to the others, and the namespaces of what runs on it."""
+    """A host: its link to other hosts, and the network namespaces of its pods."""
 
     def __init__(self, network: Network, index: int) -> None:
         self.network, self.index = network, index
@@ -72,7 +72,7 @@ class Host:
         self.subnet = f"10.{network.octet}.{index}"
         self._next = 2
         self._spaces: list[str] = []
-        # `up` is the network's end of its link; what runs here joins the bridge behind the other end.
+        # `up` is the network's end of the link; pods join the bridge at the other end.
         _ip("link", "add", f"{self.name}u", "type", "veth", "peer", "name", f"{self.name}d")
         _ip("link", "add", f"{self.name}b", "type", "bridge")
         _ip("link", "set", f"{self.name}u", "master", network.bridge)
@@ -95,21 +95,21 @@ class Host:
         return name, address
 
     def leave(self, space: str) -> None:
-        """Take a namespace away; its link goes with it."""
+        """Delete a namespace and its link."""
         if space in self._spaces:
             self._spaces.remove(space)
             _ip("netns", "del", space)
 
     def cut(self) -> None:
-        """Pull the host's cable: packets to and from it are lost without a word."""
+        """Disconnect the host: packets to and from it are dropped silently."""
         _ip("link", "set", f"{self.name}u", "down")
 
     def join(self) -> None:
-        """Put the cable back."""
+        """Connect the host again."""
         _ip("link", "set", f"{self.name}u", "up")
 
     def close(self) -> None:
-        """Take the host away."""
+        """Delete the host."""
         for space in list(self._spaces):
             self.leave(space)
         for end in "bu":
@@ -146,7 +146,7 @@ class Network:
         self.close()
 
     def close(self) -> None:
-        """Take everything away."""
+        """Delete everything."""
         for host in self.hosts:
             host.close()
         _ip("link", "del", self.bridge)
@@ -184,7 +184,7 @@ class LiveContainer:
         return self._address
 
     def ready(self) -> bool:
-        """Ask its readiness probe, from this process; without one it is ready at once."""
+        """Run its readiness probe from this process; without a probe it is always ready."""
         probe = self._probe
         if "httpGet" in probe:
             at = probe["httpGet"]
@@ -204,7 +204,7 @@ class LiveContainer:
         return True
 
     def poll(self) -> int | None:
-        """Return how it ended, as a shell counts it; None while it runs."""
+        """Return its exit code as a shell reports it; None while it runs."""
         code = self.process.poll()
         return None if code is None else (128 - code if code < 0 else code)
 
@@ -217,13 +217,13 @@ class LiveContainer:
         self._signal(signal.SIGKILL)
 
     def close(self) -> None:
-        """Kill it and what stands beside it, and take its namespace away."""
+        """Kill it and its sidecars, and delete its namespace."""
         for process in (self.process, *self._sidecars):
             self._guard.end(process, signal.SIGKILL)
         self._host.leave(self._space)
 
     def log(self) -> str:
-        """Return what it printed."""
+        """Return its output."""
         return self._log.read_text(errors="replace")
 
     def _signal(self, number: int) -> None:

@@ -30,7 +30,7 @@ ACCOUNT = "partita-controller"
 
 
 def install_resources(plane: ControlPlane) -> None:
-    """Have the cluster know Partita's resources."""
+    """Install Partita's resource definitions."""
     admin = plane.admin
     for path in sorted(CRDS.glob("*.yaml")):
         body = yaml.safe_load(path.read_text())
@@ -44,7 +44,7 @@ def install_resources(plane: ControlPlane) -> None:
 
 
 class Controller:
-    """A controller that runs.
+    """A running controller.
 
     Attributes:
         ended: whether the test ended it.
@@ -142,7 +142,7 @@ class Installation:
         return int(found[1]) if found else None
 
     def free_lease(self) -> None:
-        """Say that the holder of the lease is dead, so that nobody need wait for its end."""
+        """Clear the lease's holder, so that nobody waits for its end."""
         lease = self.admin.find("leases", self.lease, self.namespace)
         if lease is not None:
             lease["spec"]["holderIdentity"] = ""
@@ -155,7 +155,7 @@ class Installation:
     # --- workloads ---
 
     def apply(self, spec: Object, name: str = "shop") -> None:
-        """Make a Workload, or have it ask for something else."""
+        """Create or change a Workload."""
         if self.admin.find("workloads", name, self.namespace) is None:
             body = {"apiVersion": "partita.dev/v1alpha1", "kind": "Workload", "metadata": {"name": name}}
             self.admin.create("workloads", body | {"spec": spec}, self.namespace)
@@ -168,7 +168,7 @@ class Installation:
         return dict(found.get("status") or {})
 
     def condition(self, kind: str, name: str = "shop") -> Object:
-        """Return a condition of a Workload; empty if it has none such."""
+        """Return a condition of a Workload; empty if there is none."""
         found = self.status(name).get("conditions") or ()
         return next((dict(each) for each in found if each["type"] == kind), {})
 
@@ -188,7 +188,7 @@ class Installation:
         return dict(sorted(found.items()))
 
     def reached(self, name: str = "shop") -> bool:
-        """Say whether the Workload's spec as it is now is carried out."""
+        """Say whether the Workload's current spec is carried out."""
         body = self.admin.get("workloads", name, self.namespace)
         status = body.get("status") or {}
         transitions = self.transitions()
@@ -206,7 +206,7 @@ class Installation:
         return time.monotonic() - begin
 
     def wait(self, condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:
-        """Wait for a condition; a failure shows what the controllers said.
+        """Wait for a condition; a failure shows the controllers' logs.
 
         Raises:
             AssertionError: it did not come true in time.
@@ -224,5 +224,5 @@ class Installation:
             raise AssertionError(f"{error}\n{self.status()}\n{self.said()}") from None
 
     def said(self) -> str:
-        """Return what the controllers said last."""
+        """Return the end of the controllers' logs."""
         return "\n".join(each.log.read_text(errors="replace")[-3000:] for each in self.running[-3:])

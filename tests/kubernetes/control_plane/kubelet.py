@@ -1,4 +1,4 @@
-"""The part of a kubelet that the API server asks: what containers printed."""
+"""The part of a kubelet that the API server calls: logs of containers."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Record:
-    """Something that the node side did.
+    """An action of the node side.
 
     Attributes:
         kind: `prepare`, `unprepare`, `refuse` (a claim that cannot be prepared) or `destroy`; of a container `ready`,
@@ -89,7 +89,7 @@ class Record:
 
 
 class Container(Protocol):
-    """A real process in the place of a pod's containers."""
+    """A real process instead of a pod's containers."""
 
     @property
     def ip(self) -> str:
@@ -365,7 +365,7 @@ class SimulatedNodes:
         self._loop.call(lambda: self._nodes.__setitem__(name, node))
 
     def remove_node(self, name: str) -> None:
-        """Have a node end at once, with all that runs on it, and be deleted from the cluster."""
+        """End a node at once, with everything on it, and delete it from the cluster."""
 
         def end() -> None:
             node = self._nodes.pop(name)
@@ -379,7 +379,7 @@ class SimulatedNodes:
         self._client.delete("nodes", name)
 
     def vanish(self, name: str) -> None:
-        """Cut a node off: it says nothing more, and the cluster finds out after `node_seconds`."""
+        """Cut a node off: it becomes silent, which the cluster notices after `node_seconds`."""
         self._loop.call(lambda: setattr(self._nodes[name], "lost", True))
         self._client.patch("nodes", name, {"metadata": {"annotations": {VANISHED: "true"}}})
 
@@ -401,7 +401,7 @@ class SimulatedNodes:
         wait_until(silenced, 30.0, f"{name} is silent")
 
     def come_back(self, name: str) -> None:
-        """Have a node that vanished go on where it was."""
+        """Bring back a node that vanished, in the state that it had."""
 
         def go_on() -> None:
             node = self._nodes[name]
@@ -447,17 +447,17 @@ class SimulatedNodes:
         self._loop.call(lambda: self._faults.append(_Fault(kind, named, times)))
 
     def mend(self) -> None:
-        """Have no more faults than those that annotations ask for."""
+        """Remove all faults except those in annotations."""
         self._loop.call(self._faults.clear)
 
     def end_container(
         self, namespace: str, name: str, code: int, reason: str = "Error", log: str = ""
     ) -> None:
-        """Have a pod's container end so, and be started again if its policy says so."""
+        """End a pod's container with an exit code; it is restarted if its policy says so."""
         self._loop.call(lambda: self._container_ended(self._called(namespace, name), code, reason, log))
 
     def lose_readiness(self, namespace: str, name: str) -> None:
-        """Have a pod's readiness probe fail from now on."""
+        """Let a pod's readiness probe fail from now on."""
 
         def lose() -> None:
             pod = self._called(namespace, name)
@@ -511,15 +511,15 @@ class SimulatedNodes:
 
         return self._loop.call(restart)
 
-    # --- what is asked of it ---
+    # --- state ---
 
     @property
     def records(self) -> list[Record]:
-        """All that was done until now, in order."""
+        """All actions so far, in order."""
         return self._loop.call(lambda: list(self._records))
 
     def instances(self) -> dict[str, set[str]]:
-        """Return the devices that are there on each node, whoever made them."""
+        """Return the existing devices of each node, whoever created them."""
         return self._loop.call(lambda: {node.name: set(node.instances) for node in self._nodes.values()})
 
     def prepared(self) -> dict[str, dict[str, tuple[str, ...]]]:
@@ -540,7 +540,7 @@ class SimulatedNodes:
         return self._nodes[name].gpus[minor]
 
     def log_of(self, namespace: str, name: str) -> str | None:
-        """Return what a pod printed, None if it is not here."""
+        """Return a pod's output, None if the pod is not here."""
         return self._loop.call(
             lambda: next(
                 (
@@ -555,7 +555,7 @@ class SimulatedNodes:
     def _called(self, namespace: str, name: str) -> _Pod:
         return next(p for p in self._pods.values() if (p.namespace, p.name) == (namespace, name))
 
-    # --- pods come, change and go ---
+    # --- pods ---
 
     def _watch(self) -> None:
         for event in self._client.watch("pods", self._stop, fieldSelector="spec.nodeName!="):
@@ -812,7 +812,7 @@ class SimulatedNodes:
         self._records.append(Record(kind, pod.node.name, pod.key, "", "", now, now, why, pod.uid))
 
     def _probe(self, pod: _Pod, turn: int) -> None:
-        """Look at a real process: whether it ended, whether it is ready."""
+        """Check whether a real process has ended or is ready."""
         if pod.turn != turn or pod.container is None:
             return
         container = pod.container
@@ -882,7 +882,7 @@ class SimulatedNodes:
             self._release(pod)
             return
         if pod.stage not in {"starting", "running"}:
-            return  # what is under way sees the grace when it ends
+            return  # running work sees the grace period when it ends
         pod.turn += 1
         turn = pod.turn
         self._note("drain", pod)
@@ -912,7 +912,7 @@ class SimulatedNodes:
         self._release(pod)
 
     def _release(self, pod: _Pod) -> None:
-        """Unprepare the claims that no other pod uses, then tell the pod's end, then remove it if it is deleted."""
+        """Unprepare claims that no other pod uses, then report the pod's end, then remove a deleted pod."""
         if pod.stage == "ended":
             self._finish(pod)
             return
@@ -986,10 +986,10 @@ class SimulatedNodes:
             if pod.node is node and (lost or any(device in entry.devices for entry in entries)):
                 self._container_ended(pod, 1, "Error", "CUDA error: no CUDA-capable device is detected\n")
 
-    # --- what is told to the server ---
+    # --- reports to the API server ---
 
     def _tell(self, pod: _Pod, after: Callable[[], None] | None = None) -> None:
-        """Write the pod's status; what changes meanwhile is written together."""
+        """Write the pod's status; changes during a write are written together afterwards."""
         pod.dirty = True
         pod.after = after or pod.after
         if not pod.writing:
@@ -1039,7 +1039,7 @@ class SimulatedNodes:
         )
 
     def _write(self, node: _Node, write: Callable[[], object], done: Callable[[], None]) -> None:
-        """Write until the server takes it, or says that the object is not there any more; then go on."""
+        """Retry a write until the server accepts it or the object is gone; then go on."""
 
         def attempt() -> None:
             again = False
@@ -1114,12 +1114,12 @@ def _gates(pod: Object) -> bool:
 
 
 def _said_ready(pod: Object) -> bool:
-    """Say whether a pod is ready by the server's word."""
+    """Say whether a pod is ready in the API."""
     return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions") or ())
 
 
 def _status(pod: _Pod) -> Object:
-    """Return a pod's status, as a kubelet patches it."""
+    """Return a pod's status as a kubelet writes it."""
     alive = pod.phase == "Running"
     ready = alive and pod.ready
     values = {

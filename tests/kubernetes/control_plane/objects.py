@@ -1,4 +1,4 @@
-"""Claims and pods as tests make them by hand."""
+"""Claims and pods for tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def claim_object(name: str, expression: str | None = None, labels: dict[str, str] | None = None) -> Object:
-    """Return a claim of one MIG device, any or those that a CEL expression says."""
+    """Return a claim of one MIG device, any one or one that matches a CEL expression."""
     exactly: Object = {"deviceClassName": "mig.nvidia.com"}
     if expression is not None:
         exactly["selectors"] = [{"cel": {"expression": expression}}]

@@ -1,7 +1,7 @@
-"""A proxy before the API server, in which a test counts what a program writes, and cuts, stalls, refuses or kills it.
+"""A proxy for the API server with which tests count writes, and cut, stall, refuse or kill clients.
 
-It ends TLS with a certificate of the test's authority and passes everything on as it is, watches too. Users are known
-by their tokens: a client's certificate does not get through.
+It terminates TLS with a certificate of the test's authority and forwards everything unchanged, also watches. Users
+are identified by tokens, since client certificates are not forwarded.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ WRITES = {"POST", "PUT", "PATCH", "DELETE"}
 
 @dataclass(frozen=True)
 class Request:
-    """What a client asked."""
+    """A client's request."""
 
     verb: str
     path: str
@@ -59,7 +59,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a client is told instead of what the API server would say."""
+    """An answer to a client instead of the API server's."""
 
     code: int
     reason: str
@@ -131,8 +131,8 @@ class Proxy:
     """Passes requests on; a context manager.
 
     Attributes:
-        before: is asked before a request goes on; an answer of its own is told instead.
-        after: hears of each answer before the client does: by then the API server has done it.
+        before: called before a request is forwarded; if it returns an answer, the client gets that instead.
+        after: called with each answer before the client gets it, when the API server has done its work.
     """
 
     def __init__(self, plane: ControlPlane) -> None:
@@ -172,11 +172,11 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """Its address."""
         return f"https://127.0.0.1:{self._server.server_address[1]}"
 
     def kubeconfig_of(self, account: str, namespace: str) -> Path:
-        """Return a kubeconfig of a service account that leads through here."""
+        """Return a kubeconfig of a service account with the proxy's address."""
         return self.plane.kubeconfig_of(account, namespace, self.url)
 
     @property
@@ -186,7 +186,7 @@ class Proxy:
             return list(self._asked)
 
     def writes(self) -> list[Request]:
-        """Return the writes that the API server took, in order, without leases and events."""
+        """Return the writes that the API server accepted, in order, without leases and events."""
         return [
             each
             for each, code in self.asked
@@ -194,7 +194,7 @@ class Proxy:
         ]
 
     def cut(self) -> None:
-        """Break all connections that are open, watches among them."""
+        """Break all open connections, including watches."""
         with self._lock:
             for each in self._open:
                 with contextlib.suppress(OSError):
@@ -202,7 +202,7 @@ class Proxy:
                     socket.socket.shutdown(each, socket.SHUT_RDWR)
 
     def stall(self) -> None:
-        """Say nothing more, without breaking any connection, until `resume`."""
+        """Forward nothing more, with connections open, until `resume`."""
         self._going.clear()
 
     def resume(self) -> None:
@@ -214,7 +214,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, *_: object) -> None:
-        """Say nothing of clients that went away."""
+        """Ignore clients that have left."""
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""The five services of the package's example on a control plane, for tests that hold Partita to what it promises."""
+"""The five services of the package's example on a control plane, for tests of Partita's guarantees."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def rates(spec: Object) -> dict[str, float]:
 
 
 def scaled(spec: Object, factor: float) -> Object:
-    """Return a workload whose rates are all that many times as high."""
+    """Return a workload with all rates multiplied by a factor."""
     found = copy.deepcopy(spec)
     for each in found["services"]:
         each["rate"] = each["rate"] * factor
@@ -62,18 +62,18 @@ class Shop:
         self.nodes, self.partita, self.watcher, self.plane = nodes, partita, watcher, plane
 
     def floors(self, old: Object, new: Object) -> dict[str, float]:
-        """Return what must be kept from one workload to the next: the lesser of both rates."""
+        """Return the floors between two workloads: the smaller of both rates."""
         before, after = rates(old), rates(new)
         return {name: min(before[name], after[name]) for name in set(before) & set(after)}
 
     def go(self, old: Object, new: Object) -> float:
-        """Have a workload follow another, and hold it to its floors until it is carried out; return the seconds."""
+        """Replace a workload by another and check the floors until it is carried out; return the seconds."""
         self.watcher.require(self.floors(old, new))
         self.partita.apply(copy.deepcopy(new))
         return self.partita.wait_reached()
 
     def exact(self) -> None:
-        """Hold what is ready, and what there is on the GPUs, to the target."""
+        """Check that ready replicas and instances on the GPUs are exactly those of the target."""
         target = self.partita.target()
         assert self.watcher.deployed() == target
         assert self.cut() == {gpu: len(placed) for gpu, placed in target.items()}
@@ -88,7 +88,7 @@ class Shop:
         return dict(found)
 
     def serve(self, spec: Object, nodes: int, gpus: int, *words: str) -> list[str]:
-        """Have a workload carried out on fresh nodes, by one controller with these words; return the nodes' names."""
+        """Let one controller with these options carry out a workload on new nodes; return the nodes' names."""
         names = self.nodes.add_nodes(nodes, gpus, "a100-80gb")
         self.partita.start(*words)
         self.partita.apply(copy.deepcopy(spec))
@@ -96,14 +96,14 @@ class Shop:
         return names
 
     def begin(self, old: Object, new: Object, writes: int = 4) -> None:
-        """Have a workload follow another; return when so many pods and claims were written for it."""
+        """Replace a workload by another; return after a number of writes of pods and claims."""
         self.watcher.require(self.floors(old, new))
         before = self.driven()
         self.partita.apply(copy.deepcopy(new))
         self.partita.wait(lambda: self.driven() >= before + writes, f"{writes} writes")
 
     def driven(self) -> int:
-        """Return how often pods and claims were written."""
+        """Return the number of writes of pods and claims."""
         return sum(each.plural.startswith(("pods", "resourceclaims")) for each in self.partita.proxy.writes())
 
     def deletions(self) -> int:
@@ -137,7 +137,7 @@ class Shop:
             self.plane.admin.patch("nodes", name, {"status": {"conditions": said}}, sub="status")
 
     def faults(self, *but: str) -> list[str]:
-        """Return what the watcher saw that must not be, without some kinds."""
+        """Return the watcher's violations, without some kinds."""
         return [
             f"{each.time} {each.kind}: {each.words}"
             for each in self.watcher.violations()

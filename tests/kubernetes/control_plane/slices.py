@@ -46,7 +46,7 @@ class Device:
     media: bool = False
 
     def overlaps(self, other: Device) -> bool:
-        """Say whether both cannot be there at once, by their memory slices or their media engines."""
+        """Say whether two devices exclude each other, by their memory slices or media engines."""
         return self.gpu == other.gpu and bool(self.mask & other.mask or (self.media and other.media))
 
 
@@ -65,12 +65,12 @@ class Gpu:
 
     @cached_property
     def uuid(self) -> str:
-        """Its UUID, ever the same."""
+        """Its UUID, which never changes."""
         return f"GPU-{uuid.uuid5(uuid.NAMESPACE_DNS, f'{self.node}/{self.minor}')}"
 
     @property
     def product(self) -> str:
-        """What NVML calls it."""
+        """Its product name in NVML."""
         return self.model.aliases[0] if self.model.aliases else self.model.title
 
     @property
@@ -101,7 +101,7 @@ class Gpu:
         )
 
     def counters(self) -> Object:
-        """Return its set of shared counters: the most of each that any profile has, and one a memory slice."""
+        """Return its shared counters: the maximum of each over all profiles, and one per memory slice."""
         largest = {
             key: max(values[key] for values in map(self._takes, self.model.profiles))
             for key in ("memory", "multiprocessors")
@@ -109,7 +109,7 @@ class Gpu:
         return {"name": self.counter_set, "counters": _counters(largest, range(self.model.memory_slices))}
 
     def device_objects(self) -> list[Object]:
-        """Return the devices as they stand in its slice."""
+        """Return the devices as in its slice."""
         return [self._object(device) for device in self.devices.values()]
 
     def _takes(self, profile: Profile) -> dict[str, int]:
@@ -156,7 +156,7 @@ class Pool:
     """The slices of one node.
 
     Attributes:
-        owner: uid of the node: its slices go with it.
+        owner: uid of the node, which owns the slices.
     """
 
     node: str

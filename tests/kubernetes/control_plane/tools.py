@@ -1,4 +1,4 @@
-"""Programs that install and look: helm, kubeconform and kubectl, as `build.sh` builds them; and RBAC for tests."""
+"""The programs helm, kubeconform and kubectl, as `build.sh` builds them; and RBAC for tests."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def program(name: str) -> Path:
 
 
 def run(name: str, *words: str | Path, stdin: str | None = None, code: int | None = 0) -> str:
-    """Run a program, and return what it writes.
+    """Run a program, and return its output.
 
     Raises:
-        AssertionError: it ends with another code than that.
+        AssertionError: it ends with another exit code.
     """
     command = [program(name), *words]
     done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=480, check=False)
@@ -56,7 +56,7 @@ def rendered(*words: str, namespace: str = "partita-system", release: str = "par
 
 
 def schemas(plane: ControlPlane, folder: Path) -> str:
-    """Write the schemas of the server's own kinds, and return where, as kubeconform wants to know it."""
+    """Write the schemas of the server's own kinds, and return their location in kubeconform's format."""
     code, content = plane.admin.raw("GET", "/openapi/v2")
     assert code == 200
     definitions: Object = json.loads(content)["definitions"]
@@ -91,7 +91,7 @@ def _strict(schema: Object) -> None:
 
 
 def grant(plane: ControlPlane, account: str, namespace: str, rights: Iterable[Right]) -> Path:
-    """Have an account with exactly these rights in the whole cluster; return its kubeconfig."""
+    """Create an account with exactly these rights in the whole cluster; return its kubeconfig."""
     admin, role = plane.admin, f"{account}-{namespace}"
     if admin.find("serviceaccounts", account, namespace) is None:
         admin.create("serviceaccounts", {"metadata": {"name": account}}, namespace)
@@ -109,6 +109,6 @@ def grant(plane: ControlPlane, account: str, namespace: str, rights: Iterable[Ri
 
 
 def revoke(plane: ControlPlane, account: str, namespace: str) -> None:
-    """Take the role of an account away again."""
+    """Remove the role of an account."""
     for plural in ("clusterrolebindings", "clusterroles"):
         plane.admin.delete(plural, f"{account}-{namespace}")

@@ -1,4 +1,4 @@
-"""Clients of gateways that know nothing of Partita: steady queries to services, whose answers are all looked at."""
+"""Clients of gateways that share no code with Partita: steady queries to services, whose answers are all checked."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ class Traffic:
         self.stop()
 
     def ask(self, rates: Mapping[str, float]) -> None:
-        """Ask so many items a second of each service from now on."""
+        """Send queries with so many items per second to each service from now on."""
         self._rates.update(rates)
 
     def stop(self) -> None:
-        """Ask nothing more, and wait for all answers."""
+        """Send nothing more, and wait for all answers."""
         self._stopped = True
         self._thread.join()
 

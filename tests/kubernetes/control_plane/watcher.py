@@ -1,7 +1,7 @@
-"""An observer that judges what Partita does from the API server's word alone, written from the definitions.
+"""An observer that checks Partita by the state in the API server alone, written from the definitions.
 
 It records every event of pods, claims and slices, and replays them in the order of their versions, which are the
-store's and so the same for all kinds. At each of them it holds that
+store's and so the same for all kinds. After each event it checks that
 
 - no service's throughput is under its floor: the sum over its pods that serve and are not asked to go. A pod serves
   while its kubelet says so: from the pods of a node that it does not hear Kubernetes takes the condition Ready, and
@@ -9,7 +9,7 @@ store's and so the same for all kinds. At each of them it holds that
 - no two claims hold devices that take the same memory slice, or more of a counter than a GPU has;
 - a claim of Partita's holds exactly the device that it says it is for;
 - a claim is there for as long as a pod that names it has not ended;
-- nobody else's claim changes or goes, unless the test said that it will.
+- nobody else's claim changes or is deleted, unless the test announced it.
 
 It knows of Partita only the labels and annotations that docs/kubernetes.md names.
 """
@@ -45,12 +45,12 @@ KINDS = ("resourceslices", "resourceclaims", "pods")
 
 @dataclass(frozen=True)
 class Violation:
-    """Something that must not be.
+    """A violation of one of these rules.
 
     Attributes:
         kind: `floor`, `overlap`, `placement`, `orphan` or `stranger`.
         version: of the store.
-        time: when it was heard of.
+        time: at which it was seen.
     """
 
     kind: str
@@ -61,7 +61,7 @@ class Violation:
 
 @dataclass(frozen=True)
 class Service:
-    """What was seen of a service.
+    """The observed throughput of a service.
 
     Attributes:
         least: least throughput since its floor was set, in items/s.
@@ -152,10 +152,10 @@ class Watcher:
                 else:
                     self._known[plural][about["uid"]] = about["resourceVersion"]
 
-    # --- what a test says ---
+    # --- calls of tests ---
 
     def require(self, floors: dict[str, float]) -> None:
-        """Hold services to floors from now on; a floor that was set before and is not named ends."""
+        """Check these floors from now on, instead of earlier ones."""
         version = self._client.version()
         with self._lock:
             ended = {name: 0.0 for _, name, _ in self._floors if name not in floors}
@@ -164,13 +164,13 @@ class Watcher:
                 self._promised.append((time.monotonic(), name, rate))
 
     def expect(self, claim: str) -> None:
-        """Say that somebody else's claim (`NAMESPACE/NAME`) is about to change or to go."""
+        """Announce that somebody else's claim (`NAMESPACE/NAME`) will change or be deleted."""
         self._expected.add(claim)
 
-    # --- what it says ---
+    # --- results ---
 
     def settle(self, seconds: float = 30.0) -> None:
-        """Wait until all that the server has was heard of."""
+        """Wait until all events up to the server's current version are seen."""
 
         def heard() -> bool:
             for plural in ("resourceclaims", "pods"):
@@ -186,7 +186,7 @@ class Watcher:
         wait_until(heard, seconds, "the watcher heard of everything", every=0.1)
 
     def violations(self) -> list[Violation]:
-        """Return all that was not as it must be, until now, in order."""
+        """Return all violations so far, in order."""
         self.settle()
         return [found for _, found in self._replay() if found is not None]
 
@@ -224,7 +224,7 @@ class Watcher:
         return found
 
     def services(self) -> dict[str, Service]:
-        """Return what was seen of each service's throughput."""
+        """Return the observed throughput of each service."""
         self.settle()
         least: dict[str, float] = {}
         serving: dict[str, float] = {}
@@ -260,16 +260,16 @@ class Watcher:
             f"{each.time} {each.version} {each.kind}: {each.words}" for each in self.violations()
         )
 
-    # --- the judgement ---
+    # --- checks ---
 
     def _replay(self) -> Iterator[tuple[_State, Violation | None]]:
-        """Yield the state after each event, and what is wrong with it, once for each fault."""
+        """Yield the state after each event, and its violations, each once."""
         with self._lock:
             events = sorted(self._heard, key=lambda each: (each.version, each.order))
         state = _State()
-        for (
-            each
-        ) in events:  # what a slice said holds before it, too: lists of unlike kinds are not of one moment
+        for each in (
+            events
+        ):  # a slice also counts for earlier events, since the lists of two kinds are of different moments
             if each.plural == "resourceslices" and each.event.kind != "DELETED":
                 _learn(state, each.event.object["spec"])
         standing: set[str] = set()

@@ -112,7 +112,7 @@ def test_large_queries_pass_over_tcp_and_tls(tmp_path: Path, certificates: Path)
 @pytest.mark.parametrize(
     ("access", "told"),
     [
-        (WorkerAccess(), "it asks for a token"),
+        (WorkerAccess(), "it requires a token"),
         (WorkerAccess("another-token-of-some-length"), "it does not know the token"),
         (WorkerAccess(TOKEN), None),
     ],
@@ -138,7 +138,7 @@ def test_a_gateway_with_a_token_trusts_no_worker_without(
 ) -> None:
     async def body(worker: RemoteWorker) -> None:
         async with gateway(tmp_path, worker.address, access=WorkerAccess(TOKEN)) as made:
-            await until(lambda: "does not prove that it knows the token" in caplog.text)
+            await until(lambda: "no proof that it knows the token" in caplog.text)
             assert not able(made)
 
     with remote_workers(tmp_path) as found, caplog.at_level(logging.WARNING):
@@ -153,7 +153,7 @@ def test_a_worker_at_the_address_of_another_service_is_not_asked(
         made = Gateway([], tmp_path / "none")
         await made.start()
         made.follow(Served([*SERVICES, ServedService("two", "m", 20.0)], [wrong]))
-        await until(lambda: "a worker of one, not of two" in caplog.text)
+        await until(lambda: "the worker serves one, not two" in caplog.text)
         assert not made.ready("two")
         await made.close()
 

@@ -178,7 +178,7 @@ def test_a_host_that_is_cut_off_loses_no_query(tmp_path: Path) -> None:
         told = Counter(client.outcomes.values())
         assert sum(told.values()) == 650
         assert {each for each in told if each != "answered"} <= {
-            "503 its worker is gone or does not answer",
+            "503 the query's worker is gone or does not answer",
             "503 the deadline cannot be met",
         }, told
         assert told["answered"] > 600

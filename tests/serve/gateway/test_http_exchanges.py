@@ -479,6 +479,6 @@ def test_one_line_of_a_kind_is_logged_in_a_while(caplog):
     first, second, third = caplog.records
     assert first.getMessage() == "http 400 (invalid) to 10.0.0.1:99: POST '/v2': bad\\r\\nGET / \\x1b[31m"
     assert (second.levelname, vars(second)["peer"]) == ("WARNING", "[::1]:99")
-    assert third.getMessage().endswith("...; 999 more like it before")
+    assert third.getMessage().endswith("...; 999 more of this kind before")
     assert len(third.getMessage()) < 400
     assert errors.counted["http", "400", "invalid"] == 1001

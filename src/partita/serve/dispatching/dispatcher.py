@@ -1,7 +1,8 @@
-"""The live router of one service: a state machine without I/O and without a clock.
+"""The dispatcher of one service: a state machine without I/O and without a clock.
 
-It is told what happens and when, and answers with what to do: batches to start and queries that have ended. What
-waits, and which worker takes it, is the router's matter; what became of each query, worker and batch is kept here.
+Its methods take an event and its time, and return decisions: batches to start, and queries that have ended. The
+router keeps the waiting queries and chooses their workers; the dispatcher keeps the state of each query, worker and
+batch.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 
 _TRIES = 2
-# Looked up once: enumerations are slow at it.
+# Looked up once, since access to members of enumerations is slow.
 _ANSWERED, _INVALID = QueryOutcome.ANSWERED, QueryOutcome.INVALID
 
 
@@ -45,12 +46,17 @@ class Decisions(NamedTuple):
 
 
 class Dispatcher:
-    """Decides for one service.
+    """The dispatcher of one service.
 
     Args:
-        rules: that hold for all routers.
+        rules: for the router.
         router: the policy.
-        most_waiting: queries that may wait.
+        most_waiting: maximum number of waiting queries.
+
+    Attributes:
+        fleet: the workers.
+        in_flight: number of queries that workers are running.
+        retried: number of second tries.
     """
 
     def __init__(self, rules: Rules, router: type[Router], most_waiting: int = 4096) -> None:
@@ -65,23 +71,23 @@ class Dispatcher:
 
     @property
     def waiting(self) -> int:
-        """Queries in the queue."""
+        """Number of waiting queries."""
         return self._router.waiting
 
     @property
     def closing(self) -> bool:
-        """Whether nothing new is taken."""
+        """Whether new queries are refused."""
         return self._closing
 
     @property
     def idle(self) -> bool:
-        """Whether nothing waits and nothing runs."""
+        """Whether no query waits or runs."""
         return not self._router.waiting and not self._running
 
-    # Queries: they come, start, and end.
+    # Queries
 
     def arrive(self, query: PendingQuery, now: float) -> Decisions:
-        """Take a query, or refuse it at once."""
+        """Queue, start or refuse a new query."""
         decisions = Decisions([], [])
         reason = self._refusal(query, now)
         if reason is None and not self._router.put(query, now):
@@ -96,7 +102,9 @@ class Dispatcher:
 
     def _refusal(self, query: PendingQuery, now: float) -> RefusalReason | None:
         fleet = self.fleet
-        if self._aborting or (self._closing and query.split is None):  # what has begun in parts is finished
+        if self._aborting or (
+            self._closing and query.split is None
+        ):  # a query that began in parts is finished
             return RefusalReason.DRAINING
         if query.batch > fleet.most:
             if not fleet.awaited(query, now):
@@ -111,7 +119,7 @@ class Dispatcher:
         return RefusalReason.NO_WORKER if query.batch > self.fleet.most else RefusalReason.LATE
 
     def _start(self, now: float, decisions: Decisions) -> None:
-        """Start what the router finds, and end what it dropped."""
+        """Start the batches that the router chooses, and end the queries that it dropped."""
         router = self._router
         while (choice := router.next(now)) is not None:
             worker, queries = choice.worker, choice.queries
@@ -141,15 +149,15 @@ class Dispatcher:
         *,
         waited: float = 0.0,
     ) -> Decisions:
-        """Take a worker's answers to a batch; what an earlier try of a query answers is dropped.
+        """Take a worker's answers to a batch; answers to queries that have ended are ignored.
 
         Args:
             worker: that answers.
             number: of the batch.
-            answers: to its queries, in order.
-            seconds: that it took in the worker.
-            now: the moment.
-            waited: seconds that it waited in the worker before, for those of other gateways.
+            answers: to the batch's queries, in order.
+            seconds: that the batch ran in the worker.
+            now: the current time.
+            waited: seconds that the batch waited in the worker for batches of other gateways.
         """
         decisions = Decisions([], [])
         batch = worker.running.pop(number, None)
@@ -174,7 +182,7 @@ class Dispatcher:
             worker.answered += answer.error is None
             waits = query.state == QUEUED
             self._end(query, decisions, _ANSWERED if answer.error is None else _INVALID, answer=answer)
-            if waits:  # for its second try, which it no longer needs
+            if waits:  # for a second try, which is no longer needed
                 self._router.removed(query)
             query.worker = worker
         if self._health.done(batch, now - batch.begun - waited, now, good=good):
@@ -194,7 +202,7 @@ class Dispatcher:
         decisions: Decisions,
         answer: Answer | None = None,
     ) -> None:
-        """Let a query wait again, before all others, or end it."""
+        """Queue a query again, before all others, or end it as failed."""
         if not self._can_retry(query, worker, now) or not self._put_first(query, worker, now):
             self._end(query, decisions, QueryOutcome.FAILED, answer=answer)
 
@@ -215,7 +223,7 @@ class Dispatcher:
         return True
 
     def cancel(self, query: PendingQuery) -> Decisions:
-        """Forget a query whose client has left."""
+        """End a query whose client has left."""
         decisions = Decisions([], [])
         queued = query.state == QUEUED
         if query.state != ENDED:
@@ -235,12 +243,12 @@ class Dispatcher:
         query.state = ENDED
         decisions.ends.append(QueryEnd(query, outcome, reason, answer))
 
-    # Workers: they come, fall silent, are slow, and go.
+    # Workers
 
     def join(
         self, hello: Hello, seconds: Mapping[int, float], now: float, link: BatchSender | None = None
     ) -> tuple[Worker, Decisions]:
-        """Add a worker; `seconds` are the table's where it brings none."""
+        """Add a worker; `seconds` by batch size are used if its HELLO has none."""
         worker = self.fleet.join(hello, seconds, now, link)
         self._router.freed(worker)
         decisions = Decisions([], [])
@@ -248,7 +256,7 @@ class Dispatcher:
         return worker, decisions
 
     def drain(self, worker: Worker, now: float) -> Decisions:
-        """Give a worker nothing new."""
+        """Start nothing more on a worker."""
         decisions = Decisions([], [])
         if not worker.draining:
             worker.draining = True
@@ -258,7 +266,7 @@ class Dispatcher:
         return decisions
 
     def leave(self, worker: Worker, now: float) -> Decisions:
-        """Forget a worker that is gone; what it was running is tried elsewhere."""
+        """Remove a worker that is gone; retry its running queries elsewhere."""
         decisions = Decisions([], [])
         worker.draining = True
         self.fleet.leave(worker)
@@ -277,7 +285,7 @@ class Dispatcher:
         return decisions
 
     def silent(self, worker: Worker, now: float) -> Decisions:
-        """Give nothing new to a worker that gives no sign of life, and try elsewhere what can be."""
+        """Start nothing more on a worker without a sign of life, and retry its running queries elsewhere."""
         decisions = Decisions([], [])
         self._mark_unready(worker, UnreadyReason.SILENT, now, decisions)
         for batch in worker.running.values():
@@ -287,14 +295,14 @@ class Dispatcher:
         return decisions
 
     def heard(self, worker: Worker, now: float) -> Decisions:
-        """Trust a worker again that gives signs of life."""
+        """Use a worker again that gives signs of life."""
         decisions = Decisions([], [])
         self._mark_ready(worker, UnreadyReason.SILENT)
         self._settle(now, decisions)
         return decisions
 
     def said_fault(self, worker: Worker, now: float, *, fault: bool) -> Decisions:
-        """Give nothing new to a worker while it says that it cannot answer."""
+        """Start nothing on a worker while it reports that it cannot answer."""
         decisions = Decisions([], [])
         if fault:
             self._mark_unready(worker, UnreadyReason.FAULT, now, decisions)
@@ -304,7 +312,7 @@ class Dispatcher:
         return decisions
 
     def said_load(self, worker: Worker, now: float, *, batches: int) -> Decisions:
-        """Take note of how many batches a worker has of other gateways: it runs them before what it gets now."""
+        """Set the number of batches that a worker has from other gateways, which it runs before any new one."""
         decisions = Decisions([], [])
         worker.elsewhere = batches
         self.fleet.wake(worker)
@@ -314,7 +322,7 @@ class Dispatcher:
         return decisions
 
     def _mark_unready(self, worker: Worker, why: UnreadyReason, now: float, decisions: Decisions) -> None:
-        """Give a worker nothing new, and let nobody count on it."""
+        """Start nothing on a worker, and leave it out of all estimates."""
         if worker.draining:
             return
         worker.unready.add(why)
@@ -322,7 +330,7 @@ class Dispatcher:
         self._put_again(self._router.lost(worker), now, decisions)
 
     def _mark_ready(self, worker: Worker, why: UnreadyReason) -> None:
-        """Count on a worker again, if nothing else speaks against it."""
+        """Use a worker again, unless it is unready for another reason."""
         worker.unready.discard(why)
         if why is UnreadyReason.RESTING:
             worker.back_at = math.inf
@@ -331,18 +339,18 @@ class Dispatcher:
             self._router.freed(worker)
 
     def _settle(self, now: float, decisions: Decisions) -> None:
-        """Start what can start after a change of the fleet."""
+        """Drop and start queries after a change of the fleet."""
         self._router.expire(now)
         self._start(now, decisions)
 
     def _put_again(self, queries: Iterable[PendingQuery], now: float, decisions: Decisions) -> None:
-        """Let queries wait for others than the worker they were bound to; they have not been tried."""
+        """Queue queries again that were bound to a worker and have not been tried."""
         for query in queries:
             if not self._router.put(query, now):
                 self._waited_in_vain(query, decisions)
 
     def _waited_in_vain(self, query: PendingQuery, decisions: Decisions) -> None:
-        """End a query that nobody will start, unless a worker still runs it."""
+        """End a query that will not be started, unless a worker still runs it."""
         if query.runs:
             query.state = RUNNING
         elif query.tries:
@@ -350,10 +358,10 @@ class Dispatcher:
         else:
             self._end(query, decisions, QueryOutcome.REFUSED, self._why_not(query))
 
-    # Time passes.
+    # Time
 
     def tick(self, now: float) -> Decisions:
-        """Let time pass: to be called every few milliseconds while anything waits or runs."""
+        """Handle what is due by time; to be called every few milliseconds while queries wait or run."""
         decisions = Decisions([], [])
         for batch in self._health.overdue(self._running.values(), now):
             self._health.suspect(batch)
@@ -369,7 +377,7 @@ class Dispatcher:
         return decisions
 
     def _try_elsewhere(self, batch: Batch, now: float) -> None:
-        """Let others run a batch's queries too, where one could in time; the first answer to each counts."""
+        """Queue a batch's queries also for other workers, if one can be in time; the first answer to each counts."""
         worker = batch.worker
         for query in batch.queries:
             if (
@@ -383,7 +391,7 @@ class Dispatcher:
                 query.state = RUNNING
 
     def _give_up(self, batch: Batch, now: float, decisions: Decisions) -> None:
-        """Wait no longer for those of a batch's queries that are past their deadline."""
+        """End those of a batch's queries that are past their deadline."""
         for at, query in enumerate(batch.queries):
             if query is not None and (query.state == ENDED or query.due < now):
                 batch.queries[at] = None
@@ -396,9 +404,9 @@ class Dispatcher:
             self._mark_unready(batch.worker, UnreadyReason.STUCK, now, decisions)
 
     def too_large(self) -> Sequence[PendingQuery]:
-        """Take out of the queue, and return, what has more rows than any of the workers there takes.
+        """Dequeue the queries with more rows than any present worker takes; return those that no worker runs.
 
-        What waits for a second try while its worker may yet answer waits for that alone.
+        A query that waits for a second try goes on running at its first worker.
         """
         found = self._router.larger(self.fleet.most) if self.fleet.most else ()
         for query in found:
@@ -407,16 +415,16 @@ class Dispatcher:
         return [query for query in found if not query.runs]
 
     def close(self) -> Decisions:
-        """Refuse all that comes from now on."""
+        """Refuse new queries from now on."""
         self._closing = True
         return Decisions([], [])
 
     def open(self) -> None:
-        """Take again what comes."""
+        """Accept new queries again, unless aborted."""
         self._closing = self._aborting
 
     def abort(self) -> Decisions:
-        """Refuse all that waits or runs."""
+        """End all queries that wait or run, and refuse new ones."""
         self._closing = self._aborting = True
         decisions = Decisions([], [])
         self._settle(math.inf, decisions)

@@ -1,13 +1,14 @@
-"""Seconds of a batch on a worker: from the performance table at first, then corrected by what is seen.
+"""Estimates of a batch's seconds on a worker: the performance table's, corrected by observations.
 
-The estimate is a product: what the table says of the size and batch, times how batches of this size have compared
-with that on all such workers, times how this worker compares with those like it in batches about as large: one that
-runs short of memory or power is slow at large ones alone. Both corrections are medians of a
-few last observations (Huber and Ronchetti, Robust Statistics, section 1.4: a median stands as long as fewer than half
-of the values are wrong): one outlier moves nothing, three slow batches in a row move a worker.
+An estimate is the product of three factors: the table's seconds for the worker's size and the batch size; how long
+batches of that size take on all workers of the size, relative to the table; how long this worker takes relative to
+the others, for batches of similar size (a worker short of memory or power may be slow only with large batches). Both
+corrections are medians of the last few observations: one outlier changes nothing, three slow batches in a row change
+a worker's estimate (Huber and Ronchetti, Robust Statistics, section 1.4: a median holds as long as fewer than half of
+the values are wrong).
 
-Where the inputs of a service's queries have no one size (token sequences, images, texts), `InputFactors` take the
-place of the correction by batch size: queries fall into size classes, by the bytes of one row's inputs.
+If the inputs of a service's queries differ in size (token sequences, images, texts), `InputFactors` replace the
+correction by batch size: queries fall into size classes by the bytes of one row's inputs.
 """
 
 from __future__ import annotations
@@ -23,19 +24,19 @@ if TYPE_CHECKING:
 
 
 STEP = 1.25
-"""Workers whose slowdown differs by less are held to be alike."""
-_KEEP = 1.2  # more than half a step: a worker between two steps does not flutter
+"""Factor between two steps of slowdown; workers of the same step count as equal."""
+_KEEP = 1.2  # more than half a step, so that a worker between two steps does not alternate
 _APPLY = 0.02
-_SPACING_S = 0.02  # what slows all workers at once, for a moment, is one outlier
+_SPACING_S = 0.02  # minimum between two observations: a stall of the whole host counts as one outlier
 _PATIENCE_S = (0.25, 30.0)
-_LEAST = 1e-6  # seconds or ratio: nothing takes no time at all
-_ENOUGH = 3  # batches of a size class: then it says something of the worker that ran another
+_LEAST = 1e-6  # minimum of seconds and ratios
+_ENOUGH = 3  # observations of a size class before it is used to judge workers
 CLASSES = 2
-"""Size classes for each doubling of the bytes of a row's inputs."""
+"""Number of size classes per doubling of the bytes of a row's inputs."""
 
 
 class RunningMedian:
-    """Median of the last `length` values; before the first there are `trust` values of `prior`."""
+    """Median of the last `length` values; it starts with `trust` values of `prior`."""
 
     __slots__ = ("_length", "_values", "value")
 
@@ -45,7 +46,7 @@ class RunningMedian:
         self.value = prior
 
     def add(self, value: float) -> float:
-        """Return the median with one more value; the upper of two in the middle, to be careful."""
+        """Add a value and return the median; of two middle values the larger, as the safer estimate."""
         values = self._values
         values.append(value)
         if len(values) > self._length:
@@ -55,16 +56,16 @@ class RunningMedian:
 
 
 class SizeEstimate:
-    """Seconds by batch size on workers that should be alike: one profile, one table.
+    """Seconds by batch size on workers with the same profile and table.
 
     Attributes:
-        seconds: by batch size; at 0 there is 0.
-        seen: when a batch was last observed.
-        changed: whether observations since the last `apply` ask for other seconds.
+        seconds: by batch size; 0 at index 0.
+        seen: time of the last observation.
+        changed: whether observations since the last `apply` change the seconds.
 
     Args:
         table: seconds by batch size.
-        shared: what is known of size classes from workers of other sizes.
+        shared: factors of size classes on workers of all sizes.
     """
 
     __slots__ = ("_cells", "_inputs", "_next", "_of", "_shared", "_table", "changed", "seconds", "seen")
@@ -81,7 +82,7 @@ class SizeEstimate:
         self.changed = False
 
     def observe(self, batch: int, seconds: float, slowdown: float, now: float) -> None:
-        """Count a batch that took so many seconds on a worker of this slowdown."""
+        """Take the observed seconds of a batch on a worker with a slowdown."""
         self.seen = now
         if self._too_soon((batch, 0), now):
             return
@@ -95,7 +96,7 @@ class SizeEstimate:
     def observe_inputs(
         self, size_class: int, batch: int, seconds: float, slowdown: float, now: float, *, trial: bool = False
     ) -> None:
-        """Count a batch of a size class. A trial that takes far less than expected is believed at once."""
+        """Take the observed seconds of a batch of a size class; a trial far below the estimate replaces it."""
         self.seen = now
         at = band(batch)
         if self._too_soon((at, size_class), now):
@@ -108,15 +109,15 @@ class SizeEstimate:
             self.changed = True
 
     def expected(self, size_class: int, batch: int) -> float:
-        """Return the seconds of a batch of a size class, by all that was observed."""
+        """Return the estimated seconds of a batch of a size class, with all observations."""
         return self._table[batch] * self._inputs.factor(size_class, band(batch))
 
     def knows(self, size_class: int, batch: int) -> bool:
-        """Return whether enough batches of a size class and about as large were observed to judge workers by."""
+        """Return whether there are enough observations, of a size class and similar batch sizes, to judge workers."""
         return self._inputs.knows(size_class, band(batch))
 
     def seconds_of(self, size_class: int) -> list[float]:
-        """Return the seconds by batch size of queries of a size class; class 0 is that of queries of equal size."""
+        """Return the seconds by batch size for a size class; class 0 is for services with inputs of equal size."""
         if not size_class:
             return self.seconds
         found = self._of.get(size_class)
@@ -133,7 +134,7 @@ class SizeEstimate:
         return False
 
     def apply(self) -> None:
-        """Take over what was observed; batch sizes that never ran follow their nearest smaller one that did."""
+        """Apply the observations; a batch size without any uses the factor of the next smaller one with some."""
         self.changed = False
         self._of.clear()
         ratio = next((self._cells[batch].value for batch in sorted(self._cells)), 1.0)
@@ -141,19 +142,19 @@ class SizeEstimate:
             cell = self._cells.get(batch)
             ratio = cell.value if cell else ratio
             self.seconds[batch] = self._table[batch] * ratio
-        # A larger batch never takes less: else noise would make padding pay.
+        # A larger batch never takes less, otherwise noise would make padding worthwhile.
         for batch in range(2, len(self._table)):
             self.seconds[batch] = max(self.seconds[batch], self.seconds[batch - 1])
 
     def forget(self) -> None:
-        """Go back to the table: nothing was seen for long, maybe because the corrections allow nothing to start."""
+        """Return to the table after a time without observations: corrections may have prevented all starts."""
         if self._cells:
             self._cells.clear()
             self.changed = True
 
 
 class _Cell:
-    """What batches of one size class and band took by what the table says."""
+    """Observed seconds of one size class and band, relative to the table."""
 
     __slots__ = ("count", "median")
 
@@ -163,14 +164,14 @@ class _Cell:
 
 
 class InputFactors:
-    """Seconds of batches by what the table says of them, by the size class of their inputs and the band of the batch.
+    """Seconds of batches relative to the table, by size class of the inputs and band of batch sizes.
 
-    An unknown class gets what its neighbours say. Without a neighbour on one side it gets the benefit of the doubt:
-    it is tried, and then known. Within a band a larger class never takes less (isotonic regression by pooling
-    adjacent violators; Barlow et al., Statistical Inference under Order Restrictions, 1972).
+    A class without observations is interpolated between its neighbours, or extrapolated optimistically, so that it is
+    tried and then known. Within a band a larger class never takes less (isotonic regression by pooling adjacent
+    violators; Barlow et al., Statistical Inference under Order Restrictions, 1972).
 
     Args:
-        others: what is known from workers of other sizes, for classes that those of this size have not seen.
+        others: factors on workers of all sizes, for classes without observations here.
     """
 
     __slots__ = ("_cells", "_curves", "_others")
@@ -181,7 +182,7 @@ class InputFactors:
         self._others = others
 
     def observe(self, size_class: int, at: int, ratio: float, *, trial: bool = False) -> None:
-        """Count a batch that took `ratio` times what the table says; `at` is the band of its size."""
+        """Take the observation of a batch that took `ratio` times the table's seconds; `at` is its band."""
         cells = self._cells.setdefault(at, {})
         cell = cells.get(size_class)
         if cell is None:
@@ -193,12 +194,12 @@ class InputFactors:
         self._curves.pop(at, None)
 
     def knows(self, size_class: int, at: int) -> bool:
-        """Return whether a class was observed often enough to judge workers by."""
+        """Return whether a class has enough observations to judge workers."""
         cell = self._cells.get(at, {}).get(size_class)
         return cell is not None and cell.count >= _ENOUGH
 
     def factor(self, size_class: int, at: int) -> float:
-        """Return by how much longer a batch takes than the table says; 1 while nothing is known."""
+        """Return a batch's seconds relative to the table's; 1 without observations."""
         own = self._curve(at)
         if self._others is not None and not any(known == size_class for known, _ in own):
             theirs = self._others._curve(at)  # noqa: SLF001 -- of its own class
@@ -207,7 +208,7 @@ class InputFactors:
         return _on(own, size_class) if own else 1.0
 
     def _curve(self, at: int) -> list[tuple[int, float]]:
-        """Return the classes that were observed in a band of batches, or in the nearest, with their factors."""
+        """Return the observed classes of a band, or of the nearest band with any, with their factors."""
         if at not in self._cells:
             if not self._cells:
                 return []
@@ -221,13 +222,13 @@ class InputFactors:
 
 
 def _on(curve: list[tuple[int, float]], size_class: int) -> float:
-    """Return the factor of a class from those of its neighbours."""
+    """Return the factor of a class on a curve."""
     (first, least), (last, most) = curve[0], curve[-1]
     if size_class < first:
-        # It takes no more than in proportion to its bytes, nor than the table says.
+        # At most in proportion to its bytes, and at most the table's seconds.
         return min(least * math.exp2((size_class - first) / CLASSES), 1.0)
     if size_class > last:
-        # It takes more as those before it do, and at least what the table says.
+        # On with the slope of the observed classes, and at least the table's seconds.
         slope = math.log(most / least) / (last - first) if last > first else 0.0
         return max(most * math.exp(min(slope, math.log(2.0) / CLASSES) * (size_class - last)), 1.0)
     right = bisect_left(curve, (size_class,))
@@ -240,12 +241,12 @@ def _on(curve: list[tuple[int, float]], size_class: int) -> float:
 
 
 def isotonic(values: Sequence[tuple[float, float]]) -> list[float]:
-    """Return the values nearest to some, by their logarithms, that never fall.
+    """Return the non-decreasing sequence nearest to some values, in the weighted squares of their logarithms.
 
     Args:
         values: with their weights.
     """
-    pools: list[tuple[float, float, int]] = []  # mean logarithm, weight, how many
+    pools: list[tuple[float, float, int]] = []  # mean logarithm, weight, number of values
     for value, weight in values:
         mean, total, count = math.log(value), weight, 1
         while pools and pools[-1][0] > mean:
@@ -257,7 +258,7 @@ def isotonic(values: Sequence[tuple[float, float]]) -> list[float]:
 
 
 def size_class_of(query: Query, rows: int) -> int:
-    """Return the size class of a query's inputs: 1 and up, two for each doubling of the bytes of a row."""
+    """Return the size class of a query's inputs: from 1, with `CLASSES` classes per doubling of a row's bytes."""
     total = 0
     for tensor in query.inputs:
         total += len(tensor.data)
@@ -269,11 +270,11 @@ def size_class_of(query: Query, rows: int) -> int:
 
 
 class Slowdown:
-    """How one worker compares with those of its size, in batches about as large as one another.
+    """How one worker compares with others of its size, in one band of batch sizes.
 
     Attributes:
         step: its slowdown is about `STEP` to this power.
-        patience: seconds without a batch after which it deserves a probe; grows with each that was in vain.
+        patience: seconds without a batch after which it is probed; doubles with each probe that finds it slow.
     """
 
     __slots__ = ("_median", "_probed", "patience", "step")
@@ -286,16 +287,16 @@ class Slowdown:
 
     @property
     def factor(self) -> float:
-        """What its batches take by what batches take on its size, rounded to a step."""
+        """Its seconds relative to its size's, rounded to a step."""
         return STEP**self.step
 
     @property
     def value(self) -> float:
-        """The same as measured."""
+        """Its seconds relative to its size's, as measured."""
         return self._median.value
 
     def observe(self, ratio: float) -> bool:
-        """Count a batch that took `ratio` times what its size takes; say whether the step is now another."""
+        """Take the observation of a batch that took `ratio` times its size's seconds; say if the step changes."""
         before = self.step
         if self._probed:
             self._end_probe(ratio)
@@ -306,7 +307,7 @@ class Slowdown:
         return self.step != before
 
     def probe(self) -> None:
-        """Believe it to be as fast as its like until its next batch shows."""
+        """Assume it to be as fast as others of its size until its next batch."""
         self._probed, self.step = self.step, 0
 
     def _end_probe(self, ratio: float) -> None:
@@ -321,14 +322,14 @@ class Slowdown:
 
 
 class Slowdowns:
-    """How one worker compares with those of its size.
+    """How one worker compares with others of its size, in all bands.
 
     Args:
         largest: batch size.
 
     Attributes:
-        steps: by band of batch sizes, its slowdown is about `STEP` to this power; where nothing was seen as in the
-            next smaller band, else as in the next larger.
+        steps: slowdown as a power of `STEP`, by band; a band without observations has the step of the next smaller
+            band with some, else of the smallest.
     """
 
     __slots__ = ("_bands", "_seen", "steps")
@@ -340,26 +341,26 @@ class Slowdowns:
 
     @property
     def value(self) -> float:
-        """What its batches take by what batches take on its size, where it is slowest."""
+        """Its seconds relative to its size's, in the band where it is slowest."""
         seen = (each.value for each, at in zip(self._bands, self._seen, strict=True) if at > -math.inf)
         return max(seen, default=1.0)
 
     def factor(self, batch: int) -> float:
-        """Return the same of a batch size, rounded to a step."""
+        """Return its seconds relative to its size's for a batch size, rounded to a step."""
         return STEP ** self.steps[band(batch)]
 
     def observe(self, batch: int, ratio: float, now: float) -> bool:
-        """Count a batch that took `ratio` times what its size takes; say whether the steps are now others."""
+        """Take the observation of a batch that took `ratio` times its size's seconds; say if the steps change."""
         at = band(batch)
         first, self._seen[at] = self._seen[at] == -math.inf, now
         return (self._bands[at].observe(ratio) or first) and self._changed()
 
     def probe(self, now: float, running: Iterable[int]) -> bool:
-        """Believe it to be as fast as its like where it was slow and nothing is run; say whether it is any.
+        """Probe the bands in which it was slow and has run nothing for a while; say if the steps change.
 
         Args:
-            now: the moment.
-            running: sizes of its batches under way.
+            now: the current time.
+            running: sizes of its running batches.
         """
         if not any(self.steps):
             return False
@@ -387,10 +388,10 @@ def band(batch: int) -> int:
 
 
 def slowed(seconds: list[float], steps: tuple[int, ...]) -> list[float]:
-    """Return seconds by batch size, from 0 on, of workers of these steps."""
+    """Return the seconds by batch size, from 0 on, of workers with slowdowns of these steps."""
     found = [0.0] + [seconds[batch] * STEP ** steps[band(batch)] for batch in range(1, len(seconds))]
     for batch in range(2, len(found)) if len(set(steps)) > 1 else ():
-        # Nor does a larger batch take less where a band begins that is less slow.
+        # A larger batch takes no less, even if its band is less slow.
         found[batch] = max(found[batch], found[batch - 1])
     return found
 
@@ -398,12 +399,12 @@ def slowed(seconds: list[float], steps: tuple[int, ...]) -> list[float]:
 def table_of(seconds: Mapping[int, float], batch: int, unknown: float) -> list[float]:
     """Return the seconds of batch sizes 0 to `batch`.
 
-    Linear between those given; below the smallest as the smallest (it is padded), above the largest in proportion.
+    They are linear between given sizes, constant below the smallest (it is padded), proportional above the largest.
 
     Args:
-        seconds: of some batch sizes; may be empty.
+        seconds: by batch size; may be empty.
         batch: the largest that the worker takes.
-        unknown: seconds where nothing is given.
+        unknown: seconds of all sizes if `seconds` is empty.
     """
     known = sorted(
         (size, max(each, _LEAST)) for size, each in seconds.items() if size > 0 and math.isfinite(each)

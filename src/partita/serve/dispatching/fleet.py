@@ -1,4 +1,4 @@
-"""The workers of one service: groups that take alike long, what a second of each is worth, and who can be trusted."""
+"""The workers of one service: groups of equal speed, the prices of their seconds, and the workers' health."""
 
 from __future__ import annotations
 
@@ -29,22 +29,23 @@ if TYPE_CHECKING:
     from partita.serve.worker.wire import Hello
 
 
-_UNKNOWN = 0.25  # of the deadline: seconds of a batch nobody has measured
+_UNKNOWN = 0.25  # fraction of the deadline that an unmeasured batch is assumed to take
 
 
 class Fleet:
-    """The workers, their groups, and tables for decisions, made anew only when something changes.
+    """The workers, their groups, and tables for decisions, which are computed only when something changes.
 
     Attributes:
-        groups: from small slices to large, slower ones after their like.
-        idlers: how many batches could start now.
-        coming: when workers that are not there now should be able to answer, with the largest batch of each.
-        quickest: least seconds of each batch size on any worker, by size class.
-        least: least cost of each batch size on any worker, by size class.
-        columns: by size class and batch size: the seconds on each group, and by how much it costs more there than
-            where it is cheapest; those of a class are made with `quickest`.
+        workers: all of them, in the order in which they joined.
+        groups: by size of slice from small to large, then by slowdown.
+        idlers: number of batches that could start now.
+        coming: for each worker to be started, when it should be ready, and its largest batch.
+        quickest: minimum seconds of each batch size over all workers, by size class.
+        least: minimum cost of each batch size over all workers, by size class.
+        columns: by size class and batch size: the seconds on each group, and the relative extra cost there over the
+            cheapest group. The columns of a class are computed with `quickest`.
         idle: the idle workers of each group.
-        most: the largest batch that some worker takes.
+        most: the largest batch that any worker takes.
     """
 
     def __init__(self, deadline_s: float) -> None:
@@ -66,7 +67,7 @@ class Fleet:
     ) -> Worker:
         """Add a worker; all its processes are idle."""
         known = dict(hello.seconds or seconds)
-        slices = hello.profile.partition("g.")[0]  # of compute, as 3 of `3g.40gb`
+        slices = hello.profile.partition("g.")[0]  # compute slices, such as 3 in `3g.40gb`
         key = (
             int(slices) if slices.isdigit() else 0,
             hello.profile,
@@ -85,12 +86,12 @@ class Fleet:
         return worker
 
     def leave(self, worker: Worker) -> None:
-        """Forget a worker."""
+        """Remove a worker."""
         self.retire(worker)
         self.workers.pop(worker, None)
 
     def retire(self, worker: Worker) -> None:
-        """Give a worker nothing new, ever or until it is restored."""
+        """Start nothing on a worker, until it is restored."""
         group = worker.group
         if group is not None:
             self.rest(worker)
@@ -99,14 +100,14 @@ class Fleet:
                 self.refresh()
 
     def restore(self, worker: Worker) -> None:
-        """Let a worker that was retired start batches again."""
+        """Let a retired worker start batches again."""
         if worker.group is None and not worker.draining:
             self._enter(worker, worker.key)
             if worker.takes_work:
                 self._idle_again(worker)
 
     def regroup(self, worker: Worker) -> None:
-        """Put a worker where its slowdown belongs."""
+        """Move a worker to the group of its slowdown."""
         group = worker.group
         if group is not None:
             self.rest(worker)
@@ -117,7 +118,7 @@ class Fleet:
                 self._idle_again(worker)
 
     def _enter(self, worker: Worker, key: SizeKey) -> bool:
-        """Put a worker into its group; say whether that is a new one."""
+        """Put a worker into its group; say whether the group is new."""
         steps = worker.slowdown.steps
         group, new = self._by_key.get((key, steps)), False
         if group is None:
@@ -130,17 +131,17 @@ class Fleet:
         return new
 
     def _exit(self, worker: Worker, group: Group) -> bool:
-        """Take a worker out of its group; say whether that is gone now."""
+        """Take a worker out of its group; say whether the group is empty now and removed."""
         group.members.pop(worker, None)
         if group.members:
             return False
         del self._by_key[group.key, group.steps]
         return True
 
-    # Which of them could start a batch.
+    # Idle workers
 
     def free(self, worker: Worker) -> None:
-        """One more batch may start on a worker."""
+        """Let one more batch start on a worker."""
         assert worker.group is not None  # noqa: S101 -- callers ask `takes_work`
         worker.group.idle.append(worker)
         self.idlers += 1
@@ -153,13 +154,13 @@ class Fleet:
             self.idlers = sum(len(each.idle) for each in self.groups)
 
     def wake(self, worker: Worker) -> None:
-        """As many batches may start on a worker again as it has idle processes."""
+        """Let as many batches start on a worker as it has idle processes."""
         self.rest(worker)
         if worker.group is not None and worker.takes_work:
             self._idle_again(worker)
 
     def take(self, group: Group, avoid: Worker | None = None) -> Worker:
-        """Return the idle worker of a group that was idle last, and count it busy."""
+        """Return the worker of a group that became idle last, preferably not `avoid`, and count it as busy."""
         self.idlers -= 1
         if group.idle[-1] is avoid:
             for at in range(len(group.idle) - 2, -1, -1):
@@ -168,7 +169,7 @@ class Fleet:
         return group.idle.pop()
 
     def unidle(self, worker: Worker) -> None:
-        """Count one process of an idle worker busy."""
+        """Count one process of an idle worker as busy."""
         if worker.group is not None:
             worker.group.idle.remove(worker)
             self.idlers -= 1
@@ -177,11 +178,11 @@ class Fleet:
         for _ in range(worker.hello.processes - len(worker.running) - worker.elsewhere):
             self.free(worker)
 
-    # What they could answer.
+    # What the workers can answer
 
     @property
     def able(self) -> int:
-        """How many workers can answer."""
+        """Number of workers that can answer."""
         return sum(len(group.members) for group in self.groups)
 
     def others(self, query: PendingQuery, than: Worker, now: float) -> bool:
@@ -193,7 +194,7 @@ class Fleet:
         )
 
     def awaited(self, query: PendingQuery, now: float) -> bool:
-        """Return whether a worker that takes a query's batch size should be able to answer it in time, soon."""
+        """Return whether a worker that is expected back can answer a query in time."""
         batch, latest = query.batch, query.due - self._known(query)
         resting = ((each.back_at, each.hello.batch) for each in self.workers if not each.draining)
         return now <= latest and any(
@@ -202,23 +203,23 @@ class Fleet:
 
     @property
     def most_awaited(self) -> int:
-        """The largest batch of workers that are there, or else should be soon."""
+        """The largest batch of the workers, or else of the workers that are expected back."""
         resting = (each.hello.batch for each in self.workers if each.back_at < math.inf and not each.draining)
         return self.most or max((*(most for _, most in self.coming), *resting), default=0)
 
     def _known(self, query: PendingQuery) -> float:
-        """Return the least seconds of a query on workers that are there or were; 0 where none took it."""
+        """Return the minimum seconds of a query on all present and past workers; 0 if none took its batch size."""
         tables = (size.seconds_of(query.size_class) for size in self._sizes.values())
         return min((table[query.batch] for table in tables if query.batch < len(table)), default=0.0)
 
     def part_size(self, batch: int, left: float, size_class: int = 0) -> int:
-        """Return the rows of a query that are run at a time: all of them if a worker takes them in time.
+        """Return the rows in which to split a query: the most that a worker takes in time.
 
-        Else as many as one does, and where none does, as the largest batch has; 0 if no worker is there or awaited.
+        If no worker takes any in time: the most that a worker takes. 0 if no worker is present or expected.
 
         Args:
             batch: rows of the query.
-            left: seconds that it has.
+            left: seconds until its deadline.
             size_class: of its inputs.
         """
         most = min(self.most_awaited, batch)
@@ -233,7 +234,7 @@ class Fleet:
         return low or most
 
     def least_seconds(self, batch: int, size: int, size_class: int = 0) -> float:
-        """Return the seconds that all workers need at least for a query in parts of so many rows; 0 without any."""
+        """Return a lower bound of the seconds that all workers together need for a query in parts of `size` rows."""
         rate = 0.0
         for group in self.groups:
             rows = min(size, group.most)
@@ -241,15 +242,15 @@ class Fleet:
             rate += slots * rows / group.seconds[size_class][rows]
         return batch / rate if rate else 0.0
 
-    # Tables for decisions.
+    # Tables for decisions
 
     def set_prices(self, prices: Mapping[SizeKey, float]) -> None:
-        """Set what a second of each size is worth; sizes left out are worth what they can do."""
+        """Set the price of a second of each size; other sizes get a price by their speed."""
         self._prices = prices
         self.refresh()
 
     def refresh(self) -> None:
-        """Make the tables anew."""
+        """Compute the tables again."""
         self.groups = sorted(self._by_key.values(), key=lambda group: (group.key, group.steps))
         self.most = max((len(group.size.seconds) - 1 for group in self.groups), default=0)
         self.idle = [group.idle for group in self.groups]
@@ -269,13 +270,13 @@ class Fleet:
         group.seconds[size_class] = seconds + [math.inf] * (self.most - group.most)
 
     def _price(self, group: Group) -> float:
-        """Return the price set, or the worth of what a second does if every worker ran single items."""
+        """Return the group's price, or else its speed with single items relative to the fastest group."""
         return self._prices.get(group.key) or min(
             1.0, min(each.seconds[0][1] for each in self.groups) / group.seconds[0][1]
         )
 
     def _compare(self, size_class: int) -> None:
-        """Make the tables of a size class."""
+        """Compute the tables of a size class."""
         quickest = self.quickest[size_class] = [0.0]
         cheapest = self.least[size_class] = [0.0]
         columns = self.columns[size_class] = [([], [])]
@@ -293,21 +294,21 @@ class Fleet:
             columns.append((seconds, extra))
 
 
-# What a second of each size is worth: the fluid prices for the workers there are and the queries that come.
+# Prices of a second of each size: those of the fluid model for the present workers and queries
 
 
 _DRIFT = 0.2
-"""Half the sum of differences between two distributions of batch sizes above which prices are made anew."""
+"""Total variation distance of two distributions of batch sizes above which prices are computed again."""
 
 
 @dataclass(frozen=True, slots=True)
 class PriceQuestion:
-    """What prices depend on.
+    """The input of a computation of prices.
 
     Attributes:
         sizes: of the workers.
-        slots: batches that run side by side on all workers of each size.
-        seconds: of batch sizes 1, 2, ... on each size, inf for batches that are too large for it.
+        slots: number of concurrent batches on all workers of each size.
+        seconds: of batch sizes 1, 2, ... on each size; inf for batches that are too large for it.
         share: of queries of each batch size, adding up to 1.
         deadline: seconds.
         quantile: share of the queries that must be answered by then.
@@ -321,7 +322,7 @@ class PriceQuestion:
     quantile: float
 
     def differs(self, other: PriceQuestion | None) -> bool:
-        """Return whether the other's prices may be unlike these."""
+        """Return whether the other's prices may differ from these."""
         if other is None or (self.sizes, self.slots) != (other.sizes, other.slots):
             return True
         changes = (abs(a - b) for a, b in zip(self.share, other.share, strict=True))
@@ -331,7 +332,7 @@ class PriceQuestion:
 def price_question(
     fleet: Fleet, queries: Mapping[int, int], deadline: float, quantile: float
 ) -> PriceQuestion | None:
-    """Return what to ask; None where there is nothing to choose between."""
+    """Return the input for prices; None if there is only one size, or no queries."""
     slots: dict[SizeKey, int] = {}
     seconds: dict[SizeKey, tuple[float, ...]] = {}
     for group in fleet.groups:
@@ -353,7 +354,7 @@ def price_question(
 
 
 def _in_parts(queries: Mapping[int, int], most: int) -> list[int]:
-    """Return how many queries have each batch size from 1 to `most`; larger ones are run in parts of so many rows."""
+    """Return the number of queries of each batch size from 1 to `most`; larger ones count as parts of `most` rows."""
     counts = [0] * (most + 1)
     for batch, count in queries.items():
         counts[min(batch, most)] += count * max(1, batch // most) if most else 0
@@ -363,8 +364,8 @@ def _in_parts(queries: Mapping[int, int], most: int) -> list[int]:
 
 
 def fluid_prices(asked: PriceQuestion) -> dict[SizeKey, float]:
-    """Return the prices, the dearest 1. Takes milliseconds: for a thread."""
-    # Most gateways ask for no prices: they start without HiGHS, in a third of the time.
+    """Return the prices, the largest 1. It takes milliseconds, so it should run in a thread."""
+    # Most gateways need no prices, and without HiGHS they start in a third of the time.
     from partita.serve.fluid import second_prices  # noqa: PLC0415
 
     flows = _Flows(
@@ -376,7 +377,7 @@ def fluid_prices(asked: PriceQuestion) -> dict[SizeKey, float]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Flows:
-    """What the fluid model reads of a problem; the sizes may be of several models of GPU."""
+    """The part of a `ServingProblem` that the fluid model reads; the sizes may be of several GPU models."""
 
     profiles: tuple[SizeKey, ...]
     latency: NDArray[np.float64]
@@ -385,21 +386,21 @@ class _Flows:
     quantile: float
 
 
-# Workers that are slow or failing: what is expected of each, and when it is trusted again.
+# The health of workers: which are slow or failing, and when they are used again
 
 
-_OVERDUE = 4.0  # times its estimate: then a batch is overdue
-_LEAST_OVERDUE_S = 0.05  # but never sooner: a host that is out of breath is no failure
-_HOPELESS = 4.0  # times as long, and its deadlines past: then nobody waits for it any more
-_FAILURES = 3  # failed batches in a row: then a worker rests
-_REST_S = (1.0, 30.0)
-_TRY_S = (0.25, 30.0)  # between two queries of a size class that is refused: the first time, and at most
-_FORGET_S = 0.25  # without a batch: then corrections of a size are forgotten
+_OVERDUE = 4.0  # a batch is overdue after so many times its estimate
+_LEAST_OVERDUE_S = 0.05  # but never sooner, since a short stall of the host is no failure
+_HOPELESS = 4.0  # a batch past its deadlines is given up after so many times the overdue time
+_FAILURES = 3  # failed batches in a row after which a worker rests
+_REST_S = (1.0, 30.0)  # the first rest, and the longest
+_TRY_S = (0.25, 30.0)  # between two trials of a size class that is refused: at first, and at most
+_FORGET_S = 0.25  # without a batch, after which corrections of a size are dropped
 _EVERY_S = 0.02
 
 
 class WorkerHealth:
-    """Corrects estimates, and judges by batches which workers can be given more.
+    """Corrects estimates, and decides from finished and overdue batches which workers may get more.
 
     Args:
         fleet: the workers.
@@ -414,18 +415,18 @@ class WorkerHealth:
         self._lessons: list[tuple[Batch, float, float]] = []
 
     def done(self, batch: Batch, took: float, now: float, *, good: bool) -> bool:
-        """Count a batch's end, and let its worker be idle if nothing speaks against it.
+        """Take note of a batch's end, and free its worker if it takes work.
 
-        What it teaches waits for the next `tick`: first the worker gets something to do.
+        Estimates are corrected at the next `tick`, so that the worker gets its next batch first.
 
         Args:
-            batch: that ended, and is no longer among its worker's.
+            batch: that has ended, and is no longer among its worker's running ones.
             took: seconds from start to end.
-            now: the moment.
-            good: whether the worker did not fail any query.
+            now: the current time.
+            good: whether the worker failed no query.
 
         Returns:
-            Whether the worker should rest: it fails all it gets.
+            Whether the worker should rest, because it has failed several batches in a row.
         """
         worker = batch.worker
         worker.seen = now
@@ -445,8 +446,8 @@ class WorkerHealth:
     def tries(self, query: PendingQuery, now: float) -> bool:
         """Say whether to try a query although its size class seems too slow for its deadline.
 
-        Else nothing more would be learned of the class. One is, now and then, if the table says that it is quick
-        enough; it is then judged by the table.
+        Without such trials, a wrong estimate of the class would never be corrected. From time to time a query is
+        tried if the table's seconds are short enough; decisions about it then use the table.
         """
         size_class = query.size_class
         if not size_class or query.due - now < self._fleet.quickest[0][query.batch]:
@@ -461,7 +462,7 @@ class WorkerHealth:
         return True
 
     def overdue(self, batches: Iterable[Batch], now: float) -> list[Batch]:
-        """Return the batches that should have been answered long ago; none if it was asked just now."""
+        """Return the batches that have become overdue; empty if called again within `_EVERY_S`."""
         if now < self._next:
             return []
         self._next = now + _EVERY_S
@@ -469,10 +470,10 @@ class WorkerHealth:
 
     @staticmethod
     def hopeless(batches: Iterable[Batch], now: float) -> list[Batch]:
-        """Return the batches that nobody should wait for, as far as their queries are past their deadlines.
+        """Return the batches to be given up, as far as their queries are past their deadlines.
 
-        A worker that is alive may take longer than it should: what it answers late is still an answer. One that
-        gives no sign of life is waited for until the deadline alone.
+        A late answer of a living worker still counts, so such batches get more time. A batch on a worker without a
+        sign of life is given up at its deadline.
         """
         return [
             each
@@ -483,25 +484,25 @@ class WorkerHealth:
         ]
 
     def suspect(self, batch: Batch) -> None:
-        """Give a batch's worker nothing new until it has answered."""
+        """Mark a batch as overdue; its worker gets nothing new until it has answered."""
         if not batch.overdue:
             batch.overdue = True
             batch.worker.overdue += 1
             self._fleet.rest(batch.worker)
 
     def left(self, worker: Worker) -> None:
-        """Forget a worker that is gone."""
+        """Drop the state of a worker that is gone."""
         self._failures.pop(worker, None)
         self._resting.discard(worker)
 
     def rested(self, now: float) -> list[Worker]:
-        """Return the workers that have rested for long enough."""
+        """Return the workers whose rest is over."""
         found = [worker for worker in self._resting if worker.back_at <= now]
         self._resting.difference_update(found)
         return found
 
     def tick(self, now: float) -> list[Worker]:
-        """Correct the tables and give second chances; return the workers that may be idle again."""
+        """Correct the estimates and probe slow workers; return the workers that may be idle again."""
         changed = self._learn()
         if now < self._next_estimates:
             return changed
@@ -513,7 +514,7 @@ class WorkerHealth:
         return changed + slow
 
     def _learn(self) -> list[Worker]:
-        """Correct the estimates; return the workers that now belong into another group."""
+        """Correct the estimates; return the workers that have moved to another group."""
         changed: dict[Worker, None] = {}
         for batch, took, now in self._lessons:
             if batch.input_class:
@@ -530,7 +531,7 @@ class WorkerHealth:
         return list(changed)
 
     def _learn_of_inputs(self, batch: Batch, took: float, now: float, changed: dict[Worker, None]) -> None:
-        """Correct what is known of a size class of inputs, and of the worker if enough was known before."""
+        """Correct the estimate of a size class, and the worker's slowdown if the class was known before."""
         worker, size_class, items = batch.worker, batch.input_class, batch.items
         size = worker.size
         if not batch.trial:
@@ -555,7 +556,7 @@ class WorkerHealth:
             if now - size.seen > _FORGET_S:
                 size.forget()
         if any(size.changed for size in sizes):
-            for size in sizes:  # what one has seen of a size class counts for others too
+            for size in sizes:  # observations of a size class also change the estimates of other sizes
                 size.apply()
             self._fleet.refresh()
 

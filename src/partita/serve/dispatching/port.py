@@ -1,4 +1,4 @@
-"""What a router is to the gateway's dispatcher, and to simulations."""
+"""The protocol of a router, for the gateway's dispatcher and for simulations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Choice(NamedTuple):
-    """A batch to start: worker, queries, their batch sizes added up, and the seconds that it should take."""
+    """A batch to start: its worker, its queries, the sum of their batch sizes, and its expected seconds."""
 
     worker: Worker
     queries: list[PendingQuery]
@@ -25,12 +25,12 @@ class Choice(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """What holds for every router.
+    """Rules for every router.
 
     Attributes:
-        deadline: seconds from arrival to the latest answer where a query has no deadline of its own.
+        deadline: default seconds from a query's arrival to its latest answer.
         batching: whether queries are joined.
-        early: whether queries are refused on arrival when the queue before them is too long.
+        early: whether queries are refused on arrival if the queue is too long for their deadline.
     """
 
     deadline: float
@@ -39,33 +39,33 @@ class Rules(NamedTuple):
 
 
 class Router(Protocol):
-    """Keeps the queries that wait, and chooses among them whenever something changed."""
+    """Keeps the waiting queries, and chooses among them after each change."""
 
     dropped: list[PendingQuery]
-    """Queries that can no longer be answered in time; whoever reads them empties the list."""
+    """Queries that can no longer be answered in time; the dispatcher empties the list."""
 
     def __init__(self, fleet: Fleet, rules: Rules) -> None: ...
 
     @classmethod
     def on(cls, problem: ServingProblem, counts: NDArray[np.int64]) -> Serve:
-        """Return what serves queries by this policy in simulation, on instances in these counts, shape (K,)."""
+        """Return a simulation of this policy on instances in these counts, shape (K,)."""
         ...
 
     @property
     def waiting(self) -> int:
-        """Queries that wait."""
+        """Number of waiting queries."""
         ...
 
     def put(self, query: PendingQuery, now: float) -> bool:
-        """Let a query wait; False if it is of no use, as it would be late."""
+        """Queue a query; return False, without queueing it, if it would be late."""
         ...
 
     def waits(self, query: PendingQuery, now: float) -> None:
-        """Hear that a query could not start on arrival."""
+        """Take note that a query could not start on arrival."""
         ...
 
     def freed(self, worker: Worker) -> None:
-        """Hear that a worker, known to the fleet as idle, has become so."""
+        """Take note that a worker has become idle; the fleet knows it already."""
         ...
 
     def next(self, now: float) -> Choice | None:
@@ -73,17 +73,17 @@ class Router(Protocol):
         ...
 
     def removed(self, query: PendingQuery) -> None:
-        """Hear that a waiting query has ended."""
+        """Take note that a waiting query has ended."""
         ...
 
     def lost(self, worker: Worker) -> Sequence[PendingQuery]:
-        """Return the queries that wait for this very worker, which takes nothing new, and let them wait no more."""
+        """Dequeue and return the queries that are bound to a worker, which takes nothing new."""
         ...
 
     def larger(self, than: int) -> Sequence[PendingQuery]:
-        """Return the queries that wait of more rows than so many, which are then not to wait any more."""
+        """Return the waiting queries with more rows than `than`; the dispatcher then removes them."""
         ...
 
     def expire(self, now: float) -> None:
-        """Drop what can no longer be answered in time; `next` then looks at everything."""
+        """Drop queries that can no longer be answered in time; the following `next` considers all others."""
         ...

@@ -1,6 +1,6 @@
-"""Queries between arrival and end, the batches in which they run, and the workers that run these.
+"""Queries between arrival and end, the batches in which they run, and the workers that run the batches.
 
-These change: one dispatcher owns them. A query too large for a worker is asked in parts (`SplitQuery`).
+These objects are mutable and owned by one dispatcher. A query too large for a worker is split (`SplitQuery`).
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 QUEUED, RUNNING, ENDED = 0, 1, 2
-"""Where a query is."""
+"""States of a query."""
 
 
 KIND_SHIFT = 17
-"""Bits of a kind that are the batch size; the size class is above them."""
+"""Number of low bits of a kind that are the batch size; the high bits are the size class."""
 
 
 class PendingQuery:
@@ -33,25 +33,26 @@ class PendingQuery:
 
     Attributes:
         batch: its batch size.
-        input_class: size class of its inputs; 0 where all queries of its service have the same.
-        size_class: the class that it is judged by; 0 where it is tried although its class is held to be too slow.
-        kind: queries of one kind stand in one queue: they have one batch size and one size class.
-        arrived: moment of arrival.
-        allowed: seconds from then to the latest moment of its answer.
-        due: that moment.
-        alike: queries that can share a batch have equal ones.
-        query: what is sent to a worker; None in simulations.
+        input_class: size class of its inputs; 0 if all queries of its service have inputs of equal size.
+        size_class: the class that decisions use; 0 for a trial of a class that seems too slow.
+        kind: batch size and size class in one number; queries of one kind share a queue.
+        arrived: time of arrival.
+        allowed: seconds from arrival to the latest answer.
+        due: time of the latest answer.
+        alike: queries that can share a batch have equal values.
+        query: to be sent to a worker; None in simulations.
         receiver: gets the answer; None in simulations.
-        weight: what a second of its slack weighs against prices.
-        key: queries of one batch size start in this order.
+        weight: of a second of its slack, relative to prices.
+        key: queries of one batch size start in the order of this value.
         state: `QUEUED`, `RUNNING` or `ENDED`.
-        begun: when it last started.
-        tries: how often it started.
-        runs: how many workers run it now: more than one where the first takes far longer than it should.
+        begun: time of its last start.
+        tries: number of its starts.
+        runs: number of workers that run it now; more than one if the first takes far too long.
         avoid: the worker that failed it.
-        seconds: that its batch took in the worker.
-        split: its parts, where it is asked in parts; or what it is a part of.
-        row: of the whole, that a part begins with.
+        worker: the last worker that ran or answered it.
+        seconds: that its batch ran in the worker.
+        split: its parts if it is split; for a part, the split that it belongs to.
+        row: for a part, its first row within the whole query.
     """
 
     __slots__ = (
@@ -82,15 +83,15 @@ class PendingQuery:
         self.row = 0
 
     def try_anyhow(self) -> None:
-        """Judge it by what the table says, not by what was observed of its size class."""
+        """Decide by the performance table, not by observations of its size class."""
         self.size_class, self.kind = 0, self.batch
 
 
 class AnswerReceiver(Protocol):
-    """Who awaits an answer: a future, or what costs less."""
+    """Receives the answer to a query: a future, or something cheaper."""
 
     def done(self) -> bool:
-        """Return whether it awaits nothing any more."""
+        """Return whether it no longer waits for an answer."""
         ...
 
     def set_result(self, result: Answer, /) -> None:
@@ -98,7 +99,7 @@ class AnswerReceiver(Protocol):
         ...
 
     def set_exception(self, exception: BaseException, /) -> None:
-        """Take the reason why there is none."""
+        """Take the reason why there is no answer."""
         ...
 
 
@@ -117,7 +118,7 @@ class RefusalReason(StrEnum):
     """Why a query is refused."""
 
     LATE = "late"
-    """Its deadline cannot be met, or the queue in front of it says so."""
+    """Its deadline cannot be met, by the workers' speed or the queue's length."""
     NO_WORKER = "no_worker"
     """No worker takes queries of its service and batch size."""
     DRAINING = "draining"
@@ -125,24 +126,24 @@ class RefusalReason(StrEnum):
     FULL = "full"
     """Too many queries wait."""
     WORKER_LOST = "worker_lost"
-    """Its worker is gone or does not answer, and there is no second try, or no time for one."""
+    """Its worker is gone or does not answer, and a second try is not allowed or would be late."""
 
 
 _REFUSALS = {
     RefusalReason.LATE: "the deadline cannot be met",
-    RefusalReason.NO_WORKER: "no worker is ready for it",
+    RefusalReason.NO_WORKER: "no worker is ready for the query",
     RefusalReason.DRAINING: "the gateway is draining",
-    RefusalReason.FULL: "too many queries wait",
-    RefusalReason.WORKER_LOST: "its worker is gone or does not answer",
+    RefusalReason.FULL: "too many queries are waiting",
+    RefusalReason.WORKER_LOST: "the query's worker is gone or does not answer",
 }
 
 
 class QueryRefusedError(PartitaError):
-    """A query that the gateway does not take, or no longer.
+    """The gateway refuses a query, on arrival or later.
 
     Args:
-        reason: why.
-        retry_after_s: seconds after which another try may be of use.
+        reason: of the refusal.
+        retry_after_s: seconds after which a retry may succeed.
     """
 
     def __init__(self, reason: RefusalReason, retry_after_s: float) -> None:
@@ -152,11 +153,11 @@ class QueryRefusedError(PartitaError):
 
 
 class QueryFailedError(PartitaError):
-    """A query that a worker answered with an error of its own, again on the second try if there was time."""
+    """A worker answered a query with an error; so did the second try, if there was time for one."""
 
 
 class QueryEnd(NamedTuple):
-    """A query that has ended: how, why it was refused, and its answer where a worker gave one."""
+    """A query that has ended: the outcome, the reason of a refusal, and the worker's answer if there is one."""
 
     query: PendingQuery
     outcome: QueryOutcome
@@ -164,24 +165,24 @@ class QueryEnd(NamedTuple):
     answer: Answer | None = None
 
 
-# What runs them.
+# Batches and workers
 
 
 class Batch:
-    """What a worker runs: queries side by side.
+    """Queries that a worker runs together.
 
     Attributes:
-        number: unlike that of every other batch of the dispatcher.
+        number: unique among the batches of a dispatcher.
         worker: that runs it.
-        queries: in it; None in the place of one that is waited for no longer.
-        items: their batch sizes added up.
-        begun: moment of its start.
+        queries: in it; None in place of a query that has been given up.
+        items: sum of their batch sizes.
+        begun: time of its start.
         input_class: of its queries.
-        trial: whether it is judged by another class.
-        due: latest moment at which one of its queries is of use.
-        expected: seconds it should take.
-        overdue: whether it has taken far longer.
-        stuck: whether nobody waits for it any more.
+        trial: whether its queries are trials (`PendingQuery.try_anyhow`).
+        due: the latest deadline of its queries.
+        expected: seconds that it should take.
+        overdue: whether it has taken far longer than expected.
+        stuck: whether it has been given up.
     """
 
     __slots__ = (
@@ -209,40 +210,40 @@ class Batch:
 
 
 class UnreadyReason(StrEnum):
-    """Why a worker cannot answer now, although it is there."""
+    """Why a connected worker cannot answer now."""
 
     SILENT = "silent"
     """It gives no sign of life."""
     FAULT = "fault"
-    """It says itself that it cannot: its server does not answer."""
+    """It reports that it cannot answer: its server does not."""
     STUCK = "stuck"
-    """It runs a batch that it should have answered long ago, and whose deadlines have passed."""
+    """It runs a batch that is long overdue and past all its deadlines."""
     RESTING = "resting"
-    """It has failed several batches in a row, and is tried again later."""
+    """It has failed several batches in a row, and is used again later."""
 
 
 class Worker:
     """One worker, on one instance.
 
     Attributes:
-        name: as `node-0/gpu-3/3g.40gb@4`.
-        hello: what it said it is.
+        name: such as `node-0/gpu-3/3g.40gb@4`.
+        hello: its description of itself.
         link: sends it batches; None in simulations.
         key: of its size.
-        size: what is known of workers like it.
+        size: estimates for all workers of its size.
         slowdown: how it compares with them.
-        group: of workers that take as long.
+        group: of workers with equal durations; None if it takes no work.
         running: its batches by number.
-        bound: queries that wait for this very worker, where the router binds early.
+        bound: queries that wait for this worker, if the router binds early.
         bound_s: seconds that those will take.
         draining: whether it takes nothing new.
         unready: why it cannot answer now; empty if it can.
-        back_at: when it is tried again, where it rests.
-        overdue: batches of it that take far longer than they should.
-        elsewhere: batches that it has of other gateways.
-        seen: when it last answered.
-        busy_s: seconds of work, over all its processes.
-        answered: queries.
+        back_at: when it is used again after resting; infinite if it does not rest.
+        overdue: number of its overdue batches.
+        elsewhere: number of batches that it has from other gateways.
+        seen: time of its last answer.
+        busy_s: seconds of work over all its processes.
+        answered: number of queries.
     """
 
     __slots__ = (
@@ -282,15 +283,15 @@ class Worker:
 
 
 class BatchSender(Protocol):
-    """What sends batches to a worker."""
+    """Sends batches to a worker."""
 
     def run(self, number: int, queries: Sequence[Query]) -> None:
-        """Ask for a batch."""
+        """Send a batch."""
         ...
 
 
 SizeKey = tuple[int, str, int, int, tuple[tuple[int, float], ...]]
-"""Compute slices, profile, processes, largest batch, table: workers with equal keys should be alike."""
+"""Compute slices, profile, processes, largest batch, table: workers with equal keys should take equally long."""
 
 
 class Group:
@@ -299,12 +300,13 @@ class Group:
     Attributes:
         key: of their size.
         steps: of their slowdowns, by band of batch sizes.
-        size: what is known of them.
-        members: the workers in it, in the order of their coming.
-        idle: one entry per batch that could start now; the last is taken first.
+        size: estimates for their size.
+        members: the workers, in the order in which they joined.
+        idle: one entry per batch that could start now; the last is used first.
         seconds: of a batch, by size class and batch size.
-        price: what a second is worth; the dearest size's is about 1.
-        at: its place among the groups of its fleet.
+        price: value of a second; about 1 for the most valuable size.
+        most: the largest batch that its workers take.
+        at: its index among the groups of its fleet.
     """
 
     __slots__ = ("at", "idle", "key", "members", "most", "price", "seconds", "size", "steps")
@@ -321,10 +323,10 @@ class Group:
 
 
 class ByClass(dict[int, list[float]]):
-    """Figures by batch size for each size class of inputs, made when a class is first asked for.
+    """Figures by batch size for each size class of inputs, computed when a class is first used.
 
     Args:
-        make: makes those of a class.
+        make: computes the figures of a class.
     """
 
     __slots__ = ("_make",)
@@ -334,30 +336,30 @@ class ByClass(dict[int, list[float]]):
         self._make = make
 
     def __missing__(self, size_class: int) -> list[float]:
-        """Make the figures of a class."""
+        """Compute the figures of a class."""
         self._make(size_class)
         return self[size_class]
 
 
-# Queries of more rows than a worker takes.
+# Queries with more rows than a worker takes
 
 
 PARTS_AT_ONCE = 64
-"""Parts of one query that wait or run at the same time: the next ones follow as these end, so that no query fills the
-queue, or holds up the event loop, by itself."""
+"""Maximum number of one query's parts that wait or run at a time, so that no query alone fills the queue or blocks
+the event loop."""
 
 
 class SplitQuery:
-    """Parts of one query. Each has all of its rows' inputs, its deadline, and a second try of its own.
+    """A query in parts. Each part has the query's deadline, and a second try of its own.
 
     Attributes:
-        whole: the query as it came.
+        whole: the query.
         under_way: its parts that wait or run.
 
     Args:
-        whole: as it came, or was waiting.
-        query: what it asks.
-        alike: what its parts have in common with queries that can share a batch.
+        whole: the query, new or waiting.
+        query: its tensors.
+        alike: `PendingQuery.alike` of its parts.
     """
 
     def __init__(self, whole: PendingQuery, query: Query, alike: Hashable) -> None:
@@ -372,11 +374,11 @@ class SplitQuery:
 
     @property
     def more(self) -> bool:
-        """Whether another part is to be asked now."""
+        """Whether another part can start now."""
         return bool(self._left) and self.whole.state != ENDED and len(self.under_way) < PARTS_AT_ONCE
 
     def next(self, size: int) -> PendingQuery:
-        """Return the next part, of so many rows at most; there must be one."""
+        """Return the next part, of at most `size` rows; there must be one."""
         row, query, tries = self._left.popleft()
         first, rest = split_off(query, size)
         if rest is not None:
@@ -396,15 +398,15 @@ class SplitQuery:
         return part
 
     def again(self, part: PendingQuery) -> None:
-        """Let a part be asked in smaller ones."""
+        """Put a part back, to be split into smaller ones."""
         del self.under_way[part]
-        assert part.query is not None  # noqa: S101 -- it was asked
+        assert part.query is not None  # noqa: S101 -- only in simulations, which do not split
         self._left.appendleft((part.row, part.query, part.tries))
 
     def ended(self, end: QueryEnd, now: float) -> QueryEnd | None:
-        """Take note of a part's end; return how the whole query ended, if it has now.
+        """Take note of a part's end; return the end of the whole query if that ends it, else None.
 
-        The whole is answered when all parts are. Where one is not, neither is the whole, for the same reason.
+        The whole query is answered when all its parts are. If a part fails, the whole query fails in the same way.
         """
         part, outcome, reason, answer = end
         self.under_way.pop(part, None)
@@ -428,5 +430,5 @@ class SplitQuery:
             found = [self._answers[row] for row in sorted(self._answers)]
             whole = stacked_answers([answer for _, answer in found], [rows for rows, _ in found])
         except UnlikePartsError as error:
-            return Answer(error=f"it was run in parts, and {error}"), QueryOutcome.FAILED
+            return Answer(error=f"the query was run in parts, and {error}"), QueryOutcome.FAILED
         return whole, QueryOutcome.ANSWERED

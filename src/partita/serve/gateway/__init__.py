@@ -1,14 +1,14 @@
-"""The gateway: it takes queries over HTTP and gRPC, has workers answer them in time, and hands the answers back.
+"""The gateway: accepts queries over HTTP and gRPC, has workers answer them in time, and returns the answers.
 
-The way of a query, file by file:
+A query passes these files:
 
-    http_server  reads a request (`http_message` its bytes, `http_api` what is at its path); or `grpc_server`
-    oip_json     makes a query of its body, checked against the model's signature (`oip`)
+    http_server  reads a request (`http_message` its bytes, `http_api` its path); or `grpc_server`
+    oip_json     reads the query in its body, and checks it against the model's signature (`oip`)
     gateway      finds the route of its service
-    route        counts it, asks the dispatcher (`serve.dispatching`), and executes what that decides
+    route        counts it, asks the dispatcher (`serve.dispatching`), and executes the decisions
     link         sends the batch to the worker
 
-The answer comes by `link`, `gateway`, `route` and the dispatcher, and `route` hands it to whoever asked:
-`http_server` writes it with `oip_json`. Beside the way stand `statistics` and `metrics` (what is counted), `watchdog`
-(which workers hang), `access` (who may ask), and `server`, which starts all of it and ends it in order.
+The answer returns through `link`, `gateway`, `route` and the dispatcher, and `http_server` writes it with `oip_json`.
+Other files are `statistics` and `metrics` (counters), `watchdog` (workers that hang), `access` (authentication), and
+`server`, which starts everything and ends it in order.
 """

@@ -1,4 +1,4 @@
-"""Where the gateway listens, and who may ask: on loopback everybody, beyond it who shows a token or a certificate."""
+"""Where the gateway listens, and the authentication of clients: required beyond loopback, by token or certificate."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BACKLOG = 2048
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """Files, in PEM: the server's certificate and key, and the authority whose clients may connect."""
+    """PEM files: the server's certificate and key, and the authority of the clients' certificates."""
 
     cert: Path
     key: Path
@@ -31,13 +31,13 @@ class Tls:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where the gateway listens, and who may ask.
+    """Where the gateway listens, and the credentials of clients.
 
     Attributes:
         host: name or address.
-        port: of HTTP; 0 takes a free one.
-        grpc_port: of gRPC; 0 takes a free one.
-        token: that requests must carry, None for none.
+        port: of HTTP; 0 for a free one.
+        grpc_port: of gRPC; 0 for a free one.
+        token: that requests must carry; None for none.
         tls: None for plain text.
     """
 
@@ -57,10 +57,10 @@ def read_endpoint(
     key: Path | None,
     client_ca: Path | None,
 ) -> Endpoint:
-    """Return what options name, their files read and checked; `ports` are those of HTTP and gRPC.
+    """Return the endpoint of some options, with their files read and checked; `ports` are those of HTTP and gRPC.
 
     Raises:
-        InputError: a file is missing or cannot be used, or others could ask without leave.
+        InputError: a file is missing or cannot be used, or the models could be used without authentication.
     """
     token = read_token(token_file) if token_file is not None else None
     tls = read_tls(cert, key, client_ca)
@@ -69,10 +69,10 @@ def read_endpoint(
 
 
 def read_tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> Tls | None:
-    """Return the files of TLS, checked; None without any.
+    """Return the checked TLS files; None if none is given.
 
     Raises:
-        InputError: one is missing or cannot be used.
+        InputError: a file is missing or cannot be used.
     """
     if cert is None and key is None and client_ca is None:
         return None
@@ -94,7 +94,7 @@ def check_exposure(host: str, *, token: bool, tls: Tls | None) -> None:
     """Refuse to listen beyond loopback without authentication.
 
     Raises:
-        InputError: neither a token nor clients' certificates are asked for there.
+        InputError: neither a token nor certificates of clients are required.
     """
     if token or (tls is not None and tls.client_ca is not None) or is_loopback(host):
         return
@@ -106,20 +106,20 @@ def check_exposure(host: str, *, token: bool, tls: Tls | None) -> None:
 
 
 class Authenticator:
-    """Lets in who shows the token; everybody if there is none.
+    """Checks the token of requests.
 
     Args:
-        token: that `Authorization: Bearer` must carry.
+        token: that `Authorization: Bearer` must carry; None to accept all requests.
     """
 
     def __init__(self, token: str | None = None) -> None:
         self._token = token.encode() if token is not None else None
 
     def check(self, authorization: bytes | None) -> None:
-        """Look at what a request carries.
+        """Check the Authorization header of a request.
 
         Raises:
-            RequestError: it is not the token.
+            RequestError: it does not carry the token.
         """
         if self._token is None:
             return
@@ -129,7 +129,7 @@ class Authenticator:
 
 
 def listening(host: str, port: int, option: str) -> socket.socket:
-    """Return a socket that listens; port 0 takes a free one.
+    """Return a listening socket; port 0 takes a free port.
 
     Args:
         host: name or address.
@@ -160,5 +160,5 @@ def listening(host: str, port: int, option: str) -> socket.socket:
 
 
 def host_and_port(host: str, port: int) -> str:
-    """Return an address as URLs have it."""
+    """Return an address as in URLs."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

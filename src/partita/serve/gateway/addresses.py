@@ -1,4 +1,4 @@
-"""Connections to workers on other hosts, by their addresses: kept, made again, and let go."""
+"""Connections to workers on other hosts: made by address, repeated when they end, dropped when no longer wanted."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ _LOG = logging.getLogger("partita.serve.workers")
 _LOOK_S = 0.5
 _CONNECT_S = 2.0
 _PAUSE_S = (0.05, 2.0)
-"""Seconds before an address is tried again: the first time, and at most. A pod that starts is there soon."""
+"""Pause before an address is tried again: the first, short for starting pods, and the longest."""
 _REST_S = (1.0, 30.0)
-"""The same where something answers that cannot be used."""
+"""The same pauses, if the worker at the address cannot be used."""
 
 
 class WorkerAccess(NamedTuple):
-    """What workers on other hosts are known by, and what they ask for.
+    """The credentials for workers on other hosts.
 
     Attributes:
-        token: that both know; None where workers ask for none.
-        tls: of the gateway's side; None for plain text.
-        server_name: that the workers' certificates must have; None for each one's own host.
+        token: shared with the workers; None if they require none.
+        tls: the gateway's TLS context; None for plain text.
+        server_name: name in the workers' certificates; None for each worker's host.
     """
 
     token: str | None = None
@@ -44,11 +44,11 @@ class WorkerAccess(NamedTuple):
 
 
 OPEN = WorkerAccess()
-"""Of workers that ask for nothing, as on this host's loopback."""
+"""For workers that require neither token nor TLS, as on loopback."""
 
 
 def read_tls_client(ca: Path) -> ssl.SSLContext:
-    """Return what trusts the certificates of an authority alone.
+    """Return a TLS context that trusts only the certificates of one authority.
 
     Raises:
         InputError: the file cannot be used.
@@ -64,34 +64,34 @@ def read_tls_client(ca: Path) -> ssl.SSLContext:
 
 
 class Served(NamedTuple):
-    """What a gateway serves: services, and where their workers are."""
+    """The services of a gateway, and the addresses of their workers."""
 
     services: Sequence[ServedService]
     addresses: Sequence[WorkerAddress]
 
 
 class ServiceSource(Protocol):
-    """Knows what to serve."""
+    """Knows the services and the addresses of workers, which may change."""
 
     @property
     def found(self) -> Served:
-        """What to serve now."""
+        """The current services and addresses."""
         ...
 
     async def follow(self, tell: Callable[[Served], None]) -> None:
-        """Tell what to serve now, and again whenever that changes, until cancelled."""
+        """Call `tell` with the services and addresses, now and after each change, until cancelled."""
         ...
 
 
 class WatchedFiles:
-    """Reads files again when one of them has changed.
+    """Reads files again when one of them has changed (a `ServiceSource`).
 
     Args:
         paths: of the files.
-        read: reads them all.
+        read: reads all files.
 
     Raises:
-        InputError: a file cannot be used now.
+        InputError: a file cannot be used.
     """
 
     def __init__(self, paths: Sequence[Path], read: Callable[[], Served]) -> None:
@@ -101,13 +101,13 @@ class WatchedFiles:
 
     @property
     def found(self) -> Served:
-        """What was read last."""
+        """The services and addresses of the last successful reading."""
         return self._found
 
     async def follow(self, tell: Callable[[Served], None]) -> None:
-        """Tell what to serve now, and again whenever that changes, until cancelled.
+        """Call `tell` with the services and addresses, now and after each change, until cancelled.
 
-        Files that cannot be used change nothing, and are told in the log.
+        If a file cannot be used, a warning is logged and the last successful reading holds.
         """
         tell(self._found)
         while True:
@@ -120,14 +120,14 @@ class WatchedFiles:
                 self._found = await asyncio.to_thread(self._read)
             except PartitaError as error:
                 hint = f" ({error.hint})" if error.hint else ""
-                _LOG.warning("%s%s; what was read before is kept", error, hint)
+                _LOG.warning("%s%s; the last valid files are kept", error, hint)
                 continue
             services, addresses = self._found
-            _LOG.info("read anew: %d services, %d workers at addresses", len(services), len(addresses))
+            _LOG.info("files read again: %d services, %d addresses of workers", len(services), len(addresses))
             tell(self._found)
 
     def _stamped(self) -> list[tuple[int, int, int]]:
-        """Return what changes with the files, also where a ConfigMap's link leads to another one."""
+        """Return a stamp of each file, which also changes when a ConfigMap's symbolic link is switched."""
         found = []
         for path in self._paths:
             try:
@@ -140,16 +140,16 @@ class WatchedFiles:
 
 
 class _Dialled:
-    """An address that is kept connected.
+    """An address to which a connection is kept.
 
     Attributes:
         address: of the worker.
-        task: keeps it connected.
-        link: the connection; None while there is none.
-        lost: set when it has ended.
-        fault: whether what answered could not be used.
-        tried: whether it has said what it is, or could not be reached, at least once.
-        told: why it could not be reached, when that was last logged.
+        task: keeps the connection.
+        link: the connection; None if there is none.
+        lost: set when the connection has ended.
+        fault: whether the worker could not be used.
+        tried: whether it has sent HELLO or failed at least once.
+        told: the last logged reason why the worker cannot be used.
     """
 
     def __init__(self, address: WorkerAddress) -> None:
@@ -165,9 +165,9 @@ class WorkerAddresses:
     """Keeps one connection to each of some addresses.
 
     Args:
-        make: makes the connection's protocol: of the address as text, and how it is greeted.
-        let_go: is told of a connection whose address is no longer among them; it ends it when nothing runs there.
-        access: what the workers ask for.
+        make: makes the connection's protocol from the address as text and the handshake.
+        let_go: called with a connection whose address is no longer wanted; it must drain and close it.
+        access: credentials for the workers.
     """
 
     def __init__(
@@ -190,34 +190,34 @@ class WorkerAddresses:
                 dialled.task = asyncio.get_running_loop().create_task(self._keep(dialled))
 
     def service(self, name: str) -> str | None:
-        """Return the service that the worker at an address should serve; None if nobody asks for it any more."""
+        """Return the service that the worker at an address should serve; None if the address is not wanted."""
         found = self._dialled.get(name)
         return None if found is None else found.address.service
 
     def silent(self) -> bool:
-        """Return whether some worker has not yet said what it is, nor turned out to be out of reach."""
+        """Return whether some worker has neither sent HELLO nor failed yet."""
         return not all(each.tried for each in self._dialled.values())
 
     def spoke(self, name: str) -> None:
-        """Note that a worker has said what it is."""
+        """Take note that a worker has sent HELLO."""
         if (found := self._dialled.get(name)) is not None:
             found.tried, found.told = True, ""
 
     def lost(self, link: Link, why: str) -> None:
-        """Note that a connection ended, and why, where it was not in order."""
+        """Take note that a connection has ended; `why` is empty if it ended in order."""
         found = self._dialled.get(link.name)
         if found is not None and found.link is link:
             found.fault, found.tried, found.link = link.worker is None, True, None
             found.lost.set()
             if link.worker is None:
                 self._tell(
-                    found, why or "it ended the connection before it said what it is, as for a wrong token"
+                    found, why or "it closed the connection before HELLO, possibly because of a wrong token"
                 )
             elif why:
                 _LOG.warning("%s: %s", link.worker.name, why)
 
     async def close(self) -> None:
-        """Connect no more."""
+        """Stop connecting."""
         tasks = [each.task for each in self._dialled.values() if each.task is not None]
         self._dialled.clear()
         for task in tasks:
@@ -243,7 +243,7 @@ class WorkerAddresses:
             await asyncio.sleep(min(most, least * 2.0 ** min(tries, 10)) * random.uniform(0.5, 1.0))
 
     async def _connect(self, dialled: _Dialled) -> bool:
-        """Connect; return whether there is a connection now."""
+        """Connect; return whether that succeeded."""
         token, tls, server_name = self._access
         address = dialled.address
         link = self._make(str(address), Greeting(token))
@@ -267,14 +267,18 @@ class WorkerAddresses:
 
     @staticmethod
     def _tell(dialled: _Dialled, why: str) -> None:
-        """Log why a worker cannot be asked: once, not at every try."""
+        """Log why a worker cannot be used, once for each reason."""
         if why and why != dialled.told:
             dialled.told = why
-            _LOG.warning("%s of %s cannot be asked: %s", dialled.address, dialled.address.service, why)
+            _LOG.warning("%s of %s cannot be used: %s", dialled.address, dialled.address.service, why)
 
 
 async def _connected(address: WorkerAddress) -> socket.socket:
-    """Return a socket that is connected; raises OSError."""
+    """Return a connected socket.
+
+    Raises:
+        OSError: no connection could be made.
+    """
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     for last, (family, kind, protocol, _, at) in enumerate(found, 1 - len(found)):
@@ -289,4 +293,4 @@ async def _connected(address: WorkerAddress) -> socket.socket:
                 raise
         else:
             return made
-    raise OSError("its name has no address")
+    raise OSError("the host name has no address")

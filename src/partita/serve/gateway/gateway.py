@@ -1,6 +1,6 @@
-"""The gateway's runtime: connects to workers, routes queries to them and hands back their answers.
+"""The gateway's runtime: connects to workers, routes queries to them, and returns their answers.
 
-Workers are found in a folder, where they are on this host, and by their addresses.
+Workers on this host are found by their sockets in a folder, others by their addresses.
 """
 
 from __future__ import annotations
@@ -42,32 +42,32 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 _TICK_S = 0.005
 _IDLE_TICKS = 4
-"""Ticks between those of a service that nobody asks: what it has to correct can wait, and there may be hundreds."""
+"""An idle service is ticked only every so many ticks: its corrections can wait, and there may be hundreds of them."""
 _HELD_UP_S = 0.025
 _POLL_S = 0.001
 _PRICES_S = 2.0
 _RATES_S = 5.0
 _HELLO_S = 1.0
 _REACHED_S = 3.0
-"""Seconds in which a worker that is there can be reached, and has said what it is."""
+"""Seconds to wait until new workers are connected and have sent HELLO."""
 _LEAVING_S = 3600.0
-"""Seconds that a worker which is not to be asked any more has for what it runs; one that hangs is found before."""
+"""Seconds that a removed worker has for its running batches; the watchdog finds one that hangs before."""
 _MOST_BATCH, _MOST_PROCESSES = 1 << 16, 1 << 10
 _WORKER = "partita.serve.worker"
 
 
 class Gateway:
-    """Routes queries to workers. All its methods belong to one event loop.
+    """Routes queries to workers. All its methods must be called in one event loop.
 
     Args:
-        services: that it serves.
-        folder: in which the sockets of this host's workers appear; None where it has none.
+        services: to be served.
+        folder: in which the sockets of this host's workers appear; None if there are none.
         router: name of the policy: `late-binding`, `price`, `elsa` or `fifs`.
         batching: whether waiting queries are joined into batches.
-        dividing: whether queries of more rows than a worker takes are asked in parts.
-        rates: file to which observed rates are written; none if None.
-        starts: tells when workers are started anew, so that queries may wait for them.
-        access: what workers on other hosts ask for.
+        dividing: whether queries with more rows than a worker takes are split.
+        rates: file to which observed rates are written; None for no file.
+        starts: says when workers will be started again, so that queries can wait for them.
+        access: credentials for workers on other hosts.
 
     Raises:
         InputError: there is no such router.
@@ -108,7 +108,7 @@ class Gateway:
         self._draining = False
 
     async def start(self) -> None:
-        """Watch the folder; return when the workers that are already there are known."""
+        """Watch the folder; return when the workers that exist already are connected."""
         await self._folder.start()
         await self.know_all()
         self._spawn(self._keep_prices())
@@ -118,10 +118,10 @@ class Gateway:
         self._tick()
 
     def follow(self, served: Served) -> None:
-        """Serve these services from now on, by the workers at these addresses and those of the folder.
+        """Serve these services from now on, with the workers at these addresses and those of the folder.
 
-        A worker that is left out gets nothing new once those in its place were reached, and finishes what it has. A
-        service that is left out takes no new queries, and finishes those that it has.
+        A worker at another address gets nothing new as soon as its replacements are connected, and finishes its
+        batches. A service that is not listed refuses new queries, and finishes those that it has.
         """
         if self._draining:
             return
@@ -147,14 +147,14 @@ class Gateway:
             del self._routes[name]
 
     async def drain(self, grace_s: float) -> None:
-        """Refuse what comes, and return when what is there has ended or the grace is over."""
+        """Refuse new queries, and return when all others have ended or the grace period is over."""
         self._draining = True
         for route in self._routes.values():
             route.dispatcher.close()
         await until(lambda: all(each.dispatcher.idle for each in self._routes.values()), grace_s)
 
     async def close(self) -> None:
-        """Leave the workers; what is still there is refused."""
+        """Disconnect from the workers; queries that are left are refused."""
         self._draining = True
         now = time.monotonic()
         for route in self._routes.values():
@@ -174,10 +174,10 @@ class Gateway:
             with suppress(PartitaError):
                 await asyncio.to_thread(write_rates, self._rates, {})
 
-    # Queries, and what is seen of services.
+    # Queries, and the state of services
 
     def model(self, service: str) -> Model | None:
-        """Return what a service takes and gives, None if there is no such service."""
+        """Return the model of a service, None if there is no such service."""
         route = self._routes.get(service)
         return route.model if route else None
 
@@ -187,17 +187,17 @@ class Gateway:
         return route is not None and not self._draining and bool(route.dispatcher.fleet.groups)
 
     async def infer(self, service: str, query: Query, deadline_s: float | None = None) -> Answer:
-        """Return the answer; its `invalid` is set where the query itself is at fault.
+        """Return the answer to a query; its `invalid` is set if the query itself is at fault.
 
-        Cancelling the task that awaits it takes the query out of the queue.
+        Cancelling the awaiting task cancels the query.
 
         Args:
-            service: that is asked; it must be known.
-            query: as the client sent it.
-            deadline_s: seconds from now to the latest answer; the service's own if None.
+            service: name of an existing service.
+            query: from the client.
+            deadline_s: seconds from now to the latest answer; None for the service's own deadline.
 
         Raises:
-            QueryRefusedError: it cannot be answered in time, or not now.
+            QueryRefusedError: the query cannot be answered in time, or not now.
             QueryFailedError: workers failed it.
         """
         return await self._routes[service].infer(query, deadline_s)
@@ -205,23 +205,23 @@ class Gateway:
     def ask(
         self, service: str, query: Query, deadline_s: float | None, receiver: AnswerReceiver
     ) -> PendingQuery:
-        """Ask without awaiting: `receiver` gets the answer or the error, maybe before this returns."""
+        """Submit a query without awaiting; `receiver` gets the answer or error, possibly before this returns."""
         return self._routes[service].ask(query, deadline_s, receiver)
 
     def forget(self, service: str, waiting: PendingQuery) -> None:
-        """Take a query out of the queue that `ask` put there."""
+        """Cancel a query that `ask` has submitted."""
         self._routes[service].forget(waiting)
 
     def workers(self, service: str) -> Iterable[Worker]:
-        """Return a service's workers; it must be known."""
+        """Return the workers of an existing service."""
         return self._routes[service].dispatcher.fleet.workers
 
     def statistics(self, service: str) -> ServiceStatistics:
-        """Return what a service has done so far; it must be known."""
+        """Return the statistics of an existing service."""
         return self._routes[service].view().statistics
 
     def snapshot(self) -> GatewaySnapshot:
-        """Return the state of everything now."""
+        """Return the current state of all services and workers."""
         routes = self._routes.values()
         return GatewaySnapshot(
             tuple(route.view() for route in routes),
@@ -229,14 +229,14 @@ class Gateway:
             self._draining,
         )
 
-    # What workers say.
+    # Messages of workers (`LinkHandler`)
 
     def connected(self, link: Link) -> None:
-        """Look after a connection's life."""
+        """Watch a new connection."""
         self._watchdog.watch(link)
 
     def said_hello(self, link: Link, hello: Hello) -> bool:
-        """Take a worker in, if it serves one of the services with the tensors of the others."""
+        """Add a worker if it serves one of the services with the same tensors as its other workers."""
         if link.remote is None:
             self._folder.spoke(link.name)
         else:
@@ -245,17 +245,19 @@ class Gateway:
         if route is None:
             return False
         if link.remote is not None and (wanted := self._addresses.service(link.name)) != hello.service:
-            _LOG.warning("%s: a worker of %s, not of %s", link.name, hello.service, wanted)
+            _LOG.warning("%s: the worker serves %s, not %s", link.name, hello.service, wanted)
             return False
         if not (1 <= hello.batch <= _MOST_BATCH and 1 <= hello.processes <= _MOST_PROCESSES):
             _LOG.warning(
-                "%s: a worker for batches of %d, %d at once", link.name, hello.batch, hello.processes
+                "%s: the worker claims batches of %d, %d at once", link.name, hello.batch, hello.processes
             )
             return False
         model = route.model
         alike = (model.inputs, model.outputs) == (hello.inputs, hello.outputs)
         if model.known and not alike and route.dispatcher.fleet.groups:
-            _LOG.warning("%s: its tensors are not those of the other workers of %s", link.name, hello.service)
+            _LOG.warning(
+                "%s: its tensors differ from those of the other workers of %s", link.name, hello.service
+            )
             return False
         link.service = hello.service
         link.worker = route.join(link, hello)
@@ -265,13 +267,13 @@ class Gateway:
     def said_done(
         self, link: Link, number: int, answers: Sequence[Answer], seconds: float, waited: float
     ) -> bool:
-        """Hand the answers to a batch back."""
+        """Take the answers to a batch."""
         if link.worker is None:
             return False
         return self._routes[link.service].done(link.worker, number, answers, seconds, waited)
 
     def said_load(self, link: Link, batches: int) -> None:
-        """Take note of how many batches a worker has of other gateways."""
+        """Take note of the number of batches that a worker has from other gateways."""
         if link.worker is not None:
             self._routes[link.service].said_load(link.worker, batches)
 
@@ -285,21 +287,21 @@ class Gateway:
         self._routes[link.service].said_fault(worker, fault=fault is not None)
 
     def said_draining(self, link: Link) -> None:
-        """Let the worker go, once its replacement, if it is there, is known."""
-        self._spawn(self._let_go(link))
+        """Drain a worker that is about to end, as soon as its possible replacement is connected."""
+        self._spawn(self._drain_worker(link))
 
-    async def _let_go(self, link: Link) -> None:
+    async def _drain_worker(self, link: Link) -> None:
         await self.know_all()
         if link.worker is not None and link in self._links:
             self._routes[link.service].drain(link.worker)
             link.drained()
 
     def let_go(self, link: Link) -> None:
-        """Give a worker nothing new that is not to be asked any more, and leave it when it has answered."""
+        """Drain a worker that is no longer wanted, and disconnect when it has answered."""
         self._spawn(self._finish_with(link))
 
     async def _finish_with(self, link: Link) -> None:
-        await until(lambda: not self._addresses.silent(), _REACHED_S)  # those in its place
+        await until(lambda: not self._addresses.silent(), _REACHED_S)  # its replacements
         worker = link.worker
         if worker is not None and link.open:
             route = self._routes[link.service]
@@ -311,7 +313,7 @@ class Gateway:
         link.close()
 
     def lost(self, link: Link, why: str) -> None:
-        """Try elsewhere what a worker that is gone was running."""
+        """Remove a worker that is gone, and retry its queries elsewhere."""
         self._links.discard(link)
         self._watchdog.forget(link)
         if link.worker is not None:
@@ -323,14 +325,14 @@ class Gateway:
         if why:
             _LOG.warning("%s: %s", link.worker.name if link.worker else link.name, why)
 
-    # What goes on by itself.
+    # Periodic work
 
     def _tick(self) -> None:
         now = time.monotonic()
         held_up, self._ticked = self._ticked and now - self._ticked > _HELD_UP_S, now
         if held_up:
-            # Who was held up was this process: what its workers have said meanwhile is read before one is called
-            # silent. The next time it looks, however late that is.
+            # This process itself was stalled. Messages of workers from that time are read first, before a worker can
+            # be called silent; the next tick works again, however late it is.
             self._ticked = 0.0
         else:
             self._ticks += 1
@@ -354,17 +356,17 @@ class Gateway:
             await asyncio.sleep(LOOK_S)
 
     def _end_hung(self, link: Link, why: str) -> None:
-        """End a worker that hangs, and let its queries go on without it, whether or not its process ends."""
+        """Kill a worker that hangs if it is a process of ours, and disconnect from it in any case."""
         if link.worker is not None:
             self._routes[link.service].hung += 1
         peer, ended = link.peer, False
-        # One that has said what it is has shown that it is a worker.
+        # Whoever has sent HELLO is a worker.
         if peer is not None and (link.worker is not None or peer.runs(_WORKER)):
             ended = peer.kill()
         left = (
-            "left alone, as it is not our process"
+            "not killed, as it is not our process"
             if link.remote is None
-            else "its host may be cut off; it is tried again"
+            else "its host may be cut off; connecting again"
         )
         link.close(f"{why}: {'killed' if ended else left}")
 
@@ -388,7 +390,7 @@ class Gateway:
                     _LOG.warning("%s", error)
 
     async def know_all(self) -> None:
-        """Return when the workers whose sockets are there have said what they are, or took too long to."""
+        """Return when all workers that can be found have sent HELLO, or that took too long."""
         connecting = self._folder.scan()
         if connecting:
             await asyncio.wait(connecting, timeout=_HELLO_S)
@@ -406,17 +408,17 @@ class Gateway:
 
 
 async def until(true: Callable[[], bool], seconds: float) -> None:
-    """Return when something is true, or after so many seconds."""
+    """Return when a condition is true, or after so many seconds."""
     end = time.monotonic() + seconds
-    while not true() and time.monotonic() < end:  # noqa: ASYNC110 -- an event would cost every query something
+    while not true() and time.monotonic() < end:  # noqa: ASYNC110 -- an event would slow down every query
         await asyncio.sleep(_POLL_S)
 
 
-# The gateway as the protocol's two transports see it.
+# Models, for both transports
 
 
 class ModelRepository:
-    """The models by name, as both transports see them.
+    """The models by name, for both transports.
 
     Args:
         gateway: answers.

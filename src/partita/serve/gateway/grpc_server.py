@@ -1,4 +1,4 @@
-"""The gateway over gRPC, in HTTP's event loop: the protocol, and the standard services of health and reflection."""
+"""The gRPC server, in the event loop of HTTP: the protocol, and the standard health and reflection services."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from partita.serve.gateway.oip import (
 from partita.serve.tensors import Tensor, pack_texts
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 
     from partita.serve.gateway.access import Authenticator, Tls
     from partita.serve.gateway.gateway import ModelRepository
@@ -53,40 +53,43 @@ if TYPE_CHECKING:
 
 
 Proto: TypeAlias = Any
-"""A message; or a map of some. Classes that are made at run time have no static type."""
+"""A message, or a map of messages. Classes that are made at run time have no static type."""
 Context: TypeAlias = Any
-"""Of a call; gRPC has no types."""
+"""The context of a call; gRPC has no types."""
 PACKAGE = "inference"
 SERVICE = f"{PACKAGE}.GRPCInferenceService"
 HEALTH_SERVICE = "grpc.health.v1.Health"
 DESCRIPTORS = "open_inference.binpb"
-"""The descriptor set beside this module, made of the .proto that is there too."""
+"""The descriptor set beside this module, made from the .proto file there."""
 _MESSAGE_EXTRA = 1 << 16
-"""Bytes that names and shapes may take beside the tensors' data."""
+"""Bytes of a message in addition to the tensors' data, for names and shapes."""
 _MOST_CALLS = 10_000
 
 
 class GrpcService(Protocol):
-    """Methods that are served."""
+    """The methods of a server."""
 
     def handlers(self) -> Sequence[Any]:
-        """Return gRPC's handlers of them."""
+        """Return the gRPC handlers of the methods."""
         ...
 
     def end_streams(self) -> None:
-        """End the streams that would go on for ever."""
+        """End streams that have no end of their own."""
         ...
 
 
 class GrpcServer:
-    """Serves methods.
+    """A gRPC server.
 
     Args:
-        service: answers.
+        service: its methods.
         host: to listen at.
-        port: of TCP; 0 takes a free one.
-        most: bytes of a request's tensors.
+        port: TCP port; 0 for a free one.
+        most: maximum bytes of a request's tensors.
         tls: None for plain text.
+
+    Attributes:
+        port: the port in use, after `start`.
     """
 
     def __init__(
@@ -97,7 +100,7 @@ class GrpcServer:
             options=(
                 ("grpc.max_receive_message_length", most + _MESSAGE_EXTRA),
                 ("grpc.max_send_message_length", -1),
-                ("grpc.so_reuseport", 0),  # a second gateway on the same port is a mistake, and told
+                ("grpc.so_reuseport", 0),  # so that a second gateway on the same port is an error
             ),
         )
         self._service = service
@@ -106,7 +109,7 @@ class GrpcServer:
         self.port = port
 
     async def start(self) -> None:
-        """Return when it answers.
+        """Return when it accepts calls.
 
         Raises:
             InputError: the port cannot be used.
@@ -129,7 +132,7 @@ class GrpcServer:
         await self._server.start()
 
     async def stop(self, grace_s: float) -> None:
-        """Take no new calls, and return when those under way have ended or the grace is over."""
+        """Accept no new calls, and return when running ones have ended or the grace period is over."""
         self._service.end_streams()
         await self._server.stop(grace_s)
 
@@ -141,30 +144,34 @@ def _credentials(tls: Tls) -> grpc.ServerCredentials:
     )
 
 
-# The protocol's messages, in a pool of their own: clients of the same protocol register the same names in protobuf's
-# default pool, and one process may hold both.
+# Messages, in descriptor pools of their own: clients of the same protocol in this process register the same names in
+# protobuf's default pool.
 
 
-def protocol_files() -> tuple[FileDescriptorProto, ...]:
-    """Return the descriptors of the protocol's files."""
-    return tuple(FileDescriptorSet.FromString(files(__package__).joinpath(DESCRIPTORS).read_bytes()).file)
+def descriptors(package: str, name: str) -> tuple[FileDescriptorProto, ...]:
+    """Return the descriptors in a descriptor set, which is a file of a Python package."""
+    return tuple(FileDescriptorSet.FromString(files(package).joinpath(name).read_bytes()).file)
 
 
-@cache
-def _pool() -> DescriptorPool:
+def message_classes(found: Iterable[FileDescriptorProto], package: str) -> Callable[[str], Any]:
+    """Return a function from a message's name to its class.
+
+    Args:
+        found: descriptors of the messages.
+        package: of the messages, in the sense of protobuf.
+    """
     pool = DescriptorPool()
-    for each in protocol_files():
+    for each in found:
         pool.Add(each)
-    return pool
+    return cache(lambda name: GetMessageClass(pool.FindMessageTypeByName(f"{package}.{name}")))
 
 
-@cache
-def message(name: str) -> Any:  # noqa: ANN401 -- a class that is made at run time
-    """Return the class of a message."""
-    return GetMessageClass(_pool().FindMessageTypeByName(f"{PACKAGE}.{name}"))
+_FILES = descriptors(__package__, DESCRIPTORS)
+message = message_classes(_FILES, PACKAGE)
+"""Returns the class of a message of the protocol."""
 
 
-# The protocol's methods.
+# The protocol's methods
 
 
 _LOG = logging.getLogger("partita.serve.grpc")
@@ -177,17 +184,17 @@ _CODES = {
 }
 _MALFORMED = "malformed message"
 _UNDER_WAY = 64
-"""Requests of one stream that are answered at the same time."""
+"""Maximum number of a stream's requests that run concurrently."""
 _STREAMED = message("ModelStreamInferResponse")
 
 
 class InferenceService:
-    """Answers the methods of inference.GRPCInferenceService, and the standard ones of health and reflection.
+    """The methods of inference.GRPCInferenceService, and of the standard health and reflection services.
 
     Args:
-        models: by their names.
-        authenticator: says who may ask.
-        errors: counts and logs errors.
+        models: by name.
+        authenticator: checks the token.
+        errors: counts and logs errors; None for a new counter.
     """
 
     def __init__(
@@ -200,7 +207,7 @@ class InferenceService:
         self._streams: set[asyncio.Task[None]] = set()
 
     def handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
-        """Return what a server needs to find the methods of the protocol, of health and of reflection."""
+        """Return the handlers of the protocol, of health and of reflection."""
         return self._protocol(), self._health.handler(), *ReflectionService(self.check).handlers()
 
     def _protocol(self) -> grpc.GenericRpcHandler:
@@ -233,7 +240,7 @@ class InferenceService:
             return answer
 
         def ready(request: Proto) -> dict[str, bool]:
-            # An unknown model is not an error, as with Triton: clients that wait for it go on asking.
+            # As in Triton, an unknown model is not an error, so that clients can wait for it.
             return {"ready": request.version in ("", VERSION) and gateway.ready(request.name)}
 
         def metadata(request: Proto) -> dict[str, Any]:
@@ -265,7 +272,7 @@ class InferenceService:
     def _guarded(
         self, name: str, answer: Callable[[Proto, Context], Awaitable[Proto]]
     ) -> Callable[[Proto, Context], Awaitable[Proto]]:
-        """Return the method with its errors told as gRPC has them."""
+        """Return the method with a token check, and with errors as gRPC statuses."""
 
         async def method(request: Proto, context: Context) -> Proto:
             try:
@@ -288,10 +295,10 @@ class InferenceService:
         return method
 
     def check(self, context: Context) -> None:
-        """Refuse a call whose client may not ask.
+        """Check the token of a call.
 
         Raises:
-            RequestError: it shows no token that is good.
+            RequestError: the token is missing or wrong.
         """
         self._authenticator.check(_metadata(context, "authorization"))
 
@@ -309,7 +316,7 @@ class InferenceService:
         return write_message(service, request.id, answer)
 
     async def _stream(self, requests: AsyncIterator[Proto], context: Context) -> AsyncIterator[Proto]:
-        """Answer the requests of a stream in their order, several at a time."""
+        """Run the requests of a stream concurrently, and answer them in order."""
         try:
             self.check(context)
         except RequestError as error:
@@ -346,14 +353,14 @@ class InferenceService:
             return _STREAMED(infer_response=await self._infer(request, context))
         except (RequestError, QueryRefusedError, QueryFailedError) as error:
             self._count(_status(error, context)[0], error, "ModelStreamInfer", context)
-            # The identity tells the client which of its requests it was.
+            # The id tells the client which of its requests failed.
             return _STREAMED(error_message=str(error), infer_response={"id": request.id})
         except Exception:  # noqa: BLE001 -- it ends one request, not the stream
             _LOG.exception("a fault in partita itself at ModelStreamInfer")
             return _STREAMED(error_message="a fault in partita itself; its log says more")
 
     def end_streams(self) -> None:
-        """Take nothing more from the streams there are: each ends when what it has sent is answered."""
+        """Read no more requests of open streams; each stream ends when its requests are answered."""
         self._health.end_watches()
         for taking in self._streams:
             taking.cancel()
@@ -367,7 +374,7 @@ class InferenceService:
 
 
 def _reader(name: str) -> Callable[[bytes], Proto | None]:
-    """Return what reads a message, and reads None where there is none: gRPC would log a fault of ours."""
+    """Return a function that reads a message, or returns None for an invalid one, since gRPC would log exceptions."""
     read = message(name).FromString
 
     def reader(data: bytes) -> Proto | None:
@@ -382,7 +389,7 @@ def _reader(name: str) -> Callable[[bytes], Proto | None]:
 def _status(
     error: RequestError | QueryRefusedError | QueryFailedError, context: Context
 ) -> tuple[grpc.StatusCode, tuple[tuple[str, str], ...]]:
-    """Return the code of an error, and the metadata that go with it: when to try again (gRFC A6)."""
+    """Return the status code of an error, and the trailing metadata with the time to retry (gRFC A6)."""
     if isinstance(error, RequestError):
         return _CODES.get(error.status, grpc.StatusCode.INVALID_ARGUMENT), ()
     if isinstance(error, QueryFailedError):
@@ -406,7 +413,7 @@ def _metadata(context: Context, key: str) -> bytes | None:
     return None
 
 
-# Requests and answers as messages.
+# Requests and answers as messages
 
 
 _FIELDS = {
@@ -423,17 +430,17 @@ _FIELDS = {
     "FP64": ("fp64_contents", "d"),
     "BYTES": ("bytes_contents", ""),
 }
-"""By datatype, the field of typed contents, and `array`'s code for it."""
+"""The field of typed contents and `array`'s code for it, by datatype."""
 _PARAMETERS = {bool: "bool_param", int: "int64_param", str: "string_param", float: "double_param"}
 _RESPONSE = message("ModelInferResponse")
 _OUTPUT = _RESPONSE.InferOutputTensor
 
 
 def read_message(request: Proto, signature: Signature, limits: RequestLimits) -> tuple[Query, float | None]:
-    """Return the query that a ModelInferRequest asks, and its deadline in seconds, None without one.
+    """Return the query of a ModelInferRequest, and its deadline in seconds, None if it has none.
 
     Raises:
-        RequestError: it cannot be answered as it is.
+        RequestError: the request has a fault.
     """
     deadline_s, given = None, {}
     if request.parameters:
@@ -505,7 +512,7 @@ def _parameters(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_message(service: str, request_id: str, answer: Answer) -> Proto:
-    """Return an answer as a ModelInferResponse; its data are raw."""
+    """Return an answer as a ModelInferResponse with raw contents."""
     found = _RESPONSE(
         model_name=service,
         model_version=VERSION,
@@ -523,7 +530,7 @@ def write_message(service: str, request_id: str, answer: Answer) -> Proto:
 
 
 def _tell(into: Proto, told: Mapping[str, Any]) -> None:
-    """Write parameters as the protocol's messages have them; what they cannot hold as JSON."""
+    """Write parameters into a message; a value of an unsupported type becomes a JSON text."""
     for name, value in told.items():
         field = _PARAMETERS.get(type(value))
         if field is None or (field == "int64_param" and not -(2**63) <= value < 2**63):
@@ -532,21 +539,21 @@ def _tell(into: Proto, told: Mapping[str, Any]) -> None:
             setattr(into[name], field, value)
 
 
-# The standard health service, which probes and load balancers ask of any gRPC server. Its names are those of the
-# models; the empty name, and that of the protocol's own service, is the server.
-# https://github.com/grpc/grpc/blob/master/doc/health-checking.md says what each method answers.
+# The standard health service for probes and load balancers. Its service names are those of the models; the empty name
+# and that of the protocol's service stand for the server.
+# Source: https://github.com/grpc/grpc/blob/master/doc/health-checking.md
 
 
 _LOOK_S = 0.1
-"""Seconds between two looks whether what is watched has changed."""
+"""Seconds between two checks of watched statuses."""
 _Status = health_pb2.HealthCheckResponse.ServingStatus
 
 
 class HealthService:
-    """Answers `Check` and `Watch`, from what the gateway is at that moment.
+    """Answers `Check` and `Watch` with the current state of the gateway.
 
     Args:
-        models: by their names.
+        models: by name.
     """
 
     def __init__(self, models: ModelRepository) -> None:
@@ -554,7 +561,7 @@ class HealthService:
         self._ended = asyncio.Event()
 
     def handler(self) -> grpc.GenericRpcHandler:
-        """Return what a server needs to find the methods."""
+        """Return the handler of the methods."""
         request = health_pb2.HealthCheckRequest.FromString
         response = health_pb2.HealthCheckResponse.SerializeToString
         return grpc.method_handlers_generic_handler(
@@ -566,7 +573,7 @@ class HealthService:
         )
 
     def end_watches(self) -> None:
-        """End the streams of those who watch, each with its last status."""
+        """End all `Watch` streams, each with its last status."""
         self._ended.set()
 
     def _status(self, name: str) -> int:
@@ -601,9 +608,9 @@ class HealthService:
                 continue
 
 
-# Server reflection: clients such as grpcurl learn methods and messages from the server itself. The two versions of
-# the service have the same messages under other names
-# (https://github.com/grpc/grpc-proto/blob/master/grpc/reflection/v1/reflection.proto); both are answered.
+# Server reflection: clients such as grpcurl get methods and messages from the server. The two versions of the service
+# have the same messages under different names; both are supported.
+# Source: https://github.com/grpc/grpc-proto/blob/master/grpc/reflection/v1/reflection.proto
 
 
 _ALPHA, _V1 = "grpc.reflection.v1alpha", "grpc.reflection.v1"
@@ -613,7 +620,7 @@ class ReflectionService:
     """Answers `ServerReflectionInfo` of both versions.
 
     Args:
-        check: raises RequestError where the client of a call may not ask.
+        check: raises `RequestError` if the token of a call is missing or wrong.
     """
 
     def __init__(self, check: Callable[[Context], None]) -> None:
@@ -622,7 +629,7 @@ class ReflectionService:
         self._answers = reflection.aio.ReflectionServicer(names, _all_descriptors())
 
     def handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
-        """Return what a server needs to find the methods."""
+        """Return the handlers of the methods."""
         method = grpc.stream_stream_rpc_method_handler(
             self._answer,
             reflection_pb2.ServerReflectionRequest.FromString,
@@ -645,9 +652,9 @@ class ReflectionService:
 
 
 def _all_descriptors() -> DescriptorPool:
-    """Return the descriptors of all services, in a pool of their own as the protocol's messages are."""
+    """Return a descriptor pool of its own with all services."""
     pool = DescriptorPool()
-    for each in protocol_files():
+    for each in _FILES:
         pool.Add(each)
     for module in (health_pb2, reflection_pb2):
         pool.Add(_file(module))
@@ -662,6 +669,6 @@ def _file(module: Any) -> FileDescriptorProto:  # noqa: ANN401 -- a generated mo
 
 
 def _renamed(file: FileDescriptorProto) -> FileDescriptorProto:
-    """Return the first version's file with the second's names."""
+    """Return the v1alpha file with the names of v1."""
     text = text_format.MessageToString(file).replace("v1alpha", "v1")
     return text_format.Parse(text, FileDescriptorProto())

@@ -1,6 +1,6 @@
-"""What answers which request of HTTP: inferring, health, metadata, configuration, statistics, metrics.
+"""The HTTP API: inference, health, metadata, configuration, statistics, metrics.
 
-All paths are known when the gateway starts, so that a request costs one look into a dictionary.
+All paths are prepared when the services are set, so a request costs one look-up in a dictionary.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _LOG = logging.getLogger("partita.serve.http")
 Path = tuple[str, ...]
-"""The segments of a path, percent-escapes resolved."""
+"""The segments of a path, with percent-escapes resolved."""
 _READY: Path = ("v2", "health", "ready")
 _LIVE = frozenset({("healthz",), ("v2", "health", "live")})
-"""Paths at which the process says that it lives."""
+"""Paths of liveness probes."""
 _OPEN = _LIVE | {_READY}
-"""Paths that need no token: those who look after a process have none."""
+"""Paths that need no token, since probes have none."""
 _METRICS: Path = ("metrics",)
 _INDEX: Path = ("v2", "repository", "index")
 _GET = ("GET", "HEAD")
@@ -56,11 +56,11 @@ _RETRY_S = 1.0
 
 
 class BodyWanted(NamedTuple):
-    """A request that is answered once its body is there.
+    """A request that needs its body.
 
     Attributes:
-        service: that is asked to infer; None where the body says which services to list.
-        most: bytes that the body may have.
+        service: for inference; None for the repository index.
+        most: maximum bytes of the body.
     """
 
     service: str | None
@@ -68,16 +68,16 @@ class BodyWanted(NamedTuple):
 
 
 class HttpApi:
-    """Answers requests, or says what of them is needed to.
+    """Answers requests.
 
     Attributes:
-        models: by their names.
-        draining: whether nothing new is taken.
+        models: by name.
+        draining: whether new requests are refused.
 
     Args:
-        models: by their names.
+        models: by name.
         metrics: returns the metrics page.
-        authenticator: says who may ask.
+        authenticator: checks the token.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class HttpApi:
         self.list_paths()
 
     def list_paths(self) -> None:
-        """Have a path for each of the services that there are now."""
+        """Prepare the paths of the current services."""
         models, metrics = self.models, self._metrics
         live, infer = Reply(200, b'{"live":true}'), {}
         pages: dict[Path, Callable[[], Reply]] = {
@@ -111,11 +111,11 @@ class HttpApi:
         self._infer, self._pages = _with_slashes(infer), _with_slashes(pages)
 
     def begin(self, head: RequestHead) -> Reply | BodyWanted:
-        """Return the answer to a request, or which body it has to have.
+        """Return the answer to a request, or which body it needs.
 
         Raises:
-            RequestError: it cannot be answered as it is; nothing is at its path (404).
-            QueryRefusedError: not now.
+            RequestError: the request has a fault, such as an unknown path (404).
+            QueryRefusedError: the gateway is draining.
         """
         path, method = head.path, head.method
         if path not in _OPEN:
@@ -137,7 +137,7 @@ class HttpApi:
         return page() if method in _GET else _not_allowed(method, ", ".join(_GET))
 
     def index(self, body: bytes) -> Reply:
-        """Return the services, all or the ready ones, as the body of a request asks.
+        """Return all services, or only the ready ones if the body of the request asks for them.
 
         Raises:
             RequestError: the body is not a JSON object.
@@ -176,9 +176,9 @@ class HttpApi:
 
 
 def _with_slashes(found: dict[Path, T]) -> dict[Path, T]:
-    """Add the paths in which slashes of names stand as they are, where those lead nowhere else.
+    """Add paths with unescaped slashes in names, unless these mean something else.
 
-    An escaped one separates nothing, so that `a%2Fb` is one name; NVIDIA's client sends names' slashes unescaped.
+    An escaped slash does not separate segments, so `a%2Fb` is one name; NVIDIA's client does not escape slashes.
     """
     split = {tuple("/".join(path).split("/")): each for path, each in found.items()}
     return {**split, **found}
@@ -189,15 +189,15 @@ def _not_allowed(method: str, allowed: str) -> Reply:
 
 
 def _not_ready(named: dict[str, str], why: str) -> Reply:
-    # No reason: it answers what was asked, and those who probe do so every few seconds.
+    # No reason, so that it is not logged: it answers a probe, and probes come every few seconds.
     return Reply(503, orjson.dumps({**named, "ready": False, "error": why}))
 
 
 def json_length(headers: Mapping[bytes, bytes]) -> int | None:
-    """Return the bytes of JSON before the binary data of a request to infer, None where all is JSON.
+    """Return the bytes of JSON before the binary data of an inference request; None if all of it is JSON.
 
     Raises:
-        RequestError: what is said of it is no number.
+        RequestError: the header is no number.
     """
     text = headers.get(b"inference-header-content-length")
     if text is None:
@@ -209,7 +209,7 @@ def json_length(headers: Mapping[bytes, bytes]) -> int | None:
 
 
 def answer_reply(service: str, request: InferRequest, answer: Answer) -> Reply:
-    """Return what a client is sent of a worker's answer; raises as `checked` and `write_answer` do."""
+    """Return the reply with a worker's answer; raises as `checked` and `write_answer` do."""
     document, json_size = write_answer(service, request, checked(answer))
     if json_size is None:
         return Reply(200, document)
@@ -217,7 +217,7 @@ def answer_reply(service: str, request: InferRequest, answer: Answer) -> Reply:
 
 
 def error_reply(error: BaseException, request: str) -> Reply:
-    """Return what is said of an error; one that nobody foresaw is logged, with the request."""
+    """Return the reply for an error; an unexpected one is logged with the request."""
     if isinstance(error, RequestError):
         return failure(error.what, error.status, _CHALLENGE if error.status == 401 else (), error.reason)
     if isinstance(error, QueryRefusedError):
@@ -229,5 +229,5 @@ def error_reply(error: BaseException, request: str) -> Reply:
 
 
 def draining() -> QueryRefusedError:
-    """Return what is said while nothing new is taken."""
+    """Return the refusal of new requests while the gateway drains."""
     return QueryRefusedError(RefusalReason.DRAINING, _RETRY_S)

@@ -1,4 +1,4 @@
-"""Requests and responses of HTTP/1.1 as bytes: heads, bodies, and what RFC 9110 and RFC 9112 ask of them."""
+"""Parses requests and writes responses of HTTP/1.1, by the rules of RFC 9110 and RFC 9112."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from partita.serve.gateway.oip import REASONS, RequestError, quoted
 
 END = b"\r\n\r\n"
 METHODS = "GET, HEAD, POST"
-"""What some path takes, for `Allow`."""
+"""All methods that any path accepts, for `Allow`."""
 _KNOWN = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"TRACE", b"PATCH"})
 _METHOD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64})(?: |\Z)")
 _CONTROLS = re.compile(rb"[\0-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?=[^\n])|(?<!\r)\n|\r\n[ \t]")
-"""What no head holds: control characters, line ends that are not both of CR and LF, and folded lines."""
+"""What a head must not contain: control characters, line ends other than CR LF, and folded lines."""
 _HOST = re.compile(rb"(?:\[[0-9A-Za-z:.]+\]|[0-9A-Za-z._~%!$&'()*+,;=-]*)(?::[0-9]*)?")
 _ABSOLUTE = re.compile(rb"(?i)https?://([^/?#]*)([^?#]*)(?:\?.*)?")
 _PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
@@ -31,13 +31,13 @@ _SINGLE = frozenset(
         b"inference-header-content-length", b"partita-deadline-ms",
     }
 )  # fmt: skip
-"""If one of these came twice, it would be unclear which one counts."""
+"""Headers that must not be repeated, as it would be unclear which one counts."""
 _MOST_LENGTH = 15
 _MOST_PATH = 4096
 
 
 class ProtocolError(RequestError):
-    """What came cannot be read as a request, and neither can what follows on its connection.
+    """The data is no valid request, so the rest of the connection cannot be read either.
 
     Args:
         what: one sentence, sent to the client.
@@ -53,11 +53,11 @@ class RequestHead(NamedTuple):
     """A request without its body.
 
     Attributes:
-        method: in capitals.
-        path: its segments, each with its percent-escapes resolved: a `/` in one separates nothing.
-        headers: by name in small letters; values of several joined by commas.
-        length: bytes of the body; None where it comes in chunks.
-        keep_alive: whether the connection stays open behind the answer.
+        method: in upper case.
+        path: its segments with percent-escapes resolved; a segment may contain `/`.
+        headers: by name in lower case; values of repeated headers are joined by commas.
+        length: bytes of the body; None if it is chunked.
+        keep_alive: whether the connection stays open after the answer.
         version: `1.0` or `1.1`.
     """
 
@@ -75,7 +75,7 @@ class RequestHead(NamedTuple):
 
     @property
     def has_length(self) -> bool:
-        """Whether the client says where the body ends, or that there is one."""
+        """Whether the client gives the length of the body, or sends it in chunks."""
         return self.length is None or b"content-length" in self.headers
 
     @property
@@ -85,10 +85,10 @@ class RequestHead(NamedTuple):
 
 
 def check_beginning(data: bytes) -> None:
-    """Refuse what cannot become a head; more of it may be on its way.
+    """Check the beginning of a head that may be incomplete.
 
     Raises:
-        ProtocolError: it cannot.
+        ProtocolError: it cannot become a valid head.
     """
     found = _METHOD.match(data)
     if found is None:
@@ -102,10 +102,10 @@ def check_beginning(data: bytes) -> None:
 
 
 def read_head(data: bytes) -> RequestHead:
-    """Return what a head says, `data` being all of it.
+    """Return the head in `data`, which must be complete.
 
     Raises:
-        ProtocolError: it is not a head, or does not say where its request ends.
+        ProtocolError: it is not valid, or does not say where its request ends.
     """
     check_beginning(data)
     parsed = _Parsed()
@@ -113,7 +113,7 @@ def read_head(data: bytes) -> RequestHead:
     try:
         parser.feed_data(data)
     except HttpParserUpgrade:
-        pass  # a wish for another protocol may be passed over (RFC 9110, section 7.8)
+        pass  # a server may ignore Upgrade (RFC 9110, section 7.8)
     except HttpParserError as error:
         raise _told(error, data) from None
     version = parser.get_http_version()
@@ -133,7 +133,7 @@ def read_head(data: bytes) -> RequestHead:
 
 
 class _Parsed:
-    """What the parser tells."""
+    """Collects what the parser finds."""
 
     __slots__ = ("headers", "target")
 
@@ -174,7 +174,7 @@ def _joined(pairs: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
 
 
 def _check_host(host: bytes | None, version: str) -> None:
-    """Refuse what RFC 9112, section 3.2, has a server refuse."""
+    """Check the Host header by RFC 9112, section 3.2."""
     if host is None:
         if version == "1.1":
             raise ProtocolError("a request of HTTP/1.1 needs a Host", reason="host")
@@ -212,9 +212,9 @@ def _keeps_alive(headers: dict[bytes, bytes], version: str) -> bool:
 
 
 def _segments(target: bytes) -> tuple[str, ...]:
-    """Return the segments of a target's path, in the forms of RFC 9112, section 3.2, that servers are sent.
+    """Return the path segments of a request target, in origin, absolute or asterisk form (RFC 9112, section 3.2).
 
-    Nothing is resolved but percent-escapes, and those behind the split: neither `%2F` nor `..` leads elsewhere.
+    Only percent-escapes are resolved, after splitting, so neither `%2F` nor `..` leads to another path.
     """
     if target.startswith(b"/"):
         path = target.partition(b"?")[0]
@@ -238,9 +238,9 @@ def _segments(target: bytes) -> tuple[str, ...]:
 
 
 IN_PLACE = 1 << 16
-"""Bytes that are unpacked at once; more go to a thread, so that others need not wait."""
+"""Maximum bytes that are decompressed in the event loop; larger bodies are decompressed in a thread."""
 _WINDOWS = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}
-"""By content coding, zlib's window bits: deflate is the zlib format (RFC 9110, section 8.4.1.2)."""
+"""zlib's window bits by content coding; `deflate` means the zlib format (RFC 9110, section 8.4.1.2)."""
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,12})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
 _FIELD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*")
 _LONGEST_LINE = 1024
@@ -248,15 +248,15 @@ _MOST_TRAILERS = 64
 
 
 def check_body(head: RequestHead, most: int) -> None:
-    """Refuse by its head a body that cannot be taken.
+    """Check by its head whether a body can be accepted.
 
     Args:
         head: of the request.
-        most: bytes that the body may have.
+        most: maximum bytes of the body.
 
     Raises:
-        RequestError: it is too large (413), of a form that is not taken (415), of unknown length (411), or the
-            client expects what is not done (417).
+        RequestError: the body is too large (413), of an unsupported type (415) or unknown length (411), or the
+            expectation is not supported (417).
     """
     headers = head.headers
     if not head.has_length:
@@ -280,13 +280,13 @@ def check_body(head: RequestHead, most: int) -> None:
 
 
 def content_coding(head: RequestHead) -> bytes | None:
-    """Return how a body is compressed, None where it is not."""
+    """Return the compression of a body, None if it is not compressed."""
     coding = head.headers.get(b"content-encoding", b"identity").lower()
     return None if coding == b"identity" else coding
 
 
 def unpacked(body: bytes, coding: bytes, most: int) -> bytes:
-    """Return a compressed body as it was.
+    """Return a decompressed body.
 
     Raises:
         RequestError: it is damaged, or larger than `most` bytes.
@@ -299,33 +299,33 @@ def unpacked(body: bytes, coding: bytes, most: int) -> bytes:
     if len(found) > most:
         raise too_large(most)
     if not unpacker.eof or unpacker.unused_data:
-        raise RequestError(f"the body is cut short, or goes on after its {coding.decode()}")
+        raise RequestError(f"the body is cut short, or has data after the end of its {coding.decode()}")
     return found
 
 
 def too_large(most: int) -> RequestError:
-    """Return what is said of a body over the limit."""
+    """Return the error for a body over the limit."""
     return RequestError(
         f"the body has more than {most} bytes; `partita serve --max-body` sets the limit", 413
     )
 
 
 class ChunkedBody:
-    """Takes chunks apart (RFC 9112, section 7.1); what trails them is checked and passed over."""
+    """Decodes a chunked body (RFC 9112, section 7.1); trailers are checked and ignored."""
 
     __slots__ = ("_left", "_line", "_step", "_trailers")
 
     def __init__(self) -> None:
-        self._line = b""  # of a line that is not complete yet
-        self._left = 0  # bytes of the chunk
+        self._line = b""  # an incomplete line
+        self._left = 0  # missing bytes of the chunk
         self._step = self._take_size
         self._trailers = 0
 
     def take(self, data: bytes, parts: list[bytes]) -> bytes | None:
-        """Add what data hold of the body to `parts`; return what is behind its end, None before that has come.
+        """Append the body's bytes in `data` to `parts`; return the data after the body, None before its end.
 
         Raises:
-            ProtocolError: these are no chunks.
+            ProtocolError: the data are no valid chunks.
         """
         at = 0
         while at < len(data):
@@ -371,10 +371,10 @@ class ChunkedBody:
         return at
 
     def _end(self, data: bytes, at: int, parts: list[bytes]) -> int:
-        raise AssertionError(data, at, parts)  # nobody takes a step from here
+        raise AssertionError(data, at, parts)  # never called: it only marks the end
 
     def _whole_line(self, data: bytes, at: int) -> tuple[bytes | None, int]:
-        """Return the line that begins here without its end, None if that has not come, and where the next begins."""
+        """Return the line at `at`, None if it is incomplete, and the position after it."""
         end = data.find(b"\n", at)
         here = self._line + (data[at:] if end < 0 else data[at : end + 1])
         if len(here) > _LONGEST_LINE:
@@ -396,7 +396,7 @@ Headers = tuple[tuple[bytes, bytes], ...]
 
 
 class Reply(NamedTuple):
-    """Status, body, the body's media type, further headers, and in a word why it is no answer, if so."""
+    """A response: status, body, media type, further headers, and for errors one word for metrics."""
 
     status: int
     body: bytes
@@ -411,19 +411,19 @@ def json_reply(value: Any) -> Reply:  # noqa: ANN401 -- whatever orjson writes
 
 
 def failure(what: str, status: int, headers: Headers = (), reason: str = "") -> Reply:
-    """Return an error as the protocol has it."""
+    """Return an error in the protocol's format."""
     return Reply(status, orjson.dumps({"error": what}), JSON, headers, reason or REASONS[status])
 
 
 def unavailable(what: str, reason: str, retry_after_s: float) -> Reply:
-    """Return 503 for a reason that clients can read."""
+    """Return 503, with the reason and the time to retry as headers."""
     after = str(max(1, ceil(retry_after_s))).encode()
     headers = ((b"retry-after", after), (b"partita-reason", reason.encode()))
     return failure(what, 503, headers, reason)
 
 
 class Writer:
-    """Writes responses; their first lines are kept, with a date that is renewed each second."""
+    """Writes responses; first lines are cached, with a date that is renewed each second."""
 
     def __init__(self) -> None:
         self._firsts: dict[tuple[int, bytes], bytes] = {}
@@ -431,16 +431,16 @@ class Writer:
         self.renew()
 
     def renew(self) -> None:
-        """Take the date of now (RFC 9110, section 6.6.1)."""
+        """Update the date (RFC 9110, section 6.6.1)."""
         self._date = time.strftime("date: %a, %d %b %Y %H:%M:%S GMT\r\n", time.gmtime()).encode()
         self._firsts.clear()
 
     def head(self, reply: Reply, *, connection: bytes = b"") -> bytes:
-        """Return all of a response but its body.
+        """Return the head of a response.
 
         Args:
-            reply: that is sent.
-            connection: what the client is told of the connection; nothing if empty.
+            reply: the response.
+            connection: value of the Connection header; empty for none.
         """
         status, body, media, headers, _ = reply
         first = self._firsts.get((status, media))

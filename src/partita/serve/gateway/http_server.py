@@ -1,11 +1,11 @@
-"""The server of HTTP/1.1: connections read requests, answer them in order, and keep within limits of size and time.
+"""The HTTP/1.1 server: reads requests, answers them in order, and enforces limits of size and time.
 
-A client that keeps its connection sends the same head over and over. The head of a request to infer that was read
-once is known again byte for byte, so that a request that comes as a whole behind it costs one look into a dictionary.
-No request has a task: the gateway tells the connection its answer (`Asker`).
+Clients that keep their connection send the same head again and again. Heads of inference requests are cached by their
+bytes, so that a request with a known head that arrives as a whole costs one look-up in a dictionary. No request has a
+task: the connection itself receives the gateway's answer (it is an `AnswerReceiver`).
 
-While a request is answered, what follows it waits unread in a buffer that is not let grow, so that neither clients
-that send many requests at once nor those that do not take their answers cost more memory than a read and an answer.
+While a request is being answered, further data wait in a bounded buffer, so that clients that send many requests at
+once or do not read their answers cost no more memory than one read and one answer.
 """
 
 from __future__ import annotations
@@ -53,33 +53,33 @@ if TYPE_CHECKING:
 
 
 _MOST_HEADS, _LONGEST_HEAD, _SMALL_BODY = 256, 2048, 99_999
-"""Of heads that are known again: how many, their bytes, and those of the body behind them."""
+"""Limits of cached heads: their number, their bytes, and the bytes of the body."""
 _WELL_KNOWN = frozenset({b"expect", b"content-encoding", b"transfer-encoding"})
-"""A head with one of these is not known again."""
+"""A head with one of these headers is not cached."""
 _BUFFERED = 1 << 16
-"""Bytes that may wait unread behind a request that is being answered."""
+"""Bytes that may wait unread while a request is being answered."""
 _TOGETHER = 1 << 16
-"""Bytes of a response up to which it is put together; a longer one's body is not copied."""
+"""Maximum bytes of a body that is copied behind its head; a longer body is written separately."""
 _AT_ONCE = 32
-"""Requests of one connection that are answered before others have their turn."""
+"""Requests of one connection that are answered before other connections have their turn."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _LAST_S = 1.0
-"""Seconds in which clients may take what they were told last."""
+"""Seconds that clients have to read the last response."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """How many connections there may be, and how long each may take.
+    """Limits of connections.
 
     Attributes:
-        connections: at once.
+        connections: open at a time.
         head: bytes of a request's line and headers.
-        head_s: seconds for the line and headers, for the first request from connecting.
-        body_s: seconds for the body behind them.
+        head_s: seconds for the line and headers; for the first request from the start of the connection.
+        body_s: seconds for the body.
         idle_s: seconds between two requests.
-        unread_s: seconds in which a client takes nothing of its answer.
-        closing_s: seconds in which a client whose request was broken off may still send, so that it reads why.
-        bodies: bytes that all incomplete bodies may have together.
+        unread_s: seconds in which a client reads nothing of its answer.
+        closing_s: seconds in which a client may go on sending an aborted request, so that it reads the error.
+        bodies: bytes of all incomplete bodies together.
     """
 
     connections: int = 4096
@@ -93,14 +93,14 @@ class ConnectionLimits:
 
 
 class HttpServer:
-    """Serves the api on a socket that listens.
+    """Serves the API on a listening socket.
 
     Args:
-        api: answers.
+        api: answers requests.
         listener: is closed with the server.
         tls: None for plain HTTP.
-        limits: of connections.
-        errors: counts and logs errors.
+        limits: of connections; None for the defaults.
+        errors: counts and logs errors; None for a new counter.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class HttpServer:
         self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Return when it answers."""
+        """Return when it accepts connections."""
         context = _context(self._tls) if self._tls is not None else None
         limits = self._connections.limits
         self._server = await asyncio.get_running_loop().create_server(
@@ -132,20 +132,20 @@ class HttpServer:
         self._watching = asyncio.create_task(self._watch(min(1.0, limits.head_s / 10)))
 
     def drain(self) -> None:
-        """Refuse what comes from now on, also over new connections; each is closed behind its next answer.
+        """Refuse new requests from now on, also on new connections; close each connection after its next answer.
 
-        Liveness and metrics are still told.
+        Liveness and metrics are still answered.
         """
         self._application.draining = True
         for each in list(self._connections.open):
             each.drain()
 
     async def answered(self, seconds: float) -> None:
-        """Return when no answer is waited for and all have been taken, or in so long."""
+        """Return when all answers have been sent and read, or after so many seconds."""
         await until(lambda: not self._connections.under_way, seconds)
 
     async def stop(self, grace_s: float) -> None:
-        """Take no new connections, and return when the requests under way have ended or the grace is over."""
+        """Accept no new connections, and return when running requests have ended or the grace period is over."""
         server, self._server = self._server, None
         if server is None or self._watching is None:
             return
@@ -162,7 +162,7 @@ class HttpServer:
             await self._watching
 
     async def _watch(self, every: float) -> None:
-        """Look at all connections every so many seconds, until cancelled."""
+        """Check the time limits of all connections every so many seconds, until cancelled."""
         while True:
             await asyncio.sleep(every)
             self._connections.writer.renew()
@@ -182,17 +182,17 @@ def _context(tls: Tls) -> ssl.SSLContext:
 
 
 class Connections:
-    """What connections share.
+    """The state that all connections share.
 
     Attributes:
-        limits: of each, and of all together.
-        open: those there are.
-        room: bytes that are left for incomplete bodies.
-        heads: of requests to infer, by their bytes.
+        limits: of each connection, and of all together.
+        open: the open connections.
+        room: remaining bytes for incomplete bodies.
+        heads: cached heads of inference requests, by their bytes.
         writer: of responses.
 
     Args:
-        api: answers.
+        api: answers requests.
         limits: of connections.
         errors: counts and logs errors.
     """
@@ -205,19 +205,19 @@ class Connections:
         self.writer = Writer()
 
     def keep(self, data: bytes, head: KnownHead) -> None:
-        """Know a head again."""
+        """Cache a head."""
         if len(self.heads) >= _MOST_HEADS:
             self.heads.clear()
         self.heads[data] = head
 
     @property
     def under_way(self) -> bool:
-        """Whether an answer is waited for, or has not been taken."""
+        """Whether some answer has not been sent or read completely."""
         return any(each.is_under_way for each in self.open)
 
 
 class KnownHead(NamedTuple):
-    """What the head of a request to infer says that keeps its connection: see `HttpConnection`."""
+    """The cached head of an inference request that keeps its connection open."""
 
     service: str
     length: int
@@ -241,33 +241,33 @@ class HttpConnection(asyncio.Protocol):
         self._shared = shared
         self._loop = asyncio.get_running_loop()
         self._state = IDLE
-        self._since = self._loop.time()  # from when what it does counts
-        self._buffer = b""  # what came and is not read
-        self._head: RequestHead | None = None  # of the request under way; None for a known one
+        self._since = self._loop.time()  # start of the current time limit
+        self._buffer = b""  # received data that is not parsed yet
+        self._head: RequestHead | None = None  # of the current request; None for a cached one
         self._wanted: BodyWanted | None = None
         self._parts: list[bytes] = []
-        self._held = 0  # bytes in them
-        self._left = 0  # bytes of the body that are to come
+        self._held = 0  # bytes in the parts
+        self._left = 0  # missing bytes of the body
         self._chunks: ChunkedBody | None = None
         self._service = ""
         self._request: InferRequest | None = None
         self._waiting: PendingQuery | None = None
         self._keep_alive = True
-        self._ended = False  # whether the client sends nothing more
+        self._ended = False  # whether the client will send nothing more
         self._reading = False
-        self._paused = False  # whether nothing is received
-        self._unread: tuple[float, int] | None = None  # from when so many bytes have not been taken
-        self._fresh = True  # before its first request
+        self._paused = False  # whether receiving is paused
+        self._unread: tuple[float, int] | None = None  # bytes that the client has not read, and since when
+        self._fresh = True  # whether it has had no request yet
 
     @property
     def is_under_way(self) -> bool:
-        """Whether it waits for an answer, or its client has not taken all of one."""
+        """Whether it waits for an answer, or its client has not read all of one."""
         return self._state == ANSWERING or bool(self._transport.get_write_buffer_size())
 
-    # What the event loop tells.
+    # Callbacks of the event loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the connection, or turn it away."""
+        """Accept the connection, or refuse it if there are too many."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is not registered as one
         self._tls = transport.get_extra_info("sslcontext") is not None
         connections, limits = self._shared.open, self._shared.limits
@@ -276,7 +276,7 @@ class HttpConnection(asyncio.Protocol):
             self._break_off(unavailable("too many connections", "connections", 1.0))
 
     def data_received(self, data: bytes) -> None:
-        """Read on."""
+        """Handle received data."""
         if self._state == IDLE and not self._buffer and self._unread is None:
             end = data.find(END) + 4
             known = self._shared.heads.get(data[:end])
@@ -289,9 +289,9 @@ class HttpConnection(asyncio.Protocol):
             self._read()
 
     def eof_received(self) -> bool:
-        """Answer complete requests: a client may end its side and wait for the answer (RFC 9112, section 9.6)."""
+        """Answer complete requests: a client may close its side and wait for the answer (RFC 9112, section 9.6)."""
         if self._tls:
-            return False  # there, the end of one direction is that of both
+            return False  # with TLS both directions end together
         self._ended = True
         if self._state == CLOSING:
             self._close()
@@ -300,17 +300,17 @@ class HttpConnection(asyncio.Protocol):
         return True
 
     def pause_writing(self) -> None:
-        """Begin nothing new while the client does not take its answers."""
+        """Start no new request while the client does not read its answers."""
         self._unread = self._loop.time(), self._transport.get_write_buffer_size()
 
     def resume_writing(self) -> None:
-        """Go on."""
+        """Continue with the next request."""
         self._unread = None
         if not self._reading:
             self._read()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 -- asyncio's
-        """Take what its client waited for out of the queues."""
+        """Cancel the query of a client that has left."""
         self._shared.open.discard(self)
         answering, self._state = self._state == ANSWERING, CLOSED
         self._let_go_of_parts()
@@ -318,10 +318,10 @@ class HttpConnection(asyncio.Protocol):
         if answering:
             self._forget()
 
-    # A request: its head, then its body.
+    # Reading a request: its head, then its body
 
     def _read(self) -> None:
-        """Go on with what has come, as far as it goes."""
+        """Handle as much of the received data as possible."""
         self._reading, turns = True, 0
         try:
             while self._unread is None and self._step():
@@ -343,7 +343,7 @@ class HttpConnection(asyncio.Protocol):
             self._read()
 
     def _step(self) -> bool:
-        """Take one step; return whether another one may follow."""
+        """Handle the next part of the data; return whether another part may follow."""
         if not self._buffer:
             return False
         if self._state <= HEAD:
@@ -355,7 +355,7 @@ class HttpConnection(asyncio.Protocol):
         return False
 
     def _hold(self) -> None:
-        """Receive nothing while as much waits to be read as may."""
+        """Pause receiving while the buffer is full or the client does not read its answers."""
         full = self._state < CLOSING and (self._unread is not None or len(self._buffer) > _BUFFERED)
         if full != self._paused and not self._transport.is_closing():
             self._paused = full
@@ -365,7 +365,7 @@ class HttpConnection(asyncio.Protocol):
                 self._transport.resume_reading()
 
     def _end_of_input(self) -> None:
-        """The client sends nothing more: close, unless it has an answer coming."""
+        """Close after the client has closed its side, unless it waits for an answer."""
         if self._state in (IDLE, SKIPPING, CLOSING):
             self._close()
         elif self._state in (HEAD, BODY, CHUNKS):
@@ -393,7 +393,7 @@ class HttpConnection(asyncio.Protocol):
         return True
 
     def _begin(self, head: RequestHead, data: bytes) -> None:
-        """Answer a request without its body, or go on to read that."""
+        """Answer a request that needs no body, or go on with reading the body."""
         api = self._shared.api
         try:
             found = api.begin(head)
@@ -412,7 +412,7 @@ class HttpConnection(asyncio.Protocol):
             self._respond(found)
 
     def _expect(self, head: RequestHead, wanted: BodyWanted) -> None:
-        """Make ready for a body."""
+        """Prepare for reading a body."""
         self._wanted, self._since = wanted, self._loop.time()
         if head.length is None:
             self._state, self._chunks = CHUNKS, ChunkedBody()
@@ -425,7 +425,7 @@ class HttpConnection(asyncio.Protocol):
             self._transport.write(_CONTINUE)
 
     def _know_again(self, head: RequestHead, data: bytes, service: str) -> None:
-        """Know the head of a request again that may be answered by one look."""
+        """Cache a request's head if later requests with it can take the fast path."""
         length = head.length
         if (
             length is not None
@@ -441,11 +441,11 @@ class HttpConnection(asyncio.Protocol):
                     head.headers.get(b"partita-deadline-ms"), self._shared.api.models.limits
                 )
             except RequestError:
-                return  # told when it is asked
+                return  # reported when the request is handled
             self._shared.keep(data, KnownHead(service, length, json_size, deadline_s))
 
     def _skip(self, head: RequestHead, reply: Reply) -> None:
-        """Answer, and pass over the body: who still sends does not look for an answer, unless it is the last."""
+        """Answer, and skip the body; close if it is too long to be skipped."""
         most = self._shared.api.models.limits.body
         if head.expects or reply.status in {408, 413} or (head.length or 0) > most:
             self._break_off(reply)
@@ -456,7 +456,7 @@ class HttpConnection(asyncio.Protocol):
         self._state, self._since = SKIPPING, self._loop.time()
 
     def _take_body(self) -> bool:
-        """Take what has come of a body; return whether all of it has."""
+        """Take received data of a body; return whether the body is complete."""
         data, parts = self._buffer, self._parts
         before = len(parts)
         if self._chunks is not None:
@@ -478,7 +478,7 @@ class HttpConnection(asyncio.Protocol):
             return True
         self._held += came
         self._shared.room -= came
-        assert self._wanted is not None  # noqa: S101 -- a body is wanted
+        assert self._wanted is not None  # noqa: S101 -- set before a body is read
         if self._held > self._wanted.most:
             self._break_off(self._reply_to(too_large(self._wanted.most)))
         elif self._shared.room < 0 and not whole:
@@ -497,12 +497,12 @@ class HttpConnection(asyncio.Protocol):
             self._linger()
         return whole
 
-    # The whole request is asked of the gateway.
+    # Submitting a request to the gateway
 
     def _whole(self) -> None:
-        """Ask, now that the body is there."""
+        """Handle a request whose body is complete."""
         parts, head, wanted = self._parts, self._head, self._wanted
-        assert head is not None  # noqa: S101 -- a head comes first
+        assert head is not None  # noqa: S101 -- read before the body
         assert wanted is not None  # noqa: S101
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         self._let_go_of_parts()
@@ -549,7 +549,7 @@ class HttpConnection(asyncio.Protocol):
         self._ask(wanted.service, body, json_size, deadline_s)
 
     def _ask(self, service: str, body: bytes, json_size: int | None, deadline_s: float | None) -> None:
-        """Ask the gateway, or say at once what is wrong."""
+        """Submit a query to the gateway, or answer at once if the request has a fault."""
         self._state, self._service = ANSWERING, service
         models = self._shared.api.models
         try:
@@ -562,21 +562,21 @@ class HttpConnection(asyncio.Protocol):
             self._respond(self._reply_to(error))
 
     def _forget(self) -> None:
-        """Take the query out of the queues."""
+        """Cancel the query."""
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
             self._state = CLOSED
             self._shared.api.models.gateway.forget(self._service, waiting)
 
-    # The gateway tells the answer.
+    # The answer of the gateway (`AnswerReceiver`)
 
     def done(self) -> bool:
-        """Return whether no answer is waited for any longer."""
+        """Return whether it no longer waits for an answer."""
         return self._state != ANSWERING
 
     def set_result(self, answer: Answer) -> None:
         """Send the answer."""
-        assert self._request is not None  # noqa: S101 -- it was asked
+        assert self._request is not None  # noqa: S101 -- set before the query is submitted
         try:
             reply = answer_reply(self._service, self._request, answer)
         except Exception as error:  # noqa: BLE001 -- it ends one request, not the dispatcher
@@ -584,13 +584,13 @@ class HttpConnection(asyncio.Protocol):
         self._respond(reply)
 
     def set_exception(self, error: BaseException) -> None:
-        """Send what is said of an error."""
+        """Send an error."""
         self._respond(self._reply_to(draining() if isinstance(error, asyncio.CancelledError) else error))
 
-    # A response, and what follows it.
+    # Responses
 
     def _respond(self, reply: Reply) -> None:
-        """Send the answer, and go on with the next request."""
+        """Send a response, and continue with the next request."""
         self._request = self._waiting = None
         if self._transport.is_closing():
             return
@@ -603,7 +603,7 @@ class HttpConnection(asyncio.Protocol):
         self._next()
 
     def _send(self, reply: Reply, *, last: bool = False) -> bool:
-        """Write a response; return whether the connection stays open behind it."""
+        """Write a response; return whether the connection stays open after it."""
         head = self._head
         if reply.reason:
             self._count(reply)
@@ -624,20 +624,20 @@ class HttpConnection(asyncio.Protocol):
         return not last
 
     def _next(self) -> None:
-        """Wait for the next request, or go on with it if it is there."""
+        """Handle the next request if it has arrived, or wait for it."""
         self._state, self._since, self._fresh = IDLE, self._loop.time(), False
         if (self._buffer or self._ended or self._paused) and not self._reading:
             self._read()
 
     def _break_off(self, reply: Reply) -> None:
-        """Say what is wrong with a request that will not be read to its end, and close."""
+        """Send an error for a request that is not read to its end, and close."""
         if self._state < CLOSING:
             self._let_go_of_parts()
             self._send(reply, last=True)
             self._linger()
 
     def _linger(self) -> None:
-        """Close behind what is sent, and let the client read it: who closes on bytes that still come resets."""
+        """Close after what is sent, but give the client time: closing with unread data would reset the connection."""
         self._state, self._since, self._buffer = CLOSING, self._loop.time(), b""
         self._hold()
         if self._ended:
@@ -663,14 +663,14 @@ class HttpConnection(asyncio.Protocol):
         self._shared.errors.count(kind, peer, self._told(), orjson.loads(reply.body)["error"])
 
     def _told(self) -> str:
-        """Return what was asked for, for a log: nothing of it that may be secret, nothing that is not printable."""
+        """Return method and path of the request for the log, printable and without secrets."""
         if self._head is not None:
             return f"{self._head.method} {quoted('/' + '/'.join(self._head.path))}"
         if self._state in (ANSWERING, CLOSED):
             return f"POST {quoted(f'/v2/models/{self._service}/infer')}"
-        return "no whole request"
+        return "an incomplete request"
 
-    # What the server tells.
+    # Calls of the server
 
     def look(self, now: float) -> None:
         """Close the connection if its client takes too long to send or to receive."""
@@ -706,12 +706,12 @@ class HttpConnection(asyncio.Protocol):
             self._break_off(self._reply_to(draining()))
 
     def end(self) -> None:
-        """Refuse what is under way, and close."""
+        """Refuse the current request, and close."""
         if self._state == ANSWERING:
             self._forget()
             self._send(self._reply_to(draining()), last=True)
         self._close()
 
     def abort(self) -> None:
-        """Close without waiting for anything."""
+        """Close at once."""
         self._transport.abort()

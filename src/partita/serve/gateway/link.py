@@ -1,4 +1,4 @@
-"""Connections to workers: found in a folder; frames in both directions, read as they come, without a task."""
+"""Connections to workers: their frames in both directions, and the folder in which their sockets appear."""
 
 from __future__ import annotations
 
@@ -33,62 +33,61 @@ if TYPE_CHECKING:
     from partita.serve.tensors import Answer, Query
 
 _LARGE_BATCH = 1 << 16
-"""Bytes from which a batch is not copied into one piece."""
-_DONE = int(FrameKind.DONE)  # looked up once: enumerations are slow at it
+"""Bytes from which a batch is sent in several pieces instead of being copied into one."""
+_DONE = int(FrameKind.DONE)  # looked up once, since access to members of enumerations is slow
 
 
 class LinkHandler(Protocol):
-    """Hears what workers say."""
+    """Handles the messages of workers."""
 
     def connected(self, link: Link) -> None:
-        """A connection is there; what is at its other end is not known yet."""
+        """Take note of a new connection, whose other end is not known yet."""
         ...
 
     def said_hello(self, link: Link, hello: Hello) -> bool:
-        """A worker said what it is. Return False if it cannot be used."""
+        """Take a worker's description of itself; return False if the worker cannot be used."""
         ...
 
     def said_done(
         self, link: Link, number: int, answers: Sequence[Answer], seconds: float, waited: float
     ) -> bool:
-        """A worker answered a batch, which waited for others before. Return False unless each query has an answer."""
+        """Take the answers to a batch, and the seconds that it ran and waited; return False if they do not fit."""
         ...
 
     def said_load(self, link: Link, batches: int) -> None:
-        """A worker has so many batches of other gateways now."""
+        """Take the number of batches that a worker has from other gateways."""
         ...
 
     def said_beat(self, link: Link, fault: str | None) -> None:
-        """A worker gave a sign of life, and a reason if it cannot answer now."""
+        """Take a worker's sign of life, with the reason if it cannot answer now."""
         ...
 
     def said_draining(self, link: Link) -> None:
-        """A worker is about to end."""
+        """Take note that a worker is about to end."""
         ...
 
     def lost(self, link: Link, why: str) -> None:
-        """A worker is gone; `why` is empty if it left in order."""
+        """Take note that a connection has ended; `why` is empty if it ended in order."""
         ...
 
 
 class Link(asyncio.Protocol):
-    """One worker's end in the gateway.
+    """The gateway's connection to one worker.
 
-    What comes is read where it lies: a frame that came as a whole is never copied, one that came in pieces is put
-    together once.
+    Frames are parsed without copying if they arrive as a whole; otherwise they are assembled once.
 
     Attributes:
-        name: of its socket, or its address.
-        worker: once it has said what it is.
-        service: that the worker serves, once it has said so.
-        heard: whether anything has come since this was last cleared.
-        peer: the worker's process, None where the kernel does not tell, as over TCP.
-        remote: how it is greeted over TCP; None of a socket in a folder.
+        name: of the socket, or the address.
+        worker: None until it has sent HELLO.
+        service: of the worker; empty until it has sent HELLO.
+        heard: whether data has arrived since this was last cleared.
+        peer: the worker's process; None if the kernel does not know it, as over TCP.
+        remote: the handshake over TCP; None for a socket in a folder.
 
     Args:
-        name: of its socket, or its address.
-        handler: is told what it says.
-        remote: how it is greeted over TCP.
+        name: of the socket, or the address.
+        handler: of the worker's messages.
+        remote: the handshake over TCP.
     """
 
     def __init__(self, name: str, handler: LinkHandler, remote: Greeting | None = None) -> None:
@@ -99,14 +98,14 @@ class Link(asyncio.Protocol):
         self.peer: PeerProcess | None = None
         self._handler = handler
         self._transport: asyncio.Transport | None = None
-        self._part: memoryview | None = None  # a frame that came in pieces
+        self._part: memoryview | None = None  # an incomplete frame
         self._filled = 0
-        self._start = b""  # less than a head
+        self._start = b""  # an incomplete frame head
         self._fault = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport."""
-        # A stream's, though uvloop's own class is not registered as one.
+        # It is a stream's transport, although uvloop's class is not registered as one.
         self._transport = cast("asyncio.Transport", transport)
         if self.remote is None:
             self.peer = peer_of(transport.get_extra_info("socket"))
@@ -120,14 +119,14 @@ class Link(asyncio.Protocol):
         return self._transport is not None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell that the worker is gone."""
+        """Report the end of the connection to the handler."""
         self._transport = None
         if self.peer is not None:
             self.peer.close()
         self._handler.lost(self, self._fault or (str(exc) if exc else ""))
 
     def data_received(self, data: bytes) -> None:
-        """Read the frames in what came."""
+        """Handle the frames in the data."""
         self.heard = True
         try:
             if self._part is not None:
@@ -137,10 +136,10 @@ class Link(asyncio.Protocol):
             if data:
                 self._read(data)
         except _NoFrameError as error:
-            self.close(f"what came is not a frame: {error}")
+            self.close(f"the worker sent an invalid frame: {error}")
 
     def run(self, number: int, queries: Sequence[Query]) -> None:
-        """Ask for a batch."""
+        """Send a batch to the worker."""
         if self._transport is not None:
             parts = run_parts(number, queries, orjson.dumps)
             if sum(map(len, parts)) < _LARGE_BATCH:
@@ -163,7 +162,7 @@ class Link(asyncio.Protocol):
             self._transport.abort()
 
     def _continue(self, part: memoryview, data: bytes) -> bytes:
-        """Add to the frame that came in pieces; return what is left."""
+        """Add data to the incomplete frame; return the rest of the data."""
         taken = min(len(part) - self._filled, len(data))
         part[self._filled : self._filled + taken] = data[:taken]
         self._filled += taken
@@ -196,10 +195,10 @@ class Link(asyncio.Protocol):
         if kind == _DONE:
             answers, seconds, waited = said
             if not self._handler.said_done(self, number, answers, seconds, waited):
-                self.close(f"{len(answers)} answers to a batch of other size")
+                self.close(f"the worker sent {len(answers)} answers to a batch of another size")
         elif kind == FrameKind.HELLO and self.worker is None:
             if self.remote is not None and not self.remote.trusted:
-                raise _NoFrameError("it does not prove that it knows the token")
+                raise _NoFrameError("no proof that it knows the token")
             if not self._handler.said_hello(self, said):
                 self.close()
             elif said.shares:
@@ -217,13 +216,13 @@ class Link(asyncio.Protocol):
 
 
 class Greeting:
-    """What is said over TCP before HELLO, by which both ends know that the other knows the token.
+    """The handshake over TCP before HELLO, in which both ends prove that they know the token.
 
     Attributes:
         trusted: whether the worker has proved it, or need not.
 
     Args:
-        token: None where none is asked for.
+        token: None if none is required.
     """
 
     def __init__(self, token: str | None) -> None:
@@ -231,18 +230,18 @@ class Greeting:
         self._token, self._nonce = token, nonce()
 
     def greet(self) -> bytes:
-        """Return what the gateway says first."""
+        """Return the gateway's first frame."""
         return frame(FrameKind.GREET, 0, {"nonce": self._nonce})
 
     def answer(self, said: Any) -> bytes:  # noqa: ANN401 -- whatever came
         """Return the answer to a challenge.
 
         Raises:
-            _NoFrameError: the worker does not know the token, or wants one and there is none.
+            _NoFrameError: the worker does not know the token, or requires one and this gateway has none.
         """
         theirs = said.get("nonce") if isinstance(said, dict) else None
         if self._token is None or not isinstance(theirs, str):
-            raise _NoFrameError("it asks for a token")
+            raise _NoFrameError("it requires a token")
         nonces = self._nonce, theirs
         if not proves(said.get("proof"), self._token, "worker", nonces):
             raise _NoFrameError("it does not know the token")
@@ -251,11 +250,11 @@ class Greeting:
 
 
 class _NoFrameError(Exception):
-    """What came is not a frame of a worker."""
+    """The data is not a valid frame of a worker."""
 
 
 def _parsed(kind: int, header: memoryview, data: memoryview) -> Any:  # noqa: ANN401 -- by its kind
-    """Return what a frame says: a `Hello`, the answers and seconds of DONE, the fault of a BEAT or None."""
+    """Return a frame's content by its kind, such as a `Hello`, or the answers and seconds of DONE."""
     try:
         said: Any = _loaded(header) if header else None
         if kind == _DONE:
@@ -275,23 +274,23 @@ def _loaded(text: memoryview) -> Any:  # noqa: ANN401 -- whatever is JSON
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
-        return json.loads(bytes(text))  # takes half of a surrogate pair, as errors' texts may have one
+        return json.loads(bytes(text))  # accepts lone surrogates, which texts of errors may have
 
 
-# The folder in which the sockets of ready workers appear.
+# The folder in which the sockets of ready workers appear
 
 _SUFFIX = ".sock"
 _EVERY_S = 0.05
-_REST_S = (1.0, 30.0)  # before one that talked nonsense is tried again: the first time, and at most
-_REFUSALS = 2  # in a row: then nobody listens there any more
+_REST_S = (1.0, 30.0)  # pause after invalid frames: the first, and the longest
+_REFUSALS = 2  # refused connections in a row, after which a socket counts as abandoned
 
 
 class WorkersFolder:
-    """Connects once to every socket in a folder, for as long as it is there.
+    """Keeps one connection to every socket in a folder.
 
     Args:
-        folder: where sockets appear; need not be there yet. None where none ever do.
-        protocol: makes the protocol of a connection to the socket of a name.
+        folder: of the sockets; it may be created later. None if there are none.
+        protocol: makes the protocol of a connection, from the socket's name.
     """
 
     def __init__(self, folder: Path | None, protocol: Callable[[str], asyncio.Protocol]) -> None:
@@ -304,13 +303,13 @@ class WorkersFolder:
         self._timer: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
-        """Watch; return when what is there is connected."""
+        """Watch the folder; return when the existing sockets are connected."""
         self._look_again()
         if self._connecting:
             await asyncio.wait(set(self._connecting))
 
     def scan(self) -> set[asyncio.Task[None]]:
-        """Look at once; return the connections on their way."""
+        """Scan the folder now; return the tasks that are connecting."""
         there = self._names()
         self._known &= there
         self._refused = {name: times for name, times in self._refused.items() if name in there}
@@ -326,20 +325,20 @@ class WorkersFolder:
         return set(self._connecting)
 
     def silent(self) -> bool:
-        """Return whether some worker has not yet said what it is."""
+        """Return whether some worker has not sent HELLO yet."""
         return bool(self._silent)
 
     def spoke(self, name: str) -> None:
-        """Note that a worker has said what it is."""
+        """Take note that a worker has sent HELLO."""
         self._silent.discard(name)
 
     def lost(self, name: str, *, again: bool, fault: bool = False) -> None:
-        """Note that a connection ended.
+        """Take note that a connection has ended.
 
         Args:
             name: of the socket.
-            again: whether it may be tried again, if it is still there.
-            fault: whether that can wait: each time twice as long.
+            again: whether to connect again if the socket still exists.
+            fault: whether to pause before that, each time twice as long.
         """
         self._silent.discard(name)
         if fault:
@@ -350,7 +349,7 @@ class WorkersFolder:
             self._known.discard(name)
 
     async def close(self) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -383,12 +382,12 @@ class WorkersFolder:
             self._stale(folder, name)
         except OSError:
             self._silent.discard(name)
-            self._known.discard(name)  # it is tried again if it is still there
+            self._known.discard(name)  # the next scan tries again
         else:
             self._refused.pop(name, None)
 
     def _stale(self, folder: Path, name: str) -> None:
-        """Remove the socket of a worker that is dead; workers listen before their socket has its name."""
+        """Remove the socket of a dead worker: a living one listens before its socket gets its name."""
         times = self._refused[name] = self._refused.get(name, 0) + 1
         if times >= _REFUSALS:
             with suppress(OSError):

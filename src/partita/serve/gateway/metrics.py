@@ -1,7 +1,7 @@
-"""The metrics page for Prometheus, and errors that clients were sent: counted, and some of each kind logged.
+"""The metrics page for Prometheus, and a counter of the errors that clients get.
 
-What each query adds is kept in plain numbers (`statistics`), since prometheus-client's own counters take a lock each
-time; the page is made of them when it is asked for.
+Queries are counted in plain numbers (`statistics`), since prometheus-client's counters take a lock for each update.
+The page is made from them on request.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _INSTANCE = ("service", "instance", "profile")
 
 
 class Metrics(Collector):
-    """Makes the page.
+    """Makes the metrics page.
 
     Attributes:
-        errors: those that clients were sent.
+        errors: counter of the errors that clients get.
 
     Args:
         snapshot: returns the gateway's state.
@@ -73,7 +73,7 @@ class Metrics(Collector):
 def _histogram(
     bounds: Iterable[float], counts: Sequence[int], total: float | None
 ) -> tuple[list[tuple[str, float]], float | None]:
-    """Return buckets as the text format has them, each with all below it."""
+    """Return cumulative buckets, as the text format has them, and the total."""
     buckets, seen = [], 0
     for name, count in zip([*(f"{bound:g}" for bound in bounds), "+Inf"], counts, strict=True):
         seen += count
@@ -98,7 +98,7 @@ def _services(services: Sequence[ServiceView]) -> Iterator[Metric]:
     )
     items = CounterMetricFamily("partita_items", "Inferences: answered queries' batch sizes", labels=label)
     offered = CounterMetricFamily(
-        "partita_offered_items", "Batch sizes of all queries that came, refused ones too", labels=label
+        "partita_offered_items", "Batch sizes of all queries, including refused ones", labels=label
     )
     batches = CounterMetricFamily("partita_batches", "Batches that workers ran", labels=label)
     retried = CounterMetricFamily("partita_retried", "Queries that were started twice", labels=label)
@@ -135,7 +135,7 @@ def _services(services: Sequence[ServiceView]) -> Iterator[Metric]:
         queued.add_metric(key, seen.queue.seconds)
         for reason, count in sorted(seen.refused.items()):
             refused.add_metric((each.name, str(reason)), count)
-        # The gateway keeps no sum of them; without one the text format has neither sum nor count.
+        # The gateway keeps no sum of decision times; without a sum the text format has no count either.
         deciding.add_metric(key, *_histogram(DECISION_EDGES_S, seen.decisions, None))
     yield from (requests, latency)
     yield from (
@@ -158,10 +158,12 @@ def _workers(workers: Sequence[WorkerView]) -> Iterator[Metric]:
     running = GaugeMetricFamily("partita_instance_running", "Batches under way", labels=_INSTANCE)
     answered = CounterMetricFamily("partita_instance_answered", "Answered queries", labels=_INSTANCE)
     slow = GaugeMetricFamily(
-        "partita_instance_slowdown", "Seconds of its batches by those expected", labels=_INSTANCE
+        "partita_instance_slowdown",
+        "Seconds of its batches relative to instances of its size",
+        labels=_INSTANCE,
     )
     state = GaugeMetricFamily(
-        "partita_instance_state", "1 for the state it is in", labels=(*_INSTANCE, "state")
+        "partita_instance_state", "1 for the current state", labels=(*_INSTANCE, "state")
     )
     for each in workers:
         key = (each.service, each.name, each.profile)
@@ -173,7 +175,7 @@ def _workers(workers: Sequence[WorkerView]) -> Iterator[Metric]:
     yield from (busy, running, answered, slow, state)
 
 
-# Errors that clients were sent.
+# Errors that clients get
 
 
 _LOG = logging.getLogger("partita.serve.requests")
@@ -184,29 +186,29 @@ ErrorKind = tuple[str, str, str]
 
 
 class ErrorCounter:
-    """Counts errors sent to clients; of each kind one is logged in so many seconds, with how many there were since.
+    """Counts errors sent to clients, and logs at most one of each kind per interval, with the number since the last.
 
     Attributes:
-        counted: errors by their kind.
+        counted: number of errors by kind.
 
     Args:
-        clock: seconds, for tests.
-        every_s: seconds between two lines of one kind.
+        clock: returns seconds.
+        every_s: minimum seconds between two log lines of one kind.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, every_s: float = _EVERY_S) -> None:
         self.counted: Counter[ErrorKind] = Counter()
         self._clock, self._every_s = clock, every_s
-        self._logged: dict[ErrorKind, tuple[float, int]] = {}  # when last, and how many had been counted then
+        self._logged: dict[ErrorKind, tuple[float, int]] = {}  # time of the last log line, and the count then
 
     def count(self, kind: ErrorKind, peer: object, asked: str, what: str) -> None:
         """Count an error.
 
         Args:
             kind: of the error.
-            peer: who asked: an address and its port, or None.
-            asked: method and path, without a query and without headers: those may hold secrets.
-            what: the client was told.
+            peer: address and port of the client, or None.
+            asked: method and path, without query and headers, which may hold secrets.
+            what: the message to the client.
         """
         self.counted[kind] += 1
         now, (last, before) = self._clock(), self._logged.get(kind, (-self._every_s, 0))
@@ -225,7 +227,7 @@ class ErrorCounter:
             _address(peer),
             _printable(asked),
             _printable(what),
-            f"; {more} more like it before" if more else "",
+            f"; {more} more of this kind before" if more else "",
             extra={
                 "event": "refused",
                 "transport": transport,
@@ -244,6 +246,6 @@ def _address(peer: object) -> str:
 
 
 def _printable(text: str) -> str:
-    """Return a text that cannot end a line, or do anything else to a terminal."""
+    """Return a text without line ends and control characters, and shortened."""
     cut = text if len(text) <= _MOST_TEXT else text[: _MOST_TEXT - 3] + "..."
     return cut if cut.isprintable() else ascii(cut)[1:-1]

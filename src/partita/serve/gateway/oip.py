@@ -1,7 +1,7 @@
-"""The Open Inference Protocol v2, as HTTP and gRPC share it: models, and what they are asked and say.
+"""The parts of the Open Inference Protocol v2 that HTTP and gRPC share: models, checks, metadata and statistics.
 
-`oip_json` reads and writes the bodies of HTTP, `grpc_server` the messages of gRPC; both check what came by a model's
-`Signature`, and tell a client's faults as `RequestError`.
+`oip_json` reads and writes the bodies of HTTP, `grpc_server` the messages of gRPC. Both check requests by a model's
+`Signature`, and report faults of clients as `RequestError`.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
     from partita.serve.tensors import Batching, Buffer, Parameters, Tensor
 
 VERSION = "1"
-"""The one version that every model is served as."""
+"""The only version of every model."""
 NO_JSON = frozenset({"FP16", "BF16"})
-"""Datatypes without a form in JSON: their data are binary both ways."""
+"""Datatypes without a JSON representation: their data must be binary."""
 MIB = 1 << 20
 REASONS = {
     400: "invalid", 401: "unauthorized", 404: "not_found", 405: "method", 408: "timeout", 411: "length_required",
     413: "too_large", 414: "path", 415: "media_type", 417: "expectation", 431: "head_too_large", 500: "failed",
 }  # fmt: skip
-"""For metrics, why a request is not answered, where who says so has no word of their own."""
+"""Default reasons of errors, for metrics."""
 
 
 class RequestError(Exception):
-    """A request that cannot be answered as it is.
+    """A client's request has a fault.
 
     Args:
         what: one sentence, sent to the client.
         status: the HTTP status; gRPC's code follows from it.
-        reason: one word for metrics, of few in all; that of the status if empty.
+        reason: one word for metrics, from a small set; empty for that of the status.
     """
 
     def __init__(self, what: str, status: int = 400, reason: str = "") -> None:
@@ -53,21 +53,21 @@ def quoted(value: object) -> str:
     try:
         text = repr(value)
     except RecursionError:
-        return "lists or objects in each other, hundreds deep"
+        return "lists or objects that are nested hundreds deep"
     return ascii(value)[:80] if not text.isprintable() else text if len(text) <= 80 else text[:77] + "..."
 
 
 @dataclass(frozen=True, slots=True)
 class RequestLimits:
-    """What no request may exceed; each is refused before it takes memory or time.
+    """Limits of a request; a larger one is refused before it takes memory or time.
 
     Attributes:
-        body: bytes of a body, unpacked where it came compressed.
-        header: bytes of its JSON: parsing holds the event loop up, some milliseconds for each MiB.
-        tensors: inputs, and outputs asked for, where the model itself does not have more.
+        body: bytes of a body, after decompression.
+        header: bytes of its JSON; parsing blocks the event loop for some milliseconds per MiB.
+        tensors: inputs, and requested outputs, unless the model has more.
         name: characters of a name or an id.
-        strings: elements of a tensor of type BYTES, which are looked at one by one.
-        deadline_s: seconds.
+        strings: elements of a tensor of type BYTES, each of which has to be checked.
+        deadline_s: seconds of a deadline.
     """
 
     body: int = 64 * MIB
@@ -80,18 +80,18 @@ class RequestLimits:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What a service takes and gives.
+    """The model of a service.
 
     Attributes:
-        service: its name, which is the model's in requests.
-        model: that it serves, as the workload calls it.
-        inputs: what it takes; where none are listed, as its server names none, queries are not checked against them.
-        outputs: what it gives.
-        max_batch: rows that a query may have; 0 where the first size is no batch.
+        service: name of the service, which requests use as the model's name.
+        model: its name in the workload.
+        inputs: of the model; if its server lists none, queries are not checked against them.
+        outputs: of the model.
+        max_batch: maximum rows of a query; 0 if the first size is no batch.
         deadline_s: seconds from a query's arrival to its latest answer.
         quantile: share of the queries that must be answered by then.
         batching: whether its queries may be joined and split.
-        known: whether a worker has been there to tell.
+        known: whether a worker has described it yet.
     """
 
     service: str
@@ -105,15 +105,15 @@ class Model:
     known: bool = True
 
 
-# What a request's tensors are checked against.
+# Checks of a request's tensors
 
 
 class Signature:
     """A model's inputs and outputs by name. A model that lists no inputs takes any request.
 
     Attributes:
-        binary_only: outputs that have no form in JSON.
-        layouts: what `oip_json` knows of requests to this model that were found to be right.
+        binary_only: names of outputs without a JSON representation.
+        layouts: layouts of valid requests to this model, for `oip_json`.
     """
 
     def __init__(self, model: Model) -> None:
@@ -126,27 +126,27 @@ class Signature:
             for at, symbol in enumerate(spec.symbols):
                 if symbol:
                     places.setdefault(symbol, []).append((spec.name, at))
-        # Where each name of a dimension stands that stands in several places.
+        # The places of each dimension's name that occurs more than once.
         self._places = {symbol: found for symbol, found in places.items() if len(found) > 1}
         self.binary_only = tuple(spec.name for spec in model.outputs if spec.datatype in NO_JSON)
         self.layouts: dict[Hashable, Any] = {}
 
     def most_inputs(self, limits: RequestLimits) -> int:
-        """Return how many inputs a request may have: all of a model that has more than is usual."""
+        """Return the maximum number of inputs of a request."""
         return max(limits.tensors, len(self._inputs))
 
     def most_outputs(self, limits: RequestLimits) -> int:
-        """Return how many outputs a request may ask for."""
+        """Return the maximum number of requested outputs."""
         return max(limits.tensors, len(self._outputs))
 
     def specs(self, given: Sequence[tuple[object, object, object]]) -> Sequence[TensorSpec]:
-        """Return what each input must be.
+        """Return the specification of each given input.
 
         Args:
-            given: name, datatype and shape of each, as they came.
+            given: name, datatype and shape of each input in the request.
 
         Raises:
-            RequestError: one is unknown, given twice or missing.
+            RequestError: an input is unknown, given twice or missing.
         """
         names = [name for name, _, _ in given]
         if not self._inputs:
@@ -170,11 +170,11 @@ class Signature:
         return tuple(found.values())
 
     def query(self, tensors: Sequence[Tensor], outputs: Sequence[object]) -> Query:
-        """Return the query of these inputs, which are all that there must be, in the model's order.
+        """Return the query of these inputs, which must be complete, in the model's order.
 
         Raises:
-            RequestError: sizes that have to be alike are not, there are too many rows, or an output is unknown or
-                asked for twice.
+            RequestError: sizes that must be equal differ, there are too many rows, or a requested output is unknown
+                or repeated.
         """
         if outputs:
             self._check_outputs(outputs)
@@ -206,7 +206,7 @@ class Signature:
             raise RequestError("an output is asked for twice", reason="names")
 
     def _check_symbols(self, shapes: dict[str, tuple[int, ...]]) -> None:
-        """Check that dimensions of one name have one size."""
+        """Check that dimensions of the same name have the same size."""
         for symbol, places in self._places.items():
             there = [(name, shapes[name][at]) for name, at in places if name in shapes]
             for name, size in there[1:]:
@@ -222,7 +222,7 @@ class Signature:
         for tensor in tensors:
             if tensor.shape[0] != batch:
                 raise RequestError(
-                    f"inputs of unlike batch sizes: {tensors[0].name} {batch}, {tensor.name} {tensor.shape[0]}",
+                    f"inputs have different batch sizes: {tensors[0].name} {batch}, {tensor.name} {tensor.shape[0]}",
                     reason="shape",
                 )
         if batch > self.model.max_batch:
@@ -234,7 +234,7 @@ class Signature:
 
 
 def _as_given(name: object, datatype: object, shape: object) -> TensorSpec:
-    """Return what an input says of itself, of a model that lists none."""
+    """Return the specification of an input from the request itself, for a model that lists no inputs."""
     if not isinstance(name, str) or not name:
         raise RequestError(f"an input's name is {quoted(name)}, not a text", reason="names")
     if not isinstance(datatype, str) or (datatype not in ITEM_BYTES and datatype != "BYTES"):
@@ -248,10 +248,10 @@ def _as_given(name: object, datatype: object, shape: object) -> TensorSpec:
 
 
 def elements(spec: TensorSpec, datatype: object, shape: object) -> int:
-    """Return the number of elements of an input, after checking what is said of it.
+    """Return the number of elements of an input, having checked its datatype and shape.
 
     Raises:
-        RequestError: it is not of its datatype or shape.
+        RequestError: its datatype or shape is wrong.
     """
     if datatype != spec.datatype:
         raise RequestError(f"input {spec.name} is {spec.datatype}, not {quoted(datatype)}", reason="datatype")
@@ -284,22 +284,22 @@ def _misfit(spec: TensorSpec, shape: object, at: int | None = None) -> RequestEr
     return RequestError(told, reason="shape")
 
 
-# Binary data. Each element of BYTES follows its length in four bytes, little-endian.
+# Binary data; each element of BYTES follows its length in four bytes, little-endian
 
 _LENGTH = Struct("<I")
 
 
 def check_data(name: str, datatype: str, count: int, data: Buffer, limits: RequestLimits) -> None:
-    """Check that an input's data are so many elements.
+    """Check that an input's data have a number of elements.
 
     Raises:
-        RequestError: they are not, or too many.
+        RequestError: they do not, or have too many.
     """
     if datatype != "BYTES":
         needed = count * ITEM_BYTES[datatype]
         if len(data) != needed:
             raise RequestError(
-                f"input {name}: {len(data)} bytes of data, and {count} elements of {datatype} take {needed}",
+                f"input {name}: {len(data)} bytes of data, but {count} elements of {datatype} take {needed}",
                 reason="data",
             )
         return
@@ -319,7 +319,7 @@ def check_data(name: str, datatype: str, count: int, data: Buffer, limits: Reque
     )
 
 
-# Parameters of a request and of its tensors.
+# Parameters of a request and of its tensors
 
 _NOT_SERVED = {
     "shared_memory_region": "shared memory is not served",
@@ -333,10 +333,10 @@ _READ_HERE = (
 
 
 def check_parameters(parameters: Mapping[str, Any]) -> None:
-    """Refuse what would be answered wrongly if it were passed over.
+    """Refuse parameters that cannot be ignored without a wrong answer.
 
     Raises:
-        RequestError: a parameter asks for what is not served.
+        RequestError: a parameter asks for something that is not supported.
     """
     if _NOT_SERVED.keys().isdisjoint(parameters):
         return
@@ -346,17 +346,17 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
 
 
 def others(given: Mapping[str, Mapping[str, Any]]) -> Parameters | None:
-    """Return the parameters that are for the server behind, without those read here; None if there are no others.
+    """Return the parameters for the model's server, without those for the gateway; None if there are none.
 
     Args:
-        given: those of the request under the empty name, those of its inputs under theirs.
+        given: parameters by input, and under the empty name those of the request.
 
     Raises:
-        RequestError: one is no finite number.
+        RequestError: a number is not finite.
     """
     for name, value in ((name, value) for told in given.values() for name, value in told.items()):
         if isinstance(value, float) and not isfinite(value):
-            raise RequestError(f"parameter {quoted(name)} is {value}, which JSON cannot hand on")
+            raise RequestError(f"parameter {quoted(name)} is {value}, which JSON cannot represent")
     left = {
         name: {key: value for key, value in told.items() if key not in _READ_HERE}
         for name, told in given.items()
@@ -365,9 +365,9 @@ def others(given: Mapping[str, Mapping[str, Any]]) -> Parameters | None:
 
 
 def deadline_of(parameters: Mapping[str, Any], limits: RequestLimits) -> float | None:
-    """Return the deadline among a request's parameters in seconds, None where there is none.
+    """Return the deadline in a request's parameters in seconds, None if there is none.
 
-    It is `deadline_ms`, or Triton's `timeout` in microseconds, where 0 means none.
+    It is `deadline_ms`, or Triton's `timeout` in microseconds, of which 0 means none.
 
     Raises:
         RequestError: it is no positive number, or too large.
@@ -404,8 +404,7 @@ def _deadline(value: object, per_second: float, name: str, limits: RequestLimits
     return seconds
 
 
-# What the server and its models say of themselves: plain data with the field names of the protocol's messages, so
-# that HTTP and gRPC send the same.
+# Metadata of the server and its models: plain data with the field names of the protocol's messages, for HTTP and gRPC
 
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "parameters", "statistics")
 _PLATFORM = "partita"
@@ -417,7 +416,7 @@ def server_metadata() -> dict[str, Any]:
 
 
 def model_metadata(model: Model) -> dict[str, Any]:
-    """Return a model's name, versions, inputs and outputs, their first size the batch if there is one."""
+    """Return a model's name, versions, inputs and outputs; their shapes include the batch."""
     return {
         "name": model.service,
         "versions": [VERSION],
@@ -428,7 +427,7 @@ def model_metadata(model: Model) -> dict[str, Any]:
 
 
 def model_metadata_and_batch(model: Model) -> dict[str, Any]:
-    """Return the same with whether queries are joined and why, as parameters, which HTTP alone has here."""
+    """Return the metadata for HTTP, with parameters (gRPC has none) that say whether queries are joined, and why."""
     return {
         **model_metadata(model),
         "parameters": {
@@ -440,9 +439,9 @@ def model_metadata_and_batch(model: Model) -> dict[str, Any]:
 
 
 def model_config(model: Model) -> dict[str, Any]:
-    """Return a model's configuration as Triton has it: dimensions without the batch, where there is one.
+    """Return a model's configuration in Triton's format: dimensions do not include the batch.
 
-    Among its parameters `batch` says whether queries are joined (`rows`) or not (`none`), and `batch_reason` why.
+    The parameter `batch` says whether queries are joined (`rows`) or not (`none`), and `batch_reason` why.
     """
     rows = model.batching.rows
 
@@ -481,23 +480,28 @@ def _batch(model: Model) -> str:
 
 
 def repository_index(models: Iterable[tuple[str, bool]]) -> list[dict[str, Any]]:
-    """Return the names of services with whether each is ready."""
+    """Return the names of services, and whether each is ready, in Triton's format."""
     return [
         {"name": name, "version": VERSION, "state": "READY"}
         if ready
-        else {"name": name, "version": VERSION, "state": "UNAVAILABLE", "reason": "no worker is ready for it"}
+        else {
+            "name": name,
+            "version": VERSION,
+            "state": "UNAVAILABLE",
+            "reason": "no worker is ready",
+        }
         for name, ready in models
     ]
 
 
 def statistics(found: Iterable[tuple[str, ServiceStatistics]]) -> dict[str, Any]:
-    """Return the statistics of services as Triton's statistics extension has them, in nanoseconds."""
+    """Return the statistics of services in the format of Triton's statistics extension, in nanoseconds."""
     return {"model_stats": [_statistics(name, each) for name, each in found]}
 
 
 def _statistics(name: str, seen: ServiceStatistics) -> dict[str, Any]:
     nothing = {"count": 0, "ns": 0}
-    # Reading and writing tensors is part of what a worker measures: there is no time of it to tell apart.
+    # Workers include reading and writing tensors in the compute time, so there is no separate time for them.
     untold = {"count": seen.success.count, "ns": 0}
     return {
         "name": name,

@@ -1,7 +1,7 @@
-"""Requests to infer and answers as bodies of HTTP: JSON, and behind it the data of tensors that come as binary.
+"""Inference requests and answers as HTTP bodies: JSON, followed by the data of binary tensors.
 
-`array` and `struct` of the standard library make bytes of a list in a third of the time that numpy takes; the other
-way numpy is handed to orjson, which writes numbers without making Python objects of them.
+`array` and `struct` of the standard library make bytes from a list in a third of numpy's time. In the other direction
+orjson writes numpy arrays without making Python objects of their numbers.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 
 
 class InferRequest(NamedTuple):
-    """What a client asks.
+    """An inference request.
 
     Attributes:
-        query: what the model is to answer.
-        id: the client's name for the request, sent back; empty where it gave none.
-        deadline_s: seconds from its arrival, None for the service's own.
-        binary: by output, whether its data are sent as binary.
+        query: for the model.
+        id: the client's id of the request, which the answer repeats; empty if there is none.
+        deadline_s: seconds from its arrival; None for the service's own deadline.
+        binary: whether an output's data are sent as binary, by output.
         binary_default: for outputs that are not in `binary`.
     """
 
@@ -57,16 +57,16 @@ class InferRequest(NamedTuple):
 def read_request(
     body: bytes, header_length: int | None, signature: Signature, limits: RequestLimits
 ) -> InferRequest:
-    """Return what a body of HTTP asks.
+    """Return the request in an HTTP body.
 
     Args:
-        body: the whole of it.
-        header_length: bytes of JSON before the binary data; None where all of it is JSON.
-        signature: of the model asked.
-        limits: what is too large.
+        body: the whole body.
+        header_length: bytes of JSON before the binary data; None if all of it is JSON.
+        signature: of the model.
+        limits: of requests.
 
     Raises:
-        RequestError: it cannot be answered as it is.
+        RequestError: the request has a fault.
     """
     known = _known(signature.layouts, body, header_length, limits.strings)
     if known is not None:
@@ -93,19 +93,19 @@ def read_request(
     return request
 
 
-# Requests that differ from an earlier one in their data alone need not be checked again. Clients ask the same model
-# in the same form over and over: the bytes around the data are the key, so that nothing of them is read twice.
-# Whatever is in doubt, and all that is wrong, is read in full by `read_request`.
+# Layouts: clients send requests of the same form again and again. A request that differs from a checked one only in
+# its data need not be checked again. The key of a layout is the bytes around the data. `read_request` reads every
+# other request in full, and every invalid one.
 
 _MOST_LAYOUTS = 512
 _LONGEST_LAYOUT = 1024
-"""Bytes around the data of a request that is known again."""
+"""Maximum bytes around the data of a request with a layout."""
 Layouts = dict["Hashable", Any]
-"""Layouts by what surrounds their data: the JSON before binary data, or the texts before and behind a list."""
+"""Layouts by the bytes around their data: the JSON before binary data, or the texts before and after a list."""
 
 
 class _BinaryLayout(NamedTuple):
-    """A request whose data all are binary: name, datatype, shape, begin and end of each, and the body's size."""
+    """A request with only binary data: each tensor's name, datatype, shape, begin and end, and the body's size."""
 
     request: InferRequest
     tensors: tuple[tuple[str, str, tuple[int, ...], int, int], ...]
@@ -113,7 +113,7 @@ class _BinaryLayout(NamedTuple):
 
 
 class _ListLayout(NamedTuple):
-    """A request with one input, whose data are one flat list."""
+    """A request with one input whose data are a flat list."""
 
     request: InferRequest
     name: str
@@ -125,7 +125,7 @@ class _ListLayout(NamedTuple):
 def _known(
     layouts: Layouts, body: bytes, header_length: int | None, most_strings: int
 ) -> InferRequest | None:
-    """Return what a body asks, None if it has to be read in full."""
+    """Return the request in a body with a known layout; None if it has to be read in full."""
     if header_length is None:
         return _known_list(layouts, body, most_strings)
     binary: _BinaryLayout | None = (
@@ -159,7 +159,7 @@ def _known_list(layouts: Layouts, body: bytes, most_strings: int) -> InferReques
             return None
         data = _packed(name, datatype, flat, most_strings)
     except (orjson.JSONDecodeError, RequestError):
-        return None  # it is told in full what is wrong
+        return None  # `read_request` reports the fault
     return _with(request, (Tensor(name, datatype, shape, data),))
 
 
@@ -246,9 +246,9 @@ def _document(body: bytes, header_length: int | None, limits: RequestLimits) -> 
 
 
 def _loaded(header: bytes | memoryview) -> Any:  # noqa: ANN401 -- whatever is JSON
-    """Return what JSON says, in which numbers may be NaN, Infinity and -Infinity, as Triton and Python have them.
+    """Return the content of JSON that may contain NaN, Infinity and -Infinity, as Triton and Python write them.
 
-    orjson takes these for faults, so that what has them, and only that, is read by the standard library.
+    orjson refuses these, so texts with them are read by the slower standard library.
     """
     try:
         return orjson.loads(header)
@@ -347,13 +347,13 @@ def _flag(parameters: Mapping[str, Any], name: str) -> bool:
     return value
 
 
-# A tensor's data as lists of JSON, and back.
+# A tensor's data as JSON lists, and back
 
 _CODES = {
     "UINT8": "B", "UINT16": "H", "UINT32": "I", "UINT64": "Q", "INT8": "b", "INT16": "h", "INT32": "i", "INT64": "q",
     "FP32": "f", "FP64": "d",
 }  # fmt: skip
-"""By datatype, the code of `array` and `struct`."""
+"""Codes of `array` and `struct` by datatype."""
 _NUMPY = {
     "BOOL": "?", "UINT8": "u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8", "INT8": "i1", "INT16": "<i2",
     "INT32": "<i4", "INT64": "<i8", "FP32": "<f4", "FP64": "<f8",
@@ -372,7 +372,7 @@ _WORDS = {
 
 
 def _flat(name: str, shape: Sequence[int], count: int, data: object) -> list[Any]:
-    """Return a tensor's elements, which came nested as its shape or flat, and are to be so many."""
+    """Return a tensor's elements as a flat list, from a flat list or one nested like its shape."""
     if not isinstance(data, list):
         raise RequestError(f"input {name}: data is not a list", reason="data")
     flat: list[Any] = data
@@ -393,17 +393,17 @@ def _flat(name: str, shape: Sequence[int], count: int, data: object) -> list[Any
 
 
 def _packed(name: str, datatype: str, flat: list[Any], most_strings: int) -> bytes:
-    """Return the data of a tensor whose elements, as many as it has, are a list.
+    """Return the data of a tensor from the flat list of its elements.
 
     Raises:
-        RequestError: elements are of another type or out of range, or too many of BYTES.
+        RequestError: elements are of another type or out of range, or there are too many of BYTES.
     """
     kinds = set(map(type, flat))
     if datatype in _FLOATS:
         _check_kinds(name, datatype, kinds, _NUMBERS)
         try:
             return pack(f"<{len(flat)}{_CODES[datatype]}", *flat)
-        except OverflowError:  # infinite ones that say so are not too large
+        except OverflowError:  # a finite number that is too large; infinities are allowed
             raise _out_of_range(name, datatype) from None
     if datatype == "BYTES":
         _check_kinds(name, "BYTES", kinds, {str})
@@ -437,13 +437,12 @@ def _no_json(name: str, datatype: str) -> RequestError:
 
 
 def write_answer(service: str, request: InferRequest, answer: Answer) -> tuple[bytes, int | None]:
-    """Return the body, and the bytes of JSON in it where binary data follow.
+    """Return the body of an answer, and the number of its JSON bytes if binary data follow, else None.
 
-    Numbers in JSON are written as FP32 or FP64 have them; infinite ones and NaN, which JSON lacks, as the tokens that
-    Triton writes.
+    Infinities and NaN, which JSON lacks, are written as the tokens that Triton writes.
 
     Raises:
-        RequestError: an output was not asked for as binary and has no form in JSON.
+        RequestError: an output that was not requested as binary has no JSON representation.
     """
     data: list[Buffer] = []
     more: Parameters = answer.parameters or {}
@@ -464,7 +463,7 @@ def write_answer(service: str, request: InferRequest, answer: Answer) -> tuple[b
     if request.id:
         document["id"] = request.id
     header = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
-    if b"null" in header:  # so orjson has it; or a text does
+    if b"null" in header:  # orjson writes it for NaN and infinities; a text may also contain it
         for told in outputs:
             if "data" in told:
                 told["data"] = _with_tokens(told["data"])
@@ -475,7 +474,7 @@ def write_answer(service: str, request: InferRequest, answer: Answer) -> tuple[b
 
 
 def _listed(tensor: Tensor) -> object:
-    """Return a tensor's data, flat, for orjson with OPT_SERIALIZE_NUMPY."""
+    """Return a tensor's data as a flat list or array, for orjson with OPT_SERIALIZE_NUMPY."""
     if tensor.datatype == "BYTES":
         try:
             return [each.decode() for each in unpack_texts(tensor.data)]
@@ -489,9 +488,9 @@ def _listed(tensor: Tensor) -> object:
 
 
 def _with_tokens(numbers: object) -> object:
-    """Return numbers for orjson, those that JSON lacks as the tokens NaN, Infinity and -Infinity; others as they are.
+    """Return numbers for orjson with the tokens NaN, Infinity and -Infinity, for which orjson would write null.
 
-    These tokens are what Triton writes, and what its clients and Python read. orjson writes null in their place.
+    Triton writes these tokens, and its clients and Python read them.
     """
     if not isinstance(numbers, np.ndarray) or numbers.dtype.kind != "f" or np.isfinite(numbers).all():
         return numbers

@@ -1,7 +1,7 @@
-"""All that the gateway holds of one service: its dispatcher, and what carries out the decisions.
+"""The gateway's part for one service: its dispatcher, and the execution of the dispatcher's decisions.
 
-A query comes in by `ask`, goes to a worker in `execute`; the worker's answers come by `done`, and go to whoever asked
-in `_finish`. A query of more rows than a worker takes is asked in parts.
+A query arrives in `ask` and goes to a worker in `execute`; the worker's answers arrive in `done` and go to the client
+in `_finish`. A query with more rows than a worker takes is split.
 """
 
 from __future__ import annotations
@@ -54,11 +54,9 @@ _LOG = logging.getLogger("partita.serve")
 _RETRY_S = 1.0
 _LONGEST_S = 86_400.0
 _OUT_OF_TIME = 2.0
-"""Times as long as the last worker took to start, after which one that is not there yet is not counted on."""
-_ANSWERED, _INVALID = (
-    QueryOutcome.ANSWERED,
-    QueryOutcome.INVALID,
-)  # looked up once: enumerations are slow at it
+"""A starting worker no longer counts as expected after so many times the last worker's start time."""
+# Looked up once, since access to members of enumerations is slow.
+_ANSWERED, _INVALID = QueryOutcome.ANSWERED, QueryOutcome.INVALID
 _NO_ROOM = frozenset({RefusalReason.NO_WORKER, RefusalReason.LATE})
 
 Size = tuple[str, str, int]
@@ -66,19 +64,19 @@ Size = tuple[str, str, int]
 
 
 QUANTILE = 0.95
-"""Share of the queries that should be in time, where the workload says none."""
+"""Default share of the queries that should be in time."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServedService:
-    """A service as the workload has it.
+    """A service of the workload.
 
     Attributes:
         name: of the service.
         model: that it serves.
-        deadline_s: seconds from a query's arrival to its latest answer, where the query has none of its own.
+        deadline_s: default seconds from a query's arrival to its latest answer.
         quantile: share of the queries that must be answered by then.
-        table: by size, seconds of a batch of each measured batch size; for workers that do not bring their own.
+        table: seconds by size and batch size, for workers whose HELLO has none.
     """
 
     name: str
@@ -89,35 +87,38 @@ class ServedService:
 
 
 class WorkerStarts(Protocol):
-    """Tells when workers are started anew."""
+    """Says when workers will be started again."""
 
     def __call__(self, service: str, now: float, hung_s: float) -> Sequence[tuple[float, int]]:
-        """Return when each worker of a service that is not ready was or will be started, and its largest batch.
+        """Return when each missing worker of a service was or will be started, and its largest batch.
 
         Args:
-            service: its name.
-            now: the moment, on the monotonic clock.
-            hung_s: seconds until workers that run but hang will have been ended.
+            service: name of the service.
+            now: the current time, on the monotonic clock.
+            hung_s: seconds until hung workers will have been killed.
         """
         ...
 
 
 def no_starts(service: str, now: float, hung_s: float) -> tuple[tuple[float, int], ...]:
-    """Return nothing: it is not known who starts workers."""
+    """Return nothing, as it is unknown when workers are started."""
     del service, now, hung_s
     return ()
 
 
 class Route:
-    """Where the queries of one service go.
+    """The queries of one service.
 
     Args:
-        service: as the workload has it.
+        service: of the workload.
         router: the policy.
         batching: whether waiting queries are joined.
-        starts: tells when workers are started anew.
-        hung_s: returns the seconds until those of a service's workers that hang are ended.
-        dividing: whether queries of more rows than a worker takes are asked in parts.
+        starts: says when workers will be started again.
+        hung_s: returns the seconds until a service's hung workers will have been killed.
+        dividing: whether queries with more rows than a worker takes are split.
+
+    Attributes:
+        hung: number of workers that were killed because they hung.
     """
 
     def __init__(
@@ -133,28 +134,28 @@ class Route:
         self.service = service
         self.dispatcher = Dispatcher(Rules(service.deadline_s, batching), router)
         self.counters, self.observed = ServiceCounters(), ObservedQueries()
-        self.hung = 0  # workers that were ended because of it
+        self.hung = 0
         self.model = Model(
             service.name, service.model, (), (), 0, service.deadline_s, service.quantile, known=False
         )
         self._starts, self._hung_s, self._dividing = starts, hung_s, dividing
-        self._most = 0  # rows that a worker has taken
-        self._load_s = 0.0  # that the last worker took to start
-        self._rows = False  # whether the first size of its tensors is a batch
-        self._all_alike = False  # whether all of its queries may be joined, whatever their inputs
-        self._sized = False  # whether the inputs of queries differ in more than their rows
+        self._most = 0  # the largest batch of any worker so far
+        self._load_s = 0.0  # seconds that the last worker took to start
+        self._rows = False  # whether the first size of the model's tensors is a batch
+        self._all_alike = False  # whether any of its queries may be joined
+        self._sized = False  # whether the inputs of queries differ in size beyond their rows
         self._splits: set[SplitQuery] = set()
         self._largest = min(LARGEST_BATCH, _measured_in_time(service) or LARGEST_BATCH)
         self._priced: PriceQuestion | None = None
 
     def change(self, service: ServedService) -> None:
-        """Serve by these figures from now on: deadline, quantile, and the table of workers that bring none."""
+        """Use another deadline, quantile and table from now on."""
         self.dispatcher.open()
         if service != self.service:
             self.service = service
             self._update_model()
 
-    # From a query to its answer.
+    # From a query to its answer
 
     async def infer(self, query: Query, deadline_s: float | None) -> Answer:
         """Return the answer to a query."""
@@ -167,7 +168,7 @@ class Route:
             raise
 
     def ask(self, query: Query, deadline_s: float | None, receiver: AnswerReceiver) -> PendingQuery:
-        """Take a query whose end `receiver` is told, maybe before this returns."""
+        """Submit a query; `receiver` gets the answer or error, possibly before this returns."""
         now = time.monotonic()
         batch = (query.batch or 1) if self._rows else 1
         if batch <= self._largest:
@@ -203,7 +204,7 @@ class Route:
     def done(
         self, worker: Worker, number: int, answers: Sequence[Answer], seconds: float, waited: float
     ) -> bool:
-        """Take a worker's answers to a batch; False if they are not as many as its queries."""
+        """Take a worker's answers to a batch; return False if their number is not that of its queries."""
         batch = worker.running.get(number)
         if batch is None or len(answers) != len(batch.queries):
             return False
@@ -215,7 +216,7 @@ class Route:
         return True
 
     def execute(self, decisions: Decisions, now: float) -> None:
-        """Send batches to their workers, and hand answers and refusals back."""
+        """Send batches to workers, and answers and refusals to clients."""
         for batch in decisions.starts:
             link = batch.worker.link
             if link is not None:
@@ -248,7 +249,7 @@ class Route:
         self, outcome: QueryOutcome, reason: RefusalReason | None, answer: Answer | None
     ) -> BaseException:
         if reason is not None:
-            # A queue that is too long now has emptied, one way or the other, after a deadline.
+            # After a deadline, all queries that wait now will have ended.
             soon = reason in {RefusalReason.LATE, RefusalReason.FULL}
             return QueryRefusedError(reason, self.service.deadline_s if soon else _RETRY_S)
         if outcome is QueryOutcome.CANCELLED:
@@ -258,7 +259,7 @@ class Route:
         return QueryFailedError(answer.error)
 
     def forget(self, pending: PendingQuery) -> None:
-        """Take a query out of the queue, if it has not ended."""
+        """Cancel a query if it has not ended."""
         now = time.monotonic()
         if pending.split is None:
             self.execute(self.dispatcher.cancel(pending), now)
@@ -266,9 +267,9 @@ class Route:
             self._end_split(pending.split, QueryEnd(pending, QueryOutcome.CANCELLED), now)
 
     def _alike(self, query: Query) -> Hashable:
-        """Return what queries that may be joined have in common.
+        """Return a value that is equal for queries that may be joined.
 
-        What has no batch dimension, or says more than its tensors, is like nothing else: it runs by itself.
+        A query without a batch dimension, or with parameters, equals no other: it runs by itself.
         """
         if not self._rows or query.parameters is not None:
             return object()
@@ -277,17 +278,17 @@ class Route:
         return tuple((each.name, each.datatype, each.shape[1:]) for each in query.inputs)
 
     def _observe(self, batch: int, now: float) -> None:
-        """Count a query by its rows; one of more than are measured as several, as plans know no such batches."""
+        """Count a query by its rows; more rows than were measured count as several queries, since plans need that."""
         while batch > self._largest:
             self.observed.add(self._largest, now)
             batch -= self._largest
         self.observed.add(batch, now)
 
-    # Queries of more rows than a worker takes.
+    # Queries with more rows than a worker takes
 
     def _split(self, whole: PendingQuery, size: int, now: float) -> None:
-        """Ask a query in parts of at most so many rows, unless all workers together could not answer it in time."""
-        assert whole.query is not None  # noqa: S101 -- it was asked
+        """Split a query into parts of at most `size` rows; refuse it if all workers together would be too slow."""
+        assert whole.query is not None  # noqa: S101 -- only in simulations
         split = SplitQuery(whole, whole.query, self._alike(whole.query))
         self._splits.add(split)
         if self.dispatcher.fleet.least_seconds(whole.batch, size, whole.input_class) > whole.due - now:
@@ -296,21 +297,21 @@ class Route:
             self._feed(split, now)
 
     def _feed(self, split: SplitQuery, now: float) -> None:
-        """Ask for more parts of a query, if it has any."""
+        """Submit the next parts of a query."""
         while split.more:
             whole = split.whole
             size = self.dispatcher.fleet.part_size(whole.batch, whole.due - now, whole.input_class)
             self._arrive(split.next(size or whole.batch), now)
 
     def _is_too_large(self, end: QueryEnd) -> bool:
-        """Return whether a query ends because the workers that there are take fewer rows."""
+        """Return whether a query ends because the present workers take fewer rows."""
         query, outcome, reason, answer = end
         if not (0 < self.dispatcher.fleet.most < query.batch and self.model.batching.rows and self._dividing):
             return False
         return reason in _NO_ROOM or (outcome is QueryOutcome.FAILED and answer is None)
 
     def _split_too_large(self, now: float) -> None:
-        """Ask in smaller parts what waits for workers that are no longer there."""
+        """Split waiting queries that only a worker that is gone could take."""
         for query in self.dispatcher.too_large() if self.model.batching.rows and self._dividing else ():
             self._split_again(query, now)
 
@@ -323,19 +324,19 @@ class Route:
             self._feed(query.split, now)
 
     def _end_split(self, split: SplitQuery, end: QueryEnd, now: float) -> None:
-        """End a query that was asked in parts; parts that are still running are cancelled."""
+        """End a split query, and cancel its remaining parts."""
         split.whole.state = ENDED
         self._splits.discard(split)
         self._finish(end, now)
         for part in list(split.under_way):
             self.execute(self.dispatcher.cancel(part), now)
 
-    # Workers that come, go, fall silent and return.
+    # Workers
 
     def join(self, link: Link, hello: Hello) -> Worker:
-        """Take a worker in."""
+        """Add a worker."""
         now = time.monotonic()
-        # The table of its profile and processes; of its GPU's model it says nothing.
+        # HELLO does not name the GPU's model, so the table counts only if profile and processes identify it.
         size = (hello.profile, hello.processes)
         tables = [each for (_, *other), each in self.service.table.items() if tuple(other) == size]
         table = tables[0] if len(tables) == 1 else {}
@@ -348,31 +349,31 @@ class Route:
         return worker
 
     def drain(self, worker: Worker) -> None:
-        """Give a worker nothing new."""
+        """Start nothing more on a worker."""
         now = self._act(self.dispatcher.drain, worker)
         self._update_model()
         self._split_too_large(now)
 
     def leave(self, worker: Worker) -> None:
-        """Forget a worker that is gone."""
+        """Remove a worker that is gone."""
         now = self._act(self.dispatcher.leave, worker)
         self._update_model()
         self._split_too_large(now)
 
     def silent(self, worker: Worker) -> None:
-        """Give nothing new to a worker that gives no sign of life."""
+        """Start nothing on a worker without a sign of life."""
         self._split_too_large(self._act(self.dispatcher.silent, worker))
 
     def heard(self, worker: Worker) -> None:
-        """Trust a worker again that gives signs of life."""
+        """Use a worker again that gives signs of life."""
         self._act(self.dispatcher.heard, worker)
 
     def said_fault(self, worker: Worker, *, fault: bool) -> None:
-        """Give nothing new to a worker while it says that it cannot answer."""
+        """Start nothing on a worker while it reports that it cannot answer."""
         self._split_too_large(self._act(partial(self.dispatcher.said_fault, fault=fault), worker))
 
     def said_load(self, worker: Worker, batches: int) -> None:
-        """Take note of how many batches a worker has of other gateways."""
+        """Take note of the number of batches that a worker has from other gateways."""
         now = time.monotonic()
         self.execute(self.dispatcher.said_load(worker, now, batches=batches), now)
 
@@ -383,16 +384,16 @@ class Route:
         return now
 
     def tick(self, now: float) -> None:
-        """Let time pass."""
+        """Handle what is due by time."""
         if self.dispatcher.fleet.most < self._most:
             self._look_ahead(now)
         self.execute(self.dispatcher.tick(now), now)
         self._split_too_large(now)
 
     def _look_ahead(self, now: float) -> None:
-        """Let the fleet know when workers that it lacks should be there: so long after their start as the last."""
+        """Tell the fleet when missing workers should be ready, assuming the start time of the last worker."""
         if not self._load_s:
-            return  # none has been there yet
+            return  # no worker has started yet
         name = self.service.name
         self.dispatcher.fleet.coming = tuple(
             (max(now, at + self._load_s), batch)
@@ -401,7 +402,7 @@ class Route:
         )
 
     def _update_model(self) -> None:
-        """Let the model be what the workers there are take; what it was while there are none."""
+        """Derive the model from the present workers; without any it stays as it was."""
         workers = [each.hello for each in self.dispatcher.fleet.workers if not each.draining]
         if not workers:
             return
@@ -432,13 +433,13 @@ class Route:
         was, self.model = self.model, model
         if not was.known or was.batching != batching:
             self._tell_batching(batching, first.batch)
-        if was.batching.rows and not rows:  # parts of theirs may have been answered by each other
+        if was.batching.rows and not rows:  # queries are split by rows, which the new workers do not take
             for split in list(self._splits):
                 end = QueryEnd(split.whole, QueryOutcome.REFUSED, RefusalReason.WORKER_LOST)
                 self._end_split(split, end, time.monotonic())
 
     def _tell_batching(self, batching: Batching, batch: int) -> None:
-        """Log whether queries are joined, and why not, which costs throughput where the plan counts on it."""
+        """Log whether queries are joined and why; a warning if they are not and the plan relies on it."""
         told = {"event": "batching", "service": self.service.name, "rows": batching.rows, "why": batching.why}
         if batching.rows:
             _LOG.info("%s: queries are joined: %s", self.service.name, batching.why, extra=told)
@@ -454,7 +455,7 @@ class Route:
         )
 
     def new_question(self, now: float) -> PriceQuestion | None:
-        """Return what the prices should be asked anew for, None if they are still good."""
+        """Return the input for new prices, None if the current prices still hold."""
         found = price_question(
             self.dispatcher.fleet,
             self.observed.queries(now),
@@ -466,10 +467,10 @@ class Route:
         self._priced = found
         return found
 
-    # What others see.
+    # Views
 
     def view(self) -> ServiceView:
-        """Return the service as it is now."""
+        """Return the state of the service."""
         return ServiceView(
             self.service.name,
             self.dispatcher.waiting,
@@ -479,7 +480,7 @@ class Route:
         )
 
     def workers(self) -> list[WorkerView]:
-        """Return its workers as they are now."""
+        """Return the state of its workers."""
         return [
             WorkerView(
                 self.service.name,
@@ -508,6 +509,6 @@ def _status(worker: Worker) -> WorkerStatus:
 
 
 def _measured_in_time(service: ServedService) -> int:
-    """Return the largest batch that was measured to take no longer than a query has; 0 if none was."""
+    """Return the largest measured batch that takes no longer than the deadline; 0 if there is none."""
     rows = (row for table in service.table.values() for row in table.items())
     return max((batch for batch, seconds in rows if seconds <= service.deadline_s), default=0)

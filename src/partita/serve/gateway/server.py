@@ -1,4 +1,4 @@
-"""A gateway from its start to its end: workers, both transports, signals, log, and an orderly stop."""
+"""Runs a gateway: starts workers and both transports, handles signals, writes the log, and stops in order."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _LOOK_S = 0.25
 _MOST_NAMES = 5
 _REFUSING_S = 1.0
-"""Seconds in which requests are still refused when all that was under way has ended: clients that keep connections
-hear that these are closed, and load balancers look elsewhere, where a closed port would be an error to them."""
+"""Seconds for which requests are still refused after all others have ended: clients with open connections learn that
+these are closed, and load balancers go elsewhere, where a closed port would be an error for them."""
 _YOUNG = 20_000
-"""Objects more than there were before the collector looks: requests under way make and leave some thousands, and none
-of those needs it."""
+"""Threshold of the garbage collector's youngest generation: running requests create some thousand objects, which need
+no collection."""
 
 
 class Remotes(NamedTuple):
-    """Workers on other hosts: who knows where they are, and what they ask for."""
+    """Workers on other hosts: the source of their addresses, and the credentials for them."""
 
     source: ServiceSource
     access: WorkerAccess
@@ -69,17 +69,17 @@ def serve(
     rates: Path | None = None,
     remotes: Remotes | None = None,
 ) -> bool:
-    """Serve until told to end by SIGTERM or SIGINT, finish what is under way, and return.
+    """Serve until SIGTERM or SIGINT, then finish running requests and return.
 
     Args:
-        services: that are served.
-        workers: folder of the sockets of this host's workers; None where it has none.
-        endpoint: where to listen, and who may ask.
+        services: to be served.
+        workers: folder of the sockets of this host's workers; None if there are none.
+        endpoint: where to listen, and the credentials of clients.
         router: name of the policy.
         max_body: bytes of the largest request.
-        grace_s: seconds for finishing.
-        json_log: whether log lines are for programs.
-        supervisor: of the workers, not yet started; None where others start them.
+        grace_s: seconds for finishing running requests.
+        json_log: whether to write the log as JSON.
+        supervisor: of the workers, not yet started; None if others start them.
         rates: file to which observed rates are written.
         remotes: workers on other hosts.
 
@@ -90,7 +90,7 @@ def serve(
         InputError: a port cannot be used, or there is no such router.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:  # each client and each worker is a file
+    if soft < hard:  # each client and each worker needs a file descriptor
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
     async def serving(listener: socket.socket) -> bool:
@@ -157,17 +157,17 @@ async def _run(
             _announce(endpoint, listener, grpc, models.services)
             gc.collect()
             gc.set_threshold(_YOUNG, *gc.get_threshold()[1:])
-            gc.freeze()  # what planning and imports left lives as long as we do: no collection need look at it
-            async with _readiness_told(models):
+            gc.freeze()  # objects of planning and imports live as long as the process, so collections skip them
+            async with _readiness_logged(models):
                 await ask.wait()
-            _LOG.info("draining: finishing what is under way within %g seconds", grace_s)
+            _LOG.info("draining: finishing running requests within %g seconds", grace_s)
             await unless(hurry, _end(gateway, http, grpc, grace_s))
     _LOG.info("ended")
     return not hurry.is_set()
 
 
 def _follow(models: ModelRepository, api: HttpApi, served: Served) -> None:
-    """Serve from now on what a source tells."""
+    """Serve from now on what a source lists."""
     models.gateway.follow(served)
     names = tuple(each.name for each in served.services)
     if names != models.services:
@@ -177,7 +177,7 @@ def _follow(models: ModelRepository, api: HttpApi, served: Served) -> None:
 
 @contextmanager
 def signals_to(ask: asyncio.Event, hurry: asyncio.Event) -> Iterator[None]:
-    """Have the first signal ask for an end, and the next one for haste."""
+    """While the block runs, set `ask` at the first signal to end, and `hurry` at the next one."""
 
     def take() -> None:
         (hurry if ask.is_set() else ask).set()
@@ -211,7 +211,7 @@ def _announce(endpoint: Endpoint, listener: socket.socket, grpc: GrpcServer, ser
 
 
 async def _end(gateway: Gateway, http: HttpServer, grpc: GrpcServer, grace_s: float) -> None:
-    """Refuse what comes, over new connections too, until all that was under way has ended or the grace is over."""
+    """Refuse new requests, also on new connections, until running ones have ended or the grace period is over."""
     loop = asyncio.get_running_loop()
     end = loop.time() + grace_s
 
@@ -226,7 +226,7 @@ async def _end(gateway: Gateway, http: HttpServer, grpc: GrpcServer, grace_s: fl
 
 
 async def unless(hurry: asyncio.Event, work: Coroutine[None, None, None]) -> None:
-    """Do the work, or leave it when told to hurry."""
+    """Do the work, but cancel it when `hurry` is set."""
     doing = asyncio.create_task(work)
     hurrying = asyncio.create_task(hurry.wait())
     await asyncio.wait((doing, hurrying), return_when=asyncio.FIRST_COMPLETED)
@@ -237,15 +237,15 @@ async def unless(hurry: asyncio.Event, work: Coroutine[None, None, None]) -> Non
 
 
 @asynccontextmanager
-async def _readiness_told(models: ModelRepository) -> AsyncIterator[None]:
-    """Log, while the block runs, when a service gets its first worker or has lost its last, and who falls silent."""
+async def _readiness_logged(models: ModelRepository) -> AsyncIterator[None]:
+    """While the block runs, log when services become ready or lose their last worker, and suspected workers."""
     async with background(_tell_readiness(models)), background(_tell_silence(models.gateway)):
         yield
 
 
 @asynccontextmanager
 async def background(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
-    """Have something go on while the block runs."""
+    """Run a task while the block runs."""
     task = asyncio.create_task(work)
     try:
         yield
@@ -280,14 +280,14 @@ async def _tell_silence(gateway: Gateway) -> None:
         silent = {each.name for each in workers if each.state is WorkerStatus.SUSPECTED}
         for name in sorted(silent - known):
             more = {"event": "suspected", "instance": name}
-            _LOG.warning("%s fails or does not answer: it gets nothing new until it does", name, extra=more)
+            _LOG.warning("%s fails or does not answer: it gets no queries until it does", name, extra=more)
         for name in sorted((known - silent) & {each.name for each in workers}):
             _LOG.info("%s answers again", name, extra={"event": "answers again", "instance": name})
         known = silent
         await asyncio.sleep(_LOOK_S)
 
 
-# Log lines on stderr.
+# The log on stderr
 
 _LEVELS = {"partita": logging.INFO, "asyncio": logging.ERROR, "grpc": logging.ERROR}
 _KEPT = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
@@ -295,7 +295,7 @@ _KEPT = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
 @contextmanager
 def logged(*, as_json: bool) -> Iterator[None]:
-    """Write on stderr, while the block runs, everything of Partita's log, and of others' what is an error."""
+    """While the block runs, write Partita's log and the errors of other libraries to stderr."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
     loggers = [(logging.getLogger(name), level) for name, level in _LEVELS.items()]
@@ -312,7 +312,7 @@ def logged(*, as_json: bool) -> Iterator[None]:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line, with what the event was logged with (`extra`)."""
+    """Formats each record as a JSON object on one line, with the fields of `extra`."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -330,13 +330,13 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """Time, level where it is more than news, and text."""
+    """Formats each record as time, level unless it is INFO, and text."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line, with a traceback below where there is one."""
+        """Return the line, followed by the traceback if there is one."""
         level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
         message = record.getMessage()
-        if not message.isprintable():  # what a worker said last may be anything
+        if not message.isprintable():  # a worker's last output may contain anything
             message = message.encode("unicode_escape").decode()
         text = f"{time.strftime('%H:%M:%S', time.localtime(record.created))} {level}{message}"
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text

@@ -1,4 +1,4 @@
-"""What the gateway counts: of each service since the start, and of the last seconds, from which plans are made."""
+"""The gateway's counters of each service: since the start, and over the last seconds for planning."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ROUNDING_S = 1e-9
-"""Seconds by which an answer may be late without counting so: the sum of roundings, not of waiting."""
+"""Tolerance of deadlines in seconds, for rounding errors."""
 LATENCY_EDGES_S = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0,
 )  # fmt: skip
-"""Up to how many seconds a query took from arrival to answer, in the gateway's histogram."""
+"""Upper bounds of the histogram of seconds from a query's arrival to its answer."""
 _MICROSECONDS = (1, 2, 5, 10, 15, 20, 30, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 DECISION_EDGES_S = tuple(each / 1e6 for each in _MICROSECONDS)
-"""Up to how many seconds a routing decision took."""
+"""Upper bounds of the histogram of seconds of a routing decision."""
 
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """How often something happened, and the seconds of all of it together."""
+    """Number of events, and the sum of their seconds."""
 
     count: int = 0
     seconds: float = 0.0
@@ -37,26 +37,26 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class ServiceStatistics:
-    """What one service has done since the gateway started, as Triton's statistics extension counts, and more.
+    """The counts of one service since the gateway's start: those of Triton's statistics extension, and more.
 
     Attributes:
-        items: inferences: the batch sizes of all answered queries added up.
+        items: sum of the batch sizes of all answered queries.
         executions: batches that workers ran.
-        last_at: when a query was last answered, in seconds since 1970; 0 if never.
+        last_at: time of the last answer, in seconds since 1970; 0 if none.
         success: answered queries, with the seconds from arrival to answer.
-        fail: failed, invalid and refused queries, alike.
+        fail: failed, invalid and refused queries, with the seconds from arrival to their end.
         queue: answered queries, with the seconds they waited in the gateway.
         compute: answered queries, with the seconds that their batches took in the worker.
-        batches: by batch size, executions and their seconds in the worker.
-        refused: by reason.
+        batches: executions by batch size, with their seconds in the worker.
+        refused: refused queries by reason.
         in_time: queries answered within their deadline.
         cancelled: queries whose client left.
         retried: queries that were started a second time.
         invalid: queries that a worker found at fault.
         failed: queries that workers failed.
-        latency: how many answered queries took up to each of `LATENCY_EDGES_S`; the last are those that took longer.
-        decisions: how many decisions took up to each of `DECISION_EDGES_S`; the last took longer.
-        offered: items of all queries that came, refused ones too.
+        latency: answered queries in each bucket of `LATENCY_EDGES_S`; the last bucket has no upper bound.
+        decisions: decisions in each bucket of `DECISION_EDGES_S`; the last bucket has no upper bound.
+        offered: sum of the batch sizes of all queries, including refused ones.
     """
 
     items: int
@@ -96,7 +96,7 @@ class ServiceCounters:
         self._decisions = [0] * (len(DECISION_EDGES_S) + 1)
 
     def decided(self, seconds: float) -> None:
-        """Count a decision and how long it took."""
+        """Count a decision by its seconds."""
         self._decisions[bisect_left(DECISION_EDGES_S, seconds)] += 1
 
     def executed(self, items: int, seconds: float) -> None:
@@ -131,7 +131,7 @@ class ServiceCounters:
             self._refused[reason] += 1
 
     def statistics(self, retried: int, offered: int = 0) -> ServiceStatistics:
-        """Return all of it; the dispatcher counts what was retried, `ObservedQueries` what was offered."""
+        """Return all counts, with `retried` of the dispatcher and `offered` of `ObservedQueries`."""
         ended = self._ended
         cancelled = ended[QueryOutcome.CANCELLED]
         return ServiceStatistics(
@@ -157,14 +157,14 @@ class ServiceCounters:
 
 @dataclass(frozen=True, slots=True)
 class ServiceView:
-    """One service now.
+    """The state of one service.
 
     Attributes:
         name: of the service.
-        waiting: queries in the queue.
-        in_flight: queries that workers are running.
+        waiting: number of queries in the queue.
+        in_flight: number of queries that workers are running.
         statistics: since the start.
-        hung: workers that were ended because they hung.
+        hung: number of workers that were killed because they hung.
     """
 
     name: str
@@ -175,7 +175,7 @@ class ServiceView:
 
     @property
     def attainment(self) -> float:
-        """Share of the ended queries, other than cancelled ones, that were answered in time; 1 before the first."""
+        """Share of the ended queries, without cancelled ones, that were answered in time; 1 if none has ended."""
         ended = self.statistics.success.count + self.statistics.fail.count
         return self.statistics.in_time / ended if ended else 1.0
 
@@ -186,27 +186,27 @@ class WorkerStatus(StrEnum):
     IDLE = "idle"
     BUSY = "busy"
     SLOW = "slow"
-    """It has not answered for several times what it should have taken, and gets nothing new until it does."""
+    """A batch of it is overdue, and it gets nothing new until it has answered."""
     SUSPECTED = "suspected"
-    """It cannot answer: it gives no sign of life, says so itself, fails all it gets, or runs what nobody awaits."""
+    """It cannot answer now, for one of `UnreadyReason`."""
     DRAINING = "draining"
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerView:
-    """One worker now.
+    """The state of one worker.
 
     Attributes:
-        service: that it answers for.
-        name: as `node-0/gpu-3/3g.40gb@4`.
+        service: that it serves.
+        name: such as `node-0/gpu-3/3g.40gb@4`.
         profile: of its instance.
         pid: of its first process.
         state: what it is doing.
-        running: batches under way.
-        processes: batches it runs side by side.
+        running: number of running batches.
+        processes: number of batches it can run concurrently.
         busy_s: seconds of work so far, over all its processes.
-        answered: queries.
-        slowdown: what its batches take by what batches take on its size.
+        answered: number of answered queries.
+        slowdown: seconds of its batches relative to workers of its size.
     """
 
     service: str
@@ -223,7 +223,7 @@ class WorkerView:
 
 @dataclass(frozen=True, slots=True)
 class GatewaySnapshot:
-    """The gateway now."""
+    """The state of the gateway."""
 
     services: tuple[ServiceView, ...]
     workers: tuple[WorkerView, ...]
@@ -231,17 +231,17 @@ class GatewaySnapshot:
 
 
 WINDOW_S = 30
-"""Seconds of the past that count."""
+"""Length of the observed window in seconds."""
 LEAST_QUERIES = 100
-"""Queries in the window from which a service's rate is told. A test query to an idle service says nothing of what it
-will be asked, and a plan for so little would take from it what it needs a moment later."""
+"""Minimum number of queries in the window for a rate. A single test query to an idle service says nothing about its
+load, and a plan for so little would take away capacity that the service needs a moment later."""
 
 
 class ObservedQueries:
-    """Items and batch sizes of the last `WINDOW_S` seconds, second by second; refused queries count too.
+    """Batch sizes of the queries of the last `WINDOW_S` seconds, including refused ones.
 
     Attributes:
-        items: of all queries since the start.
+        items: sum of the batch sizes of all queries since the start.
     """
 
     __slots__ = ("_first", "_seconds", "items")
@@ -273,7 +273,7 @@ class ObservedQueries:
         return dict(sorted(total.items()))
 
     def span(self, now: float) -> float:
-        """Return the seconds of the window in which queries could have come; at least 1."""
+        """Return the seconds from the first query in the window to now; at least 1, at most `WINDOW_S`."""
         if self._first is None:
             return 1.0
         return min(float(WINDOW_S), max(1.0, now - self._first))
@@ -286,7 +286,7 @@ class ObservedQueries:
 
 
 def rates(services: Iterable[tuple[str, ObservedQueries]], now: float) -> dict[str, object]:
-    """Return the rate in items/s and the shares of batch sizes of services that were asked often enough for it."""
+    """Return rates in items/s and shares of batch sizes, for services with at least `LEAST_QUERIES` queries."""
     found: dict[str, object] = {}
     for name, observed in services:
         queries = observed.queries(now)
@@ -301,10 +301,10 @@ def rates(services: Iterable[tuple[str, ObservedQueries]], now: float) -> dict[s
 
 
 def write_rates(path: Path, found: Mapping[str, object]) -> None:
-    """Write what was observed; a reader never sees half of it.
+    """Write observed rates atomically.
 
     Raises:
-        PartitaError: it cannot be written.
+        PartitaError: the file cannot be written.
     """
     with replacing(path) as stream:
         stream.write(json.dumps(found) + "\n")

@@ -1,15 +1,14 @@
-"""Tells workers that hang from those that are slow, and ends the ones that hang.
+"""Distinguishes workers that hang from those that are slow.
 
-Three things look alike from a queue: a worker that computes for longer than predicted, one that hangs, and one that
-is gone. They are told apart so:
+A worker that does not answer may be gone, hung or slow:
 
-- *gone*: its connection ends; the kernel closes it when the process ends;
-- *hangs*: it gives no sign of life, though a thread of its own has nothing else to do (stopped, deadlocked, a call
-  that holds the interpreter and waits), or runs a batch whose queries are all past their deadlines;
-- *slow*: everything else. A process that gives no signs of life but uses the CPU computes, as a call does that holds
-  the interpreter; it is slow until its batch is past its deadlines.
+- *gone*: its connection has ended, since the kernel closes it with the process;
+- *hung*: it sends no signs of life, although a thread of it has nothing else to do (the process is stopped,
+  deadlocked, or waits in a call that holds the interpreter), or it runs a batch that is past all its deadlines;
+- *slow*: everything else. A process that sends no signs of life but uses the CPU is computing, in a call that holds
+  the interpreter; it counts as slow until its batch is past its deadlines.
 
-Time passes here only while this process looks: one that was itself stopped, or out of breath, blames nobody.
+Only the time in which this process itself runs normally is counted, so a stall of this process blames no worker.
 """
 
 from __future__ import annotations
@@ -23,25 +22,25 @@ if TYPE_CHECKING:
     from partita.serve.gateway.link import Link
 
 LOOK_S = 0.1
-"""Seconds between two looks, at least."""
+"""Seconds between two checks."""
 _MOST_STEP_S = 0.2
 _BEATS = 4
 """Signs of life that a worker may miss before nothing more is sent to it."""
 _BUSY = 0.2
-"""Share of a core's time from which a process computes. Threads that wait for the interpreter use a hundredth."""
+"""Share of a core's time from which a process counts as computing. Threads that wait for the interpreter use 1 %."""
 _EAGER = 0.9
-"""Share of the time from which a thread computes that ran or would have, if a busy host had let it."""
+"""Share of the time, running or runnable, from which a thread counts as computing even on a busy host."""
 _SAMPLE_S = 0.25
-"""Seconds between two looks at what a process does, at least."""
+"""Minimum seconds between two samples of a process's CPU time."""
 
 
 class LivenessReport(NamedTuple):
-    """What a look found.
+    """The result of a check.
 
     Attributes:
-        silent: gave their last sign of life too long ago.
-        heard: were silent, and are no longer.
-        hung: hang, with the reason.
+        silent: workers that have just become silent.
+        heard: workers that were silent and no longer are.
+        hung: workers that hang, with the reason.
     """
 
     silent: list[Link]
@@ -50,37 +49,39 @@ class LivenessReport(NamedTuple):
 
 
 class _Pulse:
-    """What is known of one worker's life; seconds are those in which this process looked."""
+    """Liveness of one worker; only seconds in which this process ran normally are counted."""
 
     __slots__ = ("sample", "silent", "silent_s", "stuck_s", "unheard_s")
 
     def __init__(self) -> None:
         self.silent = False
-        self.unheard_s = 0.0  # since anything came
-        self.silent_s = 0.0  # since anything came, without the time in which it computed
-        self.stuck_s = 0.0  # with a batch that nobody waits for
-        self.sample: tuple[float, ThreadTimes] | None = None  # seconds unheard, and what it had done by then
+        self.unheard_s = 0.0  # since its last message
+        self.silent_s = 0.0  # since its last message, without the time in which it computed
+        self.stuck_s = 0.0  # with a batch that was given up
+        self.sample: tuple[float, ThreadTimes] | None = (
+            None  # `unheard_s` and thread times at the last sample
+        )
 
 
 class Watchdog:
-    """Looks after the workers' lives."""
+    """Watches the liveness of workers."""
 
     def __init__(self) -> None:
         self._pulses: dict[Link, _Pulse] = {}
-        self._suspects: dict[Link, _Pulse] = {}  # at the last look
+        self._suspects: dict[Link, _Pulse] = {}  # at the last check
         self._looked: float | None = None
 
     def watch(self, link: Link) -> None:
-        """Look after a connection from now on."""
+        """Watch a connection from now on."""
         self._pulses[link] = _Pulse()
 
     def forget(self, link: Link) -> None:
-        """Look after a connection no longer."""
+        """Stop watching a connection."""
         self._pulses.pop(link, None)
         self._suspects.pop(link, None)
 
     def left_s(self, service: str) -> float:
-        """Return the seconds until those of a service's workers that hang are ended, at most; 0 if none hangs."""
+        """Return the seconds until all suspects of a service will count as hung; 0 without suspects."""
         return max(
             (
                 _limit(link) - max(pulse.silent_s, pulse.stuck_s)
@@ -91,7 +92,7 @@ class Watchdog:
         )
 
     def look(self, now: float) -> LivenessReport:
-        """Look at all workers; one that hangs is told each time, until it is forgotten."""
+        """Check all workers; a hung one is reported each time until it is forgotten."""
         found = LivenessReport([], [], [])
         step = 0.0 if self._looked is None else min(now - self._looked, _MOST_STEP_S)
         self._looked = now
@@ -110,7 +111,9 @@ class Watchdog:
                 continue
             pulse.stuck_s += step
             if pulse.stuck_s > _limit(link):
-                found.hung.append((link, f"it runs a batch whose deadlines are past by {_limit(link):g} s"))
+                found.hung.append(
+                    (link, f"it has run a batch for {_limit(link):g} s after the batch was given up")
+                )
         self._suspects = {
             link: pulse for link, pulse in self._pulses.items() if pulse.silent or pulse.stuck_s
         }
@@ -118,15 +121,15 @@ class Watchdog:
 
 
 def _limit(link: Link) -> float:
-    """Return the seconds after which a worker that does not live hangs."""
+    """Return the seconds without a sign of life after which a worker counts as hung."""
     return link.worker.hello.hang_timeout_s if link.worker is not None else HANG_TIMEOUT_S
 
 
 def _count_silence(link: Link, pulse: _Pulse, step: float, found: LivenessReport) -> None:
-    """Count the silence of a worker that sent nothing since the last look."""
+    """Count the silence of a worker that has sent nothing since the last check."""
     beat_s = link.worker.hello.beat_s if link.worker is not None else LOOK_S
     if not beat_s:
-        return  # of an earlier version: it gives none
+        return  # a worker of an earlier version, which sends no signs of life
     pulse.unheard_s += step
     pulse.silent_s += step
     if pulse.unheard_s > 2 * beat_s and _computes(link, pulse):
@@ -136,12 +139,12 @@ def _count_silence(link: Link, pulse: _Pulse, step: float, found: LivenessReport
         if link.worker is not None:
             found.silent.append(link)
     if pulse.silent_s > _limit(link):
-        said = "gave no sign of life" if link.worker is not None else "did not say what it is"
+        said = "gave no sign of life" if link.worker is not None else "did not send HELLO"
         found.hung.append((link, f"it {said} for {_limit(link):g} s"))
 
 
 def _computes(link: Link, pulse: _Pulse) -> bool:
-    """Return whether a worker uses the CPU, or would, for a batch whose deadlines are not past."""
+    """Return whether a worker uses the CPU, or is runnable, for batches that have not been given up."""
     if link.peer is None or link.worker is None or not link.worker.running:
         return False
     if any(batch.stuck for batch in link.worker.running.values()):

@@ -1,1 +1,1 @@
-"""Whole GPUs for services with a cut of their own: how many, cut how, and their place in the plan."""
+"""Reserves whole GPUs for services with a cut: how many, how they are cut, and their place in the plan."""

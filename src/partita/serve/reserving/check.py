@@ -1,7 +1,7 @@
-"""The checker's part for services with a cut: does the cut hold what the plan says, shown by queries served.
+"""The checker's part for services with a cut: simulated queries show whether the cut holds the plan's capacity.
 
-The routing that it looks at comes from the router, which may be wrong. That no instance ever runs two queries at
-once, that each takes as long as the table says, and that enough are in time, is worked out here, query by query.
+The routing comes from the router under test, which may be wrong. So the checker itself verifies for each query that
+no instance runs two queries at once, that each takes as long as the table says, and that enough are in time.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
     from partita.serve.reserving.services import CutService
 
 ROUTER = LateBinding
-"""Who routes the queries: the gateway's default."""
+"""Router of the simulated queries: the gateway's default."""
 
 QUERIES, RUNS = 20_000, 5
 SEED = 982_451_653
-"""Of traffic that no plan was made with."""
+"""Seed of traffic that no planner uses."""
 
 TOLERANCE = 0.2
-"""The queries that are not in time may be more than the quantile allows by this part."""
+"""Relative tolerance of the share of late queries."""
 
 
 def check_reserved(plan: Plan, services: Sequence[CutService], pools: Sequence[Pool]) -> list[Violation]:
-    """Return what is wrong with the capacities of services with a cut; an empty list if nothing is.
+    """Return the faults of the capacities of services with a cut.
 
     Args:
         plan: the plan.
@@ -100,10 +100,10 @@ def _rate_faults(problem: ServingProblem, counts: NDArray[np.int64], rate: float
 
 
 def most_queries(problem: ServingProblem, counts: NDArray[np.int64]) -> float:
-    """Return the queries/s beyond which no router answers the share that is asked in time, in the long run.
+    """Return the queries/s beyond which no router answers the required share in time in the long run.
 
-    Queries flow to sizes as they like, each instance is busy for a second a second, and the rest is refused: a
-    linear program, written here from that and not from what planners solve.
+    Queries are divisible flows to the sizes, each instance has one second per second, and the rest is refused: a
+    linear program, which shares no code with the planners.
 
     Args:
         problem: latencies of batch sizes on sizes, shares, the deadline and the share to be in time.
@@ -135,7 +135,7 @@ def most_queries(problem: ServingProblem, counts: NDArray[np.int64]) -> float:
 
 
 def _traffic(problem: ServingProblem, rate: float) -> Iterator[Traffic]:
-    """Yield Poisson traffic that no plan was made with, long enough for waiting to build up."""
+    """Yield Poisson traffic that no planner uses, long enough for queues to build up."""
     queries = max(QUERIES, 100 * problem.gpus * problem.gpu.compute_slices)
     for run in range(RUNS):
         rng = np.random.default_rng((SEED, run))
@@ -145,7 +145,7 @@ def _traffic(problem: ServingProblem, rate: float) -> Iterator[Traffic]:
 def schedule_fault(
     problem: ServingProblem, counts: NDArray[np.int64], traffic: Traffic, outcome: ServingOutcome
 ) -> str | None:
-    """Return why an outcome could not be, None if it could: queries run one at a time, none before it arrives.
+    """Return why an outcome is impossible, None if it is not: queries run one at a time, none before its arrival.
 
     Args:
         problem: latencies of batch sizes on sizes.

@@ -1,4 +1,4 @@
-"""A plan of both parts: whole GPUs for services with a cut, and the rest for those that share."""
+"""Plans both parts of a workload: whole GPUs for services with a cut, and the other GPUs for services that share."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def plan_reserving(
     seed: int = 0,
     running: Mapping[str, RunningGpus] | None = None,
 ) -> ReservedPlan:
-    """Return the plan of a workload some of whose services have a cut.
+    """Return the plan of a workload in which some services have a cut.
 
     Those with the highest priority choose first. The bound is the sum of those of both parts.
 
@@ -123,7 +123,7 @@ def reserve_best_effort(
 
 
 def _met(reserver: Reserver, services: Sequence[CutService]) -> list[GpuReservation]:
-    """Return reservations for those that can be met wholly, in order of priority."""
+    """Return reservations for the services that can be met completely, in order of priority."""
     made: list[GpuReservation] = []
     for service in by_priority(services):
         try:
@@ -141,7 +141,7 @@ def _rest(problem: Problem, made: Sequence[GpuReservation], share: Callable[[Pro
 
 
 def _highest_short(problem: Problem, rest: Plan) -> float:
-    """Return the highest priority of those that share and fall short, minus infinity if none does."""
+    """Return the highest priority of services that share and fall short; minus infinity if none does."""
     given = {service.name: service.capacity for service in rest.services}
     short = [each for each in problem.services if given.get(each.name, 0.0) < each.rate * (1 - _ROUNDING)]
     return max((each.priority for each in short), default=float("-inf"))
@@ -150,7 +150,7 @@ def _highest_short(problem: Problem, rest: Plan) -> float:
 def _part(
     reserver: Reserver, service: CutService, made: Sequence[GpuReservation], rest: Plan
 ) -> GpuReservation | None:
-    """Return what is left over for a service, in the pool where it holds the most; None if that is nothing."""
+    """Return a reservation of the GPUs left in the pool where the service holds the most; None if none are left."""
     left = counts_left(reserver.problem, made)
     for pool in pools_of(reserver.problem, rest, left):
         left[pool] = None if (n := left[pool]) is None else n - 1
@@ -170,7 +170,7 @@ def _part(
 
 
 def _listed(plan: Plan, problem: Problem, services: Sequence[CutService]) -> tuple[ServiceCapacity, ...]:
-    """Return all services with the rates that they ask, those that got nothing too, in the workload's order."""
+    """Return all services with their required rates, including those without capacity, in the workload's order."""
     given = {service.name: service.capacity for service in plan.services}
     asked = [(each.name, each.asked_rate, each.latency_slo_ms) for each in problem.services]
     for each in sorted(services, key=lambda each: each.index):

@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 
 
 MOST_GPUS = 500
-"""Beyond, a simulation takes too long to search with."""
+"""Maximum number of GPUs of a reservation, since simulations of more take too long."""
 ROUTER = LateBinding
-"""Who routes the queries: the gateway's default."""
+"""Router of the simulated queries: the gateway's default."""
 _QUERIES, _SEEDS = 20_000, 5
 _NOISE = 1.01
-"""By this factor a figure may exceed what was measured anew: that is as exact as it is."""
+"""Factor by which a figure may exceed a repeated measurement: its accuracy."""
 Points = dict[str, OperatingPoint]
 """Operating points by profile."""
 
@@ -49,10 +49,10 @@ class GpuReservation:
     """Whole GPUs for one service.
 
     Attributes:
-        service: for whom.
-        offer: the pool they are of.
+        service: that gets the GPUs.
+        offer: the pool of the GPUs.
         cut: how each is cut.
-        points: how an instance of each profile in the cut is run; their throughputs add up to the capacity.
+        points: operating point of each profile in the cut; throughputs of all instances add up to the capacity.
         least: fewest GPUs of that pool that any cut and router need.
     """
 
@@ -70,7 +70,7 @@ class GpuReservation:
 
 
 def describe(made: GpuReservation, pools: Sequence[Pool]) -> str:
-    """Return one sentence for the user."""
+    """Return a sentence about a reservation for the user."""
     service, gpus = made.service, len(made.cut.gpus)
     slices = ", ".join(
         f"{n} {profile}"
@@ -94,9 +94,9 @@ class Reserver:
 
     Attributes:
         problem: pools and objective.
-        deadline: when it is over, the fewest GPUs so far are taken.
+        deadline: when it is over, the fewest GPUs found so far are taken.
         seed: of the traffic that cuts are measured with.
-        running: what services run on now, kept where that is as good.
+        running: the current GPUs of services, which are kept if no cut needs fewer.
     """
 
     problem: Problem
@@ -113,9 +113,9 @@ class Reserver:
         return least_gpus(service, offer.problem) * self.problem.gpu_cost(offer.pool)
 
     def options(self, service: CutService, left: Sequence[int | None]) -> list[GpuReservation]:
-        """Return what each pool could give, the cheapest first.
+        """Return the best reservation in each pool, the cheapest first.
 
-        A pool whose bound already costs more than another's find is not searched.
+        A pool is not searched if its lower bound costs more than a reservation in another pool.
 
         Args:
             service: what is asked.
@@ -124,7 +124,7 @@ class Reserver:
         Raises:
             TooFewGpusError: no pool has enough GPUs.
             InfeasibleError: the chosen cut answers too few queries in time at any rate.
-            PartitaError: the time was over before anything was found.
+            PartitaError: the time was over before a reservation was found.
         """
         found: list[GpuReservation] = []
         for offer in sorted(service.offers, key=lambda each: self._least_cost(service, each)):
@@ -174,7 +174,7 @@ class Reserver:
 
 
 def instance_points(service: CutService, offer: PoolProblem, held: Held, seed: int) -> Points:
-    """Return how an instance of each profile is run when the cut serves all that it holds.
+    """Return the operating point of each profile when the cut serves its full capacity.
 
     The batch is the largest query that it answers in time. The throughput is its share of the items answered in time
     in simulation, instances of one profile having equal shares, so that all together give what the cut holds.

@@ -1,4 +1,4 @@
-"""Services with a cut: the batch sizes and deadlines that a workload asks for, and the pools that could meet them."""
+"""Services with a cut: their batch sizes and deadlines, and the pools that can meet them."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ if TYPE_CHECKING:
 
 
 QUANTILE = 0.95
-"""Share of the queries that must be in time where the SLO does not say (that of PARIS and ELSA)."""
+"""Default share of the queries that must be in time (as in PARIS and ELSA)."""
 
 SIGMA = 0.9
-"""Of log-normal batch sizes where the workload does not say (that of PARIS and ELSA)."""
+"""Default sigma of log-normal batch sizes (as in PARIS and ELSA)."""
 
 
 @dataclass(frozen=True, eq=False)
 class PoolProblem:
-    """One GPU of a pool, as a problem of serving the queries.
+    """The problem of serving a service's queries on one GPU of a pool.
 
     Attributes:
         pool: index of the pool.
         problem: the serving problem on one GPU.
-        takes: the largest query that each size answers in time, and its seconds; 0 items where it answers none.
-        quantile: of the latencies it is made of, as the table writes it.
+        takes: for each size, the largest query that it answers in time, and its seconds; 0 items if there is none.
+        quantile: of the latencies, as written in the table.
         estimated: profiles with latencies that are estimates.
     """
 
@@ -62,7 +62,7 @@ class CutService:
         cut: name of the cut.
         items: mean items of a query.
         offers: pools that can answer enough of the queries in time.
-        notes: what was assumed, for the user to read.
+        notes: assumptions, as sentences for the user.
     """
 
     index: int
@@ -80,7 +80,7 @@ class CutService:
 
     @property
     def rate(self) -> float:
-        """Queries/s to hold, headroom included."""
+        """Required queries/s, including the headroom."""
         return self.spec.rate * (1 + self.spec.headroom) / self.items
 
 
@@ -149,14 +149,14 @@ def serving_rows(spec: ServiceSpec, pool: Pool, measured: Measured) -> list[Meas
 
 
 def share_of(batches: Batches, largest: int) -> NDArray[np.float64]:
-    """Return the share of each batch size from 1 to the largest that comes, shape (B,).
+    """Return the share of each batch size from 1 to the largest, shape (B,).
 
     Args:
         batches: of a service.
         largest: where a log-normal without `max` ends.
 
     Raises:
-        InputError: next to nothing of the log-normal is within it.
+        InputError: almost none of the log-normal's mass is within it.
     """
     if batches.histogram is not None:
         share = np.zeros(max(batches.histogram))
@@ -185,7 +185,7 @@ def _offer(
 
 
 def _answerable(problem: ServingProblem) -> float:
-    """Return the share of the queries that some size could answer in time if nothing else came."""
+    """Return the share of the queries that some size can answer in time without any queue."""
     return float(problem.share @ np.isfinite(problem.feasible).any(axis=0))
 
 

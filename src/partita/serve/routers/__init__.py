@@ -1,4 +1,4 @@
-"""Routers: which slice answers which query, and when. One policy a file, run live and in simulation alike."""
+"""Routers decide which slice answers which query, and when; each file is one policy, for gateways and simulations."""
 
 from __future__ import annotations
 

@@ -105,14 +105,14 @@ class BoundQueues:
         return True
 
     def waits(self, query: PendingQuery, now: float) -> None:
-        """Hear that a query could not start on arrival."""
+        """Take note that a query could not start on arrival."""
 
     def freed(self, worker: Worker) -> None:
-        """Hear that a worker is idle."""
+        """Take note that a worker is idle."""
         self._ready.append(worker)
 
     def removed(self, query: PendingQuery) -> None:
-        """Hear that a waiting query has ended."""
+        """Take note that a waiting query has ended."""
         self._waiting -= 1
         worker = query.worker
         if worker is not None and worker.group is not None:

@@ -1,4 +1,4 @@
-"""Queries that wait for any worker in one queue: what routers that bind late have in common.
+"""The queue of queries that wait for any worker, for all routers that bind late.
 
 Queries of one kind (batch size and size class) stand in one heap, ended ones deleted when they come up. A query is
 refused on arrival where the pace of its kind says that it would wait too long, and waiting queries are joined to one
@@ -52,14 +52,14 @@ class SharedQueue:
         return True
 
     def waits(self, query: PendingQuery, now: float) -> None:
-        """Hear that a query could not start on arrival."""
+        """Take note that a query could not start on arrival."""
         pace = self._paces.get(query.kind)
         if pace is None:
             pace = self._paces[query.kind] = Pace(2.0 * self._rules.deadline)
         pace.waits(now)
 
     def removed(self, query: PendingQuery) -> None:
-        """Hear that a waiting query has ended."""
+        """Take note that a waiting query has ended."""
         self._queues.gone(query.kind)
 
     def lost(self, worker: Worker) -> Sequence[PendingQuery]:

@@ -1,1 +1,1 @@
-"""Workers: one process for each instance, which runs a model's queries in batches."""
+"""Workers: one process for each instance, which runs queries in batches."""

@@ -1,4 +1,4 @@
-"""What runs a model in a worker (`Backend`), how it is loaded, and the log in which workers note what went wrong."""
+"""The back-end of a worker, which runs its model (`Backend`), how it is loaded, and the worker's log."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 class Backend(Protocol):
-    """Runs batches, in as many threads side by side as the worker has processes.
+    """Runs batches, concurrently in as many threads (lanes) as the worker has processes.
 
     Attributes:
-        inputs: what the model takes.
-        outputs: what it gives.
+        inputs: of the model.
+        outputs: of the model.
         batching: whether its queries may be joined and split.
-        most: rows that it runs at once at most; None for no limit.
+        most: maximum rows of a batch; None for no limit.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -33,42 +33,42 @@ class Backend(Protocol):
 
     @property
     def fault(self) -> str | None:
-        """Why it cannot answer now, although no batch has shown it yet; None if it can."""
+        """Why it cannot answer now; None if it can."""
         ...
 
     def run(self, lane: int, queries: Sequence[Query]) -> Sequence[Answer]:
         """Return the answers to the queries of one batch, in their order.
 
         Args:
-            lane: which of the threads asks, from 0; no two ask with one number at once.
+            lane: number of the calling thread, from 0; calls with the same number are never concurrent.
             queries: at least one.
 
         Raises:
-            Exception: whatever went wrong; it is every query's answer then.
+            Exception: the batch failed; the error is the answer to each of its queries.
         """
         ...
 
     def close(self) -> None:
-        """Let go of what it holds; called when nothing runs any more."""
+        """Free its resources; called when nothing runs any more."""
         ...
 
 
 def load(spec: WorkerSpec) -> Backend:
-    """Return a worker's back-end, its model loaded.
+    """Return a worker's back-end with its model loaded.
 
     Raises:
-        InputError: there is no such model, or nothing to run it with.
+        InputError: the model does not exist, or cannot be run.
     """
-    # Each kind imports its own modules: an emulated worker needs none of the others'.
+    # Each kind imports only its own modules, as many workers run on a host.
     if isinstance(spec.backend, EmulatedSpec):
-        from partita.serve.worker.emulated import EmulatedBackend  # noqa: PLC0415 -- as said above
+        from partita.serve.worker.emulated import EmulatedBackend  # noqa: PLC0415 -- see above
 
         return EmulatedBackend(spec.backend, spec.seconds, spec.declared)
     if isinstance(spec.backend, OnnxSpec):
-        from partita.serve.worker.onnx_runtime import OnnxBackend  # noqa: PLC0415 -- as said above
+        from partita.serve.worker.onnx_runtime import OnnxBackend  # noqa: PLC0415 -- see above
 
         return OnnxBackend(spec.backend, spec.batch, spec.processes, spec.declared)
-    from partita.serve.worker.upstream import UpstreamBackend  # noqa: PLC0415 -- as said above
+    from partita.serve.worker.upstream import UpstreamBackend  # noqa: PLC0415 -- see above
 
     return UpstreamBackend(
         spec.backend,
@@ -83,6 +83,6 @@ def load(spec: WorkerSpec) -> Backend:
 def note(text: str) -> None:
     """Write one line to the log, which is stderr."""
     line = text.replace("\n", " | ")
-    with suppress(OSError, ValueError):  # nobody to tell
+    with suppress(OSError, ValueError):  # stderr is closed
         sys.stderr.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {line}\n")
         sys.stderr.flush()

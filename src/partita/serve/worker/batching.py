@@ -1,7 +1,7 @@
-"""How a worker runs queries: batches in threads side by side (`Lanes`), several queries to a batch where that may be.
+"""How a worker runs queries: batches run concurrently in threads (`Lanes`), and queries are joined where possible.
 
-`Lanes` checks what came and runs it on the back-end; back-ends call `run_joined` to make one batch of several queries
-and to hand each query its own rows of the answer.
+`Lanes` checks queries and runs them on the back-end. Back-ends call `run_joined` to run several queries as one batch
+and to give each query its own rows of the answer.
 """
 
 from __future__ import annotations
@@ -35,18 +35,17 @@ if TYPE_CHECKING:
 
 
 class Lanes:
-    """Runs batches in the order in which they came.
+    """Runs batches in the order of their arrival.
 
-    Where only one may run at once, the thread that brings it runs it: to hand it to another would cost more than all
-    else that a worker does for a query.
+    If only one may run at a time, the thread that reads a batch also runs it: passing it to another thread would cost
+    more than everything else that a worker does for a query.
 
     Args:
-        backend: runs each.
-        count: how many run side by side.
-        finished: told after each, with the connection that brought it.
-        note: told why one failed.
-        most: bytes that the answers to one batch may have: no frame holds more, and one that says so would end the
-            connection, and the worker with it.
+        backend: runs the batches.
+        count: number of concurrent batches.
+        finished: called after each batch, with its connection.
+        note: called with a sentence for the log when a batch fails.
+        most: maximum bytes of the answers to one batch: a larger frame would end the connection.
     """
 
     def __init__(
@@ -73,7 +72,7 @@ class Lanes:
             thread.start()
 
     def put(self, connection: Connection, number: int, queries: tuple[Query, ...]) -> None:
-        """Have a batch run, and its connection told; by then if only one may run at once."""
+        """Run a batch and answer on its connection; with one lane this blocks until then."""
         came = time.perf_counter()
         if self._threads:
             self._waiting.put((connection, number, queries, came))
@@ -83,7 +82,7 @@ class Lanes:
         self._answer(connection, done)
 
     def close(self) -> None:
-        """End the threads when they have run what waits."""
+        """End the threads after all waiting batches."""
         for _ in self._threads:
             self._waiting.put(None)
         for thread in self._threads:
@@ -112,7 +111,7 @@ class Lanes:
     def _run(self, lane: int, queries: Sequence[Query]) -> Sequence[Answer]:
         try:
             answers = self._backend.run(lane, queries)
-        except Exception as error:  # noqa: BLE001 -- whatever a model does, the worker answers and goes on
+        except Exception as error:  # noqa: BLE001 -- whatever a model raises, the worker answers and goes on
             why = f"{type(error).__name__}: {error}"
             self._note(f"a batch of {len(queries)} queries failed: {why}")
             return [Answer(error=why)] * len(queries)
@@ -122,7 +121,7 @@ class Lanes:
 
 
 def _within(most: int, answers: Sequence[Answer]) -> list[Answer]:
-    """Return the answers, without the outputs that are more than so many bytes, by themselves or together."""
+    """Return the answers, with errors in place of those whose outputs exceed a number of bytes in all."""
     left, found = most, []
     for answer in answers:
         size = sum(len(each.data) for each in answer.outputs)
@@ -138,10 +137,10 @@ def _within(most: int, answers: Sequence[Answer]) -> list[Answer]:
 
 
 def query_fault(query: Query, *, rows: bool) -> str | None:
-    """Return what is wrong with a query's sizes, None if nothing is.
+    """Return the fault of a query's sizes, None if it has none.
 
     Args:
-        query: as it came.
+        query: to be checked.
         rows: whether the first size of all its inputs is its batch.
     """
     batch = query.inputs[0].shape[:1] if query.inputs else ()
@@ -168,16 +167,16 @@ def _tensor_fault(tensor: Tensor) -> str | None:
 
 
 class InvalidQueryError(Exception):
-    """A query is to blame for its failure, not who ran it."""
+    """A query itself is at fault, so that a retry is of no use."""
 
 
 @dataclass(frozen=True, slots=True)
 class Joining:
-    """How queries may be put together.
+    """How queries may be joined.
 
     Attributes:
-        most: rows of the largest batch that may run at once; None for no limit.
-        apart: whether every query runs by itself, as the model has no batch dimension.
+        most: maximum rows of a batch; None for no limit.
+        apart: whether each query runs by itself, since the model has no batch dimension.
     """
 
     most: int | None = None
@@ -189,11 +188,11 @@ def run_joined(queries: Sequence[Query], joining: Joining, run: Callable[[Query]
 
     Args:
         queries: of any shapes.
-        joining: how they may be put together.
+        joining: how they may be joined.
         run: returns the answer to one batch.
 
     Raises:
-        Exception: what `run` raised, `InvalidQueryError` apart: that is the answer to the query to blame.
+        Exception: raised by `run`, except `InvalidQueryError`, which becomes the answer to the query at fault.
     """
     answers: dict[int, Answer] = {}
     for group in _groups(queries, joining):
@@ -210,8 +209,8 @@ def _run_group(members: Sequence[Query], joining: Joining, run: Callable[[Query]
         whole = stacked_answers([run(part) for part in parts], [part.batch for part in parts])
         found = split(whole, members)
     except (InvalidQueryError, UnlikePartsError):
-        found = None  # one of them is to blame; the others are not to suffer for it
-    # Outputs of other sizes than the batch cannot be told apart: then each query is run for itself.
+        found = None  # one of the queries is at fault, and the others must still be answered
+    # Without a usable joint answer, each query is run by itself.
     return found or [_run_alone(query, joining, run) for query in members]
 
 
@@ -224,7 +223,7 @@ def _run_alone(query: Query, joining: Joining, run: Callable[[Query], Answer]) -
     except InvalidQueryError as error:
         return Answer(error=str(error), invalid=True)
     except UnlikePartsError as error:
-        return Answer(error=f"it was run in parts, and {error}")
+        return Answer(error=f"the query was run in parts, and {error}")
 
 
 def _groups(queries: Sequence[Query], joining: Joining) -> Iterable[list[int]]:
@@ -233,14 +232,14 @@ def _groups(queries: Sequence[Query], joining: Joining) -> Iterable[list[int]]:
     alike: dict[object, list[int]] = {}
     for index, query in enumerate(queries):
         key = frozenset((each.name, each.datatype, tuple(each.shape[1:])) for each in query.inputs)
-        # The model alone says what it makes of no rows: beside others' it would not be asked. And what else a client
-        # says is not said for others.
+        # A query without rows runs by itself, so that the model decides about it; so does a query with parameters,
+        # which must not apply to others.
         alike.setdefault(key if query.batch and not query.parameters else index, []).append(index)
     return alike.values()
 
 
 def split(answer: Answer, queries: Sequence[Query]) -> list[Answer] | None:
-    """Return each query's rows of the answer to their joint batch; None if its outputs are not rows of the batch."""
+    """Return each query's rows of the answer to a joint batch; None if an output does not have the batch's rows."""
     rows = [query.batch for query in queries]
     if any(each.shape[:1] != (sum(rows),) for each in answer.outputs):
         return None
@@ -264,7 +263,7 @@ def decode_texts(data: Buffer) -> list[bytes]:
     """Return the elements of a BYTES tensor.
 
     Raises:
-        InvalidQueryError: the data end within one.
+        InvalidQueryError: the data end within an element.
     """
     try:
         return unpack_texts(data)

@@ -1,4 +1,4 @@
-"""Takes as long as the performance table says, and answers with what it was asked: the whole path without a GPU."""
+"""The emulated back-end: takes the performance table's seconds and returns inputs as outputs; needs no GPU."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _EMPTY_TEXT = bytes(4)
 
 
 class EmulatedBackend:
-    """A back-end (the protocol's `Backend`) that sleeps.
+    """A `Backend` that sleeps.
 
     Args:
         spec: tensors, jitter, slow-down.
-        seconds: of some batch sizes.
-        declared: what is said of the model's batch.
+        seconds: by batch size.
+        declared: what is declared about the model's batch.
 
     Raises:
-        InputError: it is said of no batch size how long it takes, or its tensors are not as declared.
+        InputError: `seconds` is empty, or the tensors are not as declared.
     """
 
     most: int | None = None
@@ -52,7 +52,7 @@ class EmulatedBackend:
         self._random = random.Random()
 
     def run(self, lane: int, queries: Sequence[Query]) -> Sequence[Answer]:
-        """Sleep as long as the joint batch takes, or each query alone, and return their inputs as outputs."""
+        """Sleep for the seconds of the joint batch, or of each query alone, and return inputs as outputs."""
         del lane
         rows = [query.batch for query in queries] if self.batching.rows else [1] * len(queries)
         batches = [sum(rows)] if self.batching.rows else rows
@@ -62,7 +62,7 @@ class EmulatedBackend:
         return answers
 
     def close(self) -> None:
-        """Let go of nothing."""
+        """Do nothing."""
 
     def _seconds(self, batch: int) -> float:
         spread = self._spec.jitter
@@ -87,7 +87,7 @@ class EmulatedBackend:
 
 
 def _batching(spec: EmulatedSpec, declared: DeclaredBatch) -> Batching:
-    """Return whether queries may be joined: each row of an output is that of an input, so any may be."""
+    """Return whether queries may be joined: if all first sizes are free, since outputs are copies of input rows."""
     if declared.rows is False:
         return Batching(why="it is declared to have no batch dimension")
     if all(each.shape[:1] == (-1,) for each in (*spec.inputs, *spec.outputs)):
@@ -101,10 +101,10 @@ def _batching(spec: EmulatedSpec, declared: DeclaredBatch) -> Batching:
 
 
 def interpolated(known: Sequence[tuple[int, float]], batch: int) -> float:
-    """Return the seconds of a batch from those of some sizes.
+    """Return the seconds of a batch, interpolated.
 
-    Between them piecewise linear; below the smallest that of the smallest (it is padded); above the largest in
-    proportion to it, as if it were run in parts.
+    They are linear between known sizes, constant below the smallest (it is padded), and proportional above the
+    largest, as if the batch were run in parts.
 
     Args:
         known: pairs of batch size and seconds, ascending, at least one.

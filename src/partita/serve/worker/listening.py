@@ -1,8 +1,8 @@
-"""Where a worker listens for gateways on other hosts: TCP, proofs of a token, TLS; and a page for a kubelet's probes.
+"""Listens for gateways on other hosts: TCP, proofs of a token, TLS; and serves a page for a kubelet's probes.
 
-Each gateway that comes is heard in a thread of its own until it has proved that it knows the token: nobody holds up
-the others by saying nothing. The proofs are of both sides, so that a gateway sends no query to whoever has got the
-address of a worker that is gone. Without TLS what is said can be read on the way.
+The handshake of each gateway has a thread of its own, so that a silent gateway delays no other. Both sides prove that
+they know the token, so a gateway sends no query to another process that has taken over a worker's address. Without
+TLS the traffic is not encrypted.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ KEEP_ALIVE = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
     (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 10_000),
 )
-"""Options of both ends (tcp(7)). A host that is cut off sends no end: after some 10 s the kernel gives it up, whether
-something was sent to it (USER_TIMEOUT, in ms) or not (KEEP*, in s)."""
+"""Socket options of both ends (tcp(7)). With them the kernel ends a connection to an unreachable host after about
+10 s, whether data are unacknowledged (USER_TIMEOUT, in ms) or not (KEEP*, in s)."""
 GREETING_S = 5.0
-"""Seconds that a gateway has to say who it is."""
+"""Seconds for the handshake."""
 _MOST_GREETERS = 64
-"""Gateways that may be about to say who they are; one more is turned away."""
+"""Maximum number of handshakes at a time."""
 _MOST_GREETING = 4096
-"""Bytes of a frame from whoever has proved nothing."""
+"""Maximum bytes of a frame before the proof."""
 _SHORTEST_TOKEN, _LONGEST_TOKEN = 16, 4096
 
 
 def keep_alive(connection: socket.socket) -> None:
-    """Send at once what is written, and find out when the other host is gone."""
+    """Set the options for sending without delay and for detecting that the other host is gone."""
     for level, option, value in KEEP_ALIVE:
         connection.setsockopt(level, option, value)
 
@@ -58,7 +58,7 @@ def read_token(path: Path | str) -> str:
     """Return the token in a file.
 
     Raises:
-        InputError: it cannot be read, or holds no token.
+        InputError: the file cannot be read, or has no token.
     """
     token = read_text(path).strip()
     if (
@@ -76,33 +76,33 @@ def read_token(path: Path | str) -> str:
 
 
 def nonce() -> str:
-    """Return a number that is used once, in hexadecimal."""
+    """Return a random nonce in hexadecimal."""
     return os.urandom(16).hex()
 
 
 def proof(token: str, who: str, nonces: Sequence[str]) -> str:
-    """Return what only one who knows the token can say of two nonces: HMAC-SHA-256 (RFC 2104), in hexadecimal.
+    """Return a proof that one knows the token: HMAC-SHA-256 (RFC 2104) of two nonces, in hexadecimal.
 
     Args:
-        token: that both know.
-        who: `worker` or `gateway`, so that neither can send back what it has just heard.
+        token: shared by both sides.
+        who: `worker` or `gateway`, so that neither side can send back the other's proof.
         nonces: the gateway's, then the worker's.
     """
     return hmac.digest(token.encode(), "\0".join([who, *nonces]).encode(), "sha256").hex()
 
 
 def proves(told: object, token: str, who: str, nonces: Sequence[str]) -> bool:
-    """Return whether what was told is the proof."""
+    """Return whether a received value is the proof."""
     return isinstance(told, str) and hmac.compare_digest(told.encode(), proof(token, who, nonces).encode())
 
 
 class Greeter:
-    """Hears gateways that connect over TCP until they have said who they are.
+    """Handles the handshakes of gateways that connect over TCP.
 
     Args:
-        spec: where to listen, and what gateways must prove.
-        welcome: takes the connection of one that has.
-        note: told why one was turned away.
+        spec: where to listen, and the files of token and TLS.
+        welcome: called with the connection after a successful handshake.
+        note: called with a sentence for the log when a handshake fails.
 
     Raises:
         InputError: a file cannot be used.
@@ -120,7 +120,7 @@ class Greeter:
         self._room = threading.Semaphore(_MOST_GREETERS)
 
     def listen(self) -> socket.socket:
-        """Return a socket that listens.
+        """Return a listening socket.
 
         Raises:
             InputError: the address cannot be used.
@@ -130,7 +130,7 @@ class Greeter:
         return found
 
     def greet(self, connection: socket.socket) -> None:
-        """Hear a gateway that has connected, in a thread of its own."""
+        """Start the handshake of a gateway, in a thread of its own."""
         if not self._room.acquire(blocking=False):
             connection.close()
             return
@@ -148,7 +148,7 @@ class Greeter:
         except (OSError, FrameError) as error:
             late.cancel()
             connection.close()
-            self._note(f"a gateway is turned away: {error}")
+            self._note(f"the handshake of a gateway failed: {error}")
         else:
             late.cancel()
             self._welcome(stream)
@@ -161,7 +161,7 @@ class Greeter:
         if self._token is None:
             return
         if not isinstance(theirs, str):
-            raise FrameError("it greets without a nonce")
+            raise FrameError("its GREET has no nonce")
         nonces = theirs, nonce()
         stream.sendall(
             frame(
@@ -177,9 +177,9 @@ class Greeter:
 
 def _said(found: Frame | None, kind: FrameKind) -> dict[str, object]:
     if found is None:
-        raise FrameError("it left without a word")
+        raise FrameError("the gateway closed the connection")
     if found.kind != kind or not isinstance(found.header, dict):
-        raise FrameError(f"a frame of kind {found.kind} where {kind.name} was due")
+        raise FrameError(f"a frame of kind {found.kind} instead of {kind.name}")
     return found.header
 
 
@@ -189,7 +189,7 @@ def _shut(connection: socket.socket) -> None:
 
 
 def listening_at(host: str, port: int) -> socket.socket:
-    """Return a socket that listens at an address; port 0 takes a free one.
+    """Return a socket that listens at an address; port 0 takes a free port.
 
     Raises:
         InputError: the address or the port cannot be used.
@@ -208,7 +208,7 @@ def listening_at(host: str, port: int) -> socket.socket:
 
 
 def server_context(cert: Path | str, key: Path | str) -> ssl.SSLContext:
-    """Return the TLS of a server.
+    """Return the TLS context of a server.
 
     Raises:
         InputError: the files are no certificate with its key.
@@ -230,11 +230,11 @@ def server_context(cert: Path | str, key: Path | str) -> ssl.SSLContext:
 class TlsStream:
     """The server's side of TLS on a blocking socket; one thread may read while another writes.
 
-    Python's own TLS sockets allow no two threads at once before 3.13. Here the state of TLS is touched under a lock,
-    which nobody holds while it waits for the network.
+    Before 3.13, Python's TLS sockets cannot be used by two threads at a time. Here a lock protects the TLS state, and
+    is not held during network calls.
 
     Args:
-        connection: as accepted.
+        connection: the accepted socket.
         context: with the certificate.
 
     Raises:
@@ -259,7 +259,7 @@ class TlsStream:
                 return
 
     def recv(self, size: int, /) -> bytes:
-        """Return what comes next, at most so many bytes; nothing at the end."""
+        """Return the next bytes, at most `size`; empty at the end."""
         while True:
             with self._lock:
                 try:
@@ -271,13 +271,13 @@ class TlsStream:
             self._feed()
 
     def recv_into(self, buffer: memoryview, /) -> int:
-        """Fill a buffer from its beginning with what comes next; return how many bytes that were."""
+        """Read the next bytes into the beginning of a buffer; return their number."""
         found = self.recv(len(buffer))
         buffer[: len(found)] = found
         return len(found)
 
     def sendall(self, message: bytes, /) -> None:
-        """Send all of it; one thread at a time."""
+        """Send a whole message; one thread at a time."""
         view = memoryview(message)
         while view:
             with self._lock:
@@ -289,7 +289,7 @@ class TlsStream:
         """Send a short message, or raise `BlockingIOError` if it would have to wait; one thread at a time.
 
         Returns:
-            Its length; less if the connection is broken by it, as part of what was sealed is on its way.
+            Its length; 0 if only a part was sent, so that the connection cannot be used any more.
         """
         ready = select.poll()  # select.select() takes no descriptor above 1023
         ready.register(self._connection, select.POLLOUT)
@@ -308,7 +308,7 @@ class TlsStream:
         self._connection.setsockopt(level, option, value)
 
     def setblocking(self, flag: bool, /) -> None:  # noqa: FBT001 -- as a socket's
-        """Have the socket block, or not."""
+        """Set whether the socket blocks."""
         self._connection.setblocking(flag)
 
     def shutdown(self, how: int, /) -> None:
@@ -316,7 +316,7 @@ class TlsStream:
         self._connection.shutdown(how)
 
     def close(self) -> None:
-        """Let go of the socket."""
+        """Close the socket."""
         self._connection.close()
 
     def _feed(self) -> None:
@@ -334,10 +334,10 @@ class TlsStream:
 
 
 _RECORDS = 1 << 20
-"""Bytes that are sealed at a time."""
+"""Bytes that are encrypted at a time."""
 
 
-# The page that probes read.
+# The page for probes
 
 _MOST_HEAD = 4096
 _PROBE_S = 2.0
@@ -347,7 +347,7 @@ class HealthPage:
     """Answers a kubelet's probes: `/healthz` while the process lives, `/readyz` while it can answer queries.
 
     Attributes:
-        why_not: says why it cannot, None if it can.
+        why_not: returns why it cannot answer queries, None if it can.
 
     Args:
         host: name or address.
@@ -364,7 +364,7 @@ class HealthPage:
 
     def _serve(self) -> None:
         while True:
-            with suppress(OSError):  # it has gone again
+            with suppress(OSError):  # the client has left
                 connection, _ = self._listener.accept()
                 with connection:
                     connection.settimeout(_PROBE_S)
@@ -381,7 +381,7 @@ class HealthPage:
         if path == [b"/healthz"]:
             return _page(b"200 OK", "ok")
         if path != [b"/readyz"]:
-            return _page(b"404 Not Found", "there are /healthz and /readyz")
+            return _page(b"404 Not Found", "no such page; there are /healthz and /readyz")
         why = self.why_not()
         return _page(b"200 OK", "ok") if why is None else _page(b"503 Service Unavailable", why)
 

@@ -1,7 +1,6 @@
-"""`python -m partita.serve.worker SPEC.json`: one process for one instance.
+"""`python -m partita.serve.worker SPEC.json`: the worker process of one instance.
 
-It loads the model, listens on a Unix socket or at an address, and runs what gateways ask for until it is told to end;
-then it drains.
+It loads the model, listens on a Unix socket or at an address, and runs batches of gateways. On SIGTERM it drains.
 """
 
 from __future__ import annotations
@@ -36,17 +35,17 @@ if TYPE_CHECKING:
 
 
 LOOK_S = 30.0
-"""Seconds between two looks at the length of the log."""
+"""Seconds between two checks of the log's length."""
 BEAT_S = 0.5
-"""Seconds between two signs of life, at most."""
+"""Maximum seconds between two signs of life."""
 _MISSED = 4
-"""Of them may be missed before the worker is held to hang."""
+"""Number of signs of life within the hang timeout."""
 WINDOW = 256
-"""Batches of one connection that wait or run; a gateway that sends more is read no further."""
+"""Maximum number of a connection's batches that wait or run; beyond it no more are read."""
 _AGAIN_S = 0.001
-"""Seconds before a gateway is told of others' batches that could not be told at once."""
+"""Seconds until a LOAD that could not be sent is tried again."""
 STALLED_S = 5.0
-"""Seconds after which a gateway that does not read its answers is given up."""
+"""Seconds after which a gateway that does not read its answers is disconnected."""
 
 
 def main(arguments: list[str]) -> int:
@@ -60,7 +59,7 @@ def main(arguments: list[str]) -> int:
             threading.Thread(target=_watch, name="supervisor", daemon=True).start()
         if spec.folder and not Path(spec.folder).is_dir():
             raise InputError("no such folder", where=spec.folder)
-        if os.getpid() == 1:  # as in a container: the kernel ignores what init has no handler for (signal(7))
+        if os.getpid() == 1:  # in a container, where the kernel ignores signals without a handler (signal(7))
             signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
         page = _health_page(spec.listen)
         backend = load(spec)
@@ -79,14 +78,15 @@ def main(arguments: list[str]) -> int:
     if not finished:
         note(f"ended after {spec.grace_s:g} s with work unfinished")
         sys.stderr.flush()
-        os._exit(1)  # a thread in the midst of a batch cannot be asked to end
+        os._exit(1)  # a thread that runs a batch cannot be ended otherwise
     return 0
 
 
 def _watch() -> None:
-    """End this worker when its supervisor is gone; while the model loads, at once.
+    """End this worker when its supervisor is gone, also while the model loads.
 
-    A pipe, as PR_SET_PDEATHSIG strikes when the *thread* ends that started the process (prctl(2)).
+    The supervisor holds a pipe, since PR_SET_PDEATHSIG acts when the *thread* that started the process ends
+    (prctl(2)).
     """
     with suppress(OSError):  # closed already
         while os.read(0, 1):
@@ -106,7 +106,7 @@ class Serving:
     """Serves one instance.
 
     Args:
-        spec: what this worker is.
+        spec: of this worker.
         backend: runs the batches.
     """
 
@@ -123,19 +123,18 @@ class Serving:
         self._under_way = 0
         self._ending = False
         self._changed = threading.Condition()
-        self._shared = False  # whether several gateways want to know of each other's batches
+        self._shared = False  # whether several gateways want LOAD frames
         self._load = threading.Event()
         self._lanes = Lanes(backend, spec.processes, self._finished, note)
         self._told_to_end, self._tell = os.pipe()
 
     def serve(self) -> bool:
-        """Serve until SIGTERM or SIGINT; return whether all that had been taken was finished by then."""
-        # Installed before the socket is there: whoever finds that may send SIGTERM at once.
+        """Serve until SIGTERM or SIGINT, then drain; return whether all accepted batches were finished."""
+        # Installed before the socket exists, since whoever finds the socket may send SIGTERM at once.
         for which in (signal.SIGTERM, signal.SIGINT):
             signal.signal(which, lambda *_: os.write(self._tell, b"."))
         if self._spec.listen is not None:
-            # Most workers have a socket in a folder, and prove nothing.
-            from partita.serve.worker.listening import Greeter  # noqa: PLC0415 -- as said above
+            from partita.serve.worker.listening import Greeter  # noqa: PLC0415 -- most have a socket in a folder
 
             greeter = Greeter(self._spec.listen, self._welcome, note)
             with greeter.listen() as listener:
@@ -144,7 +143,7 @@ class Serving:
             folder = Path(self._spec.folder)
             with listening(folder, self._spec.socket_name) as listener:
                 self._accept(listener, self._welcome)
-                # First of all, so that nobody new comes.
+                # First, so that no other gateway connects.
                 (folder / self._spec.socket_name).unlink(missing_ok=True)
         finished = self._drain()
         if finished:
@@ -154,11 +153,11 @@ class Serving:
         return finished
 
     def why_not_ready(self) -> str | None:
-        """Say why it cannot answer queries now, None if it can."""
-        return "it is told to end" if self._ending else self._backend.fault
+        """Return why it cannot answer queries now, None if it can."""
+        return "the worker is ending" if self._ending else self._backend.fault
 
     def _accept(self, listener: socket.socket, take: Callable[[socket.socket], None]) -> None:
-        """Hand connections on until told to end."""
+        """Accept connections until told to end."""
         threading.Thread(target=self._beat, name="beat", daemon=True).start()
         listener.setblocking(False)
         watched = [listener.fileno(), self._told_to_end]
@@ -167,9 +166,7 @@ class Serving:
             if self._told_to_end in ready:
                 return
             if ready:
-                with suppress(
-                    OSError
-                ):  # it has gone again, or there is no descriptor left: it will come again
+                with suppress(OSError):  # the client has left, or no descriptor is free: it will try again
                     take(listener.accept()[0])
             with self._changed:
                 self._connections = [each for each in self._connections if each.open]
@@ -177,17 +174,17 @@ class Serving:
 
     def _welcome(self, stream: socket.socket | TlsStream) -> None:
         connection = Connection(stream, self._take, self._notify, note)
-        with self._changed:  # at once, so that whoever has HELLO is told of the end
+        with self._changed:  # so that every gateway with HELLO also gets DRAINING
             connection.start(self._hello)
-            self._connections.append(connection)  # only now may signs of life be sent: HELLO comes first
+            self._connections.append(connection)  # after HELLO, which must come before signs of life
             ending = self._ending
-        if ending:  # it came as the end was told
+        if ending:
             connection.drain()
 
     def _beat(self) -> None:
-        """Give signs of life on all connections, from a thread that has nothing else to do.
+        """Send signs of life on all connections, from a thread of its own.
 
-        It stops with what it is to tell of: a process that is stopped, or a call that holds the interpreter.
+        They stop when the process is stopped, or a call holds the interpreter.
         """
         while True:
             time.sleep(self._beat_s)
@@ -221,9 +218,9 @@ class Serving:
             self._load.set()
 
     def _tell_load(self) -> None:
-        """Tell each gateway how many batches there are of others, when that has changed.
+        """Send each gateway the number of other gateways' batches whenever it changes.
 
-        From a thread of its own: a gateway that does not read holds up no other one's batches.
+        It has a thread of its own, so that a gateway that does not read delays no batches of others.
         """
         while True:
             self._load.wait()
@@ -233,7 +230,7 @@ class Serving:
                 if connection.shares and others != connection.told:
                     if connection.beat(frame(FrameKind.LOAD, 0, {"batches": others})):
                         connection.told = others
-                    elif connection.open:  # an answer is on its way to it
+                    elif connection.open:  # an answer is being sent to it
                         time.sleep(_AGAIN_S)
                         self._load.set()
 
@@ -273,7 +270,7 @@ def _hello(spec: WorkerSpec, backend: Backend, beat_s: float) -> Hello:
 
 
 def _age_s() -> float:
-    """Return the seconds since this process was started; 0 where that cannot be read (proc(5))."""
+    """Return the seconds since this process was started; 0 if that cannot be read (proc(5))."""
     try:
         ticks = int(Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
     except (OSError, ValueError, IndexError):
@@ -282,21 +279,21 @@ def _age_s() -> float:
 
 
 class Connection:
-    """A gateway, from HELLO until either goes.
+    """The connection to a gateway, from HELLO on.
 
     Args:
-        stream: as accepted.
-        take: takes one batch: the connection, its number, its queries.
-        changed: told when the gateway has drained or gone.
-        note: told what was wrong with what came.
-        stalled_s: seconds after which it is given up if it does not read.
+        stream: the accepted socket.
+        take: called with each batch: the connection, its number, its queries.
+        changed: called when the gateway has drained or left.
+        note: called with a sentence for the log.
+        stalled_s: seconds after which a gateway that does not read is disconnected.
 
     Attributes:
-        open: whether it is there.
-        drained: whether it sends nothing more.
-        shares: whether it wants to know of other gateways' batches.
-        told: how many there were when it was last told.
-        under_way: its batches that wait or run.
+        open: whether the connection is open.
+        drained: whether the gateway will send nothing more.
+        shares: whether the gateway wants LOAD frames.
+        told: number of other gateways' batches in the last LOAD.
+        under_way: number of its batches that wait or run.
     """
 
     def __init__(
@@ -318,18 +315,18 @@ class Connection:
         self._window = threading.Semaphore(WINDOW)
         stream.setblocking(True)
         self._stalled_s = stalled_s
-        # In the kernel, as a timeout of Python's would cost a poll for every call.
+        # The kernel's timeout, since Python's would cost a poll for every call.
         patience = struct.pack("ll", int(stalled_s), int(stalled_s % 1 * 1e6))
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
         self._reader = threading.Thread(target=self._read, name="reader", daemon=True)
 
     def start(self, hello: bytes) -> None:
-        """Say what this worker is, and read what comes."""
+        """Send HELLO, and start to read."""
         self.send(hello)
         self._reader.start()
 
     def send(self, message: bytes) -> None:
-        """Send a frame; a gateway that is gone, or does not read, is closed."""
+        """Send a frame; close the connection if the gateway is gone or does not read."""
         with self._sending:
             if not self.open:
                 return
@@ -341,12 +338,12 @@ class Connection:
                 self._shut()
 
     def answer(self, message: bytes) -> None:
-        """Send the answer to a batch, and let another one in."""
+        """Send the answer to a batch, and allow another batch to be read."""
         self.send(message)
         self._window.release()
 
     def beat(self, message: bytes) -> bool:
-        """Give a sign of life; not while an answer is on its way, which is one, or the gateway reads nothing.
+        """Send a sign of life, unless an answer is being sent or the gateway does not read.
 
         Returns:
             Whether it was sent.
@@ -355,7 +352,7 @@ class Connection:
             return False
         try:
             if self.open and self._stream.send(message, socket.MSG_DONTWAIT) < len(message):
-                self._shut()  # the rest of it would stand before the next frame
+                self._shut()  # half a frame is sent, so nothing can follow
         except BlockingIOError:
             return False
         except OSError:
@@ -365,14 +362,14 @@ class Connection:
         return self.open
 
     def drain(self) -> None:
-        """Say that this worker ends."""
+        """Tell the gateway that this worker ends."""
         self.send(frame(FrameKind.DRAINING, 0))
 
     def close(self) -> None:
         """End the connection and its thread."""
         self._shut()
         if self._reader.is_alive():
-            self._window.release()  # it may wait for room
+            self._window.release()  # the reader may wait for it
             self._reader.join(1.0)
 
     def _shut(self) -> None:
@@ -386,9 +383,9 @@ class Connection:
             while self.open and (found := frames.next()) is not None:
                 self._handle(found)
         except FrameError as error:
-            self._note(f"a gateway is cut off that sent {error}")
+            self._note(f"a gateway is disconnected, as it sent {error}")
         except OSError:
-            pass  # it is gone
+            pass  # the gateway is gone
         finally:
             self.open = False
             with self._sending:

@@ -1,4 +1,4 @@
-"""What a worker is started with: a JSON document, written by whoever starts it."""
+"""The specification with which a worker is started: a JSON document."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ DEFAULT_OUTPUTS = (TensorSpec("OUTPUT0", "FP32", (-1, 16)),)
 GRACE_S = 30.0
 LOAD_TIMEOUT_S = 600.0
 MOST_ROWS = 65_536
-"""Rows that a query may have where whoever owns the model sets no limit, and the highest limit."""
+"""Default of the maximum rows of a query, and the highest value of that limit."""
 
 UNNAMED = "0"
 """The token of a specification that no worker has been started with yet."""
 
 HangTimeout = Annotated[float, Meta(ge=1, le=float_info.max, examples=[HANG_TIMEOUT_S])]
-"""Seconds; fewer, and a busy host would look like a hang."""
+"""Seconds; with less than one, a busy host would look like a hang."""
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 Tensors = Annotated[tuple[TensorSpec, ...], Meta(min_length=1)]
 
@@ -61,13 +61,13 @@ def is_loopback(host: str) -> bool:
 
 
 class EmulatedSpec(Value, tag_field="kind", tag="emulated"):
-    """A worker that takes as long as the performance table says, and answers with what it was asked.
+    """An emulated model, which takes as long as the performance table says.
 
     Attributes:
-        inputs: what it takes.
-        outputs: what it gives: one alike to the input of its place is that input again, any other is zeros.
+        inputs: of the model.
+        outputs: of the model; an output that matches the input at its position copies it, others are zeros.
         jitter: spread of the log-normal durations; 0 for none.
-        slow_down: factor on every duration, to see what a slow worker does to its gateway.
+        slow_down: factor of every duration, to test gateways with slow workers.
     """
 
     inputs: Tensors = DEFAULT_INPUTS
@@ -77,11 +77,11 @@ class EmulatedSpec(Value, tag_field="kind", tag="emulated"):
 
 
 class OnnxSpec(Value, tag_field="kind", tag="onnx"):
-    """A model that ONNX Runtime runs: on its GPU where it can, else on the CPU.
+    """A model that ONNX Runtime runs, on the GPU if possible, else on the CPU.
 
     Attributes:
         path: of the model.
-        threads: of each session on the CPU; 0 takes one for each core.
+        threads: of each session on the CPU; 0 for one per core.
     """
 
     path: Text
@@ -89,14 +89,15 @@ class OnnxSpec(Value, tag_field="kind", tag="onnx"):
 
 
 class UpstreamSpec(Value, tag_field="kind", tag="upstream"):
-    """A server of the Open Inference Protocol v2 on that instance: one that runs already, or that is started.
+    """A server of the Open Inference Protocol v2 on the instance, already running or started by the worker.
 
     Attributes:
-        url: `http://127.0.0.1:8000`; may name `{port}` where there is a command.
-        model: the model's name there; the worker's own if None.
+        url: `http://127.0.0.1:8000`; with a command it may contain `{port}`.
+        model: the model's name at the server; None for the worker's model.
         timeout_s: seconds that an answer may take.
-        load_timeout_s: seconds that the server may take to have the model ready.
-        command: starts the server, which lives as long as the worker; may name `{port}`. Empty if it runs already.
+        load_timeout_s: seconds until the server must have the model ready.
+        command: starts the server, which ends with the worker; may contain `{port}`. Empty if the server runs
+        already.
     """
 
     url: Address
@@ -110,11 +111,11 @@ BackendSpec: TypeAlias = EmulatedSpec | OnnxSpec | UpstreamSpec
 
 
 class DeclaredBatch(Value):
-    """What whoever owns a model says of the first dimension of its tensors.
+    """What the owner of a model declares about the first dimension of its tensors.
 
     Attributes:
-        rows: whether it is a batch, of rows that do not influence each other; None if nothing is said.
-        most: rows that a query may have; None if nothing is said.
+        rows: whether it is a batch of independent rows; None if not declared.
+        most: maximum rows of a query; None if not declared.
     """
 
     rows: bool | None = None
@@ -129,11 +130,11 @@ class ListenSpec(Value):
 
     Attributes:
         host: name or address.
-        port: of TCP; 0 takes a free one, which the log tells.
-        token_file: whose token a gateway has to know; needed beyond loopback.
+        port: TCP port; 0 for a free one, which the log names.
+        token_file: file of the token that gateways must know; required beyond loopback.
         cert: file of the certificate (PEM), for TLS.
         key: file of its key.
-        health_port: of a page with `/healthz` and `/readyz`, for probes; none if None.
+        health_port: of a page with `/healthz` and `/readyz`, for probes; None for no page.
     """
 
     host: Text
@@ -156,25 +157,25 @@ class ListenSpec(Value):
 
 
 class WorkerSpec(Value):
-    """What a worker is.
+    """The specification of a worker.
 
     Attributes:
-        service: whose queries it answers.
+        service: that it serves.
         model: name of the model.
-        gpu: id of its GPU, as `node-0/gpu-3`.
-        placement: its instance there, as `3g.40gb@4`.
-        batch: the largest batch it takes.
-        processes: batches it runs side by side.
-        backend: what runs the model.
-        folder: where its socket goes; empty where it listens at an address.
-        token: tells its socket from those of other workers of that instance, before and after it.
-        seconds: expected seconds of some batch sizes, from the performance table.
-        grace_s: seconds from SIGTERM for finishing what it has.
-        supervised: whether it is to end when its standard input does, which whoever started it holds open.
-        declared: what is said of the model's batch.
-        hang_timeout_s: seconds without a sign of life after which it is held to hang.
+        gpu: id of its GPU, such as `node-0/gpu-3`.
+        placement: of its instance, such as `3g.40gb@4`.
+        batch: the largest batch that it takes.
+        processes: number of batches that it runs concurrently.
+        backend: of the model.
+        folder: of its socket; empty if it listens at an address.
+        token: distinguishes its socket from those of earlier and later workers of the instance.
+        seconds: expected seconds by batch size, from the performance table.
+        grace_s: seconds from SIGTERM for finishing running work.
+        supervised: whether to end at the end of standard input, which its supervisor holds open.
+        declared: what is declared about the model's batch.
+        hang_timeout_s: seconds without a sign of life after which it counts as hung.
         retry: whether its queries may run a second time, elsewhere.
-        listen: the address at which it listens, in the place of a socket in a folder.
+        listen: the address at which it listens, instead of a socket in a folder.
     """
 
     service: Text
@@ -195,7 +196,7 @@ class WorkerSpec(Value):
     listen: ListenSpec | None = None
 
     def faults(self) -> Iterator[FieldFault]:
-        """Yield unless it is said where it listens."""
+        """Yield a fault unless exactly one of `folder` and `listen` is given."""
         if bool(self.folder) == (self.listen is not None):
             yield FieldFault(("folder",), "either folder or listen is needed", "write folder: workers")
 
@@ -210,12 +211,12 @@ class WorkerSpec(Value):
         return f"{self.gpu.replace('/', '_')}@{self.placement.partition('@')[2]}-{self.token}.sock"
 
     def text(self) -> str:
-        """Return it as JSON, which `read_spec` reads."""
+        """Return the specification as JSON for `read_spec`."""
         return json.dumps(to_data(self), indent=2)
 
 
 def read_spec(path: Path | str) -> WorkerSpec:
-    """Read what a worker is started with.
+    """Read the specification of a worker.
 
     Raises:
         InputError: the file cannot be read, or fields are missing, unknown or wrong.
@@ -227,7 +228,7 @@ def fill_in(text: str, words: Mapping[str, str | int], hint: str) -> str:
     """Return a URL or a word of a command with its `{names}` filled in.
 
     Raises:
-        InputError: it names what is not among the words, or is no format; `hint` says what it may name.
+        InputError: it has an unknown placeholder or is no valid format; `hint` lists the placeholders.
     """
     try:
         return text.format_map(words)

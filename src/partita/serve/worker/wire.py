@@ -1,25 +1,25 @@
-"""What the gateway and a worker say to each other, over a stream socket on which the worker listens: Unix, or TCP.
+"""The protocol between gateways and workers, over a Unix or TCP stream socket on which the worker listens.
 
 A frame is a head of 20 bytes, a JSON header and raw data:
 
     length of header (4) | length of data (4) | kind (1) | 3 unused | id (8)        all little-endian
 
-On each connection the worker first says HELLO with what it is (`Hello`). Then RUN asks for one batch: its header
-lists the queries, each with its inputs' names, datatypes, shapes and sizes in bytes, and the names of the outputs it
-wants; the data are those of all inputs one after the other. DONE with the same id answers it alike, with the seconds
-that the batch took. Meanwhile BEAT is a sign of life that comes whatever the worker computes, from a thread of its
-own; its header is empty, or says why the worker cannot answer now. A worker that was told to end says DRAINING on
-every connection; a gateway that will send it nothing more answers DRAINED; when all have, or are gone, and nothing is
-under way, the worker ends.
+On each connection the worker first sends HELLO, its description (`Hello`). RUN then requests one batch: its header
+lists the queries, each with its inputs' names, datatypes, shapes and sizes in bytes, and the names of the wanted
+outputs; its data are those of all inputs in order. DONE with the same id answers it in the same way, with the seconds
+that the batch took. BEAT is a sign of life from a thread of its own, whatever the worker computes; its header is
+empty, or says why the worker cannot answer now. A worker that is to end sends DRAINING on every connection, and a
+gateway that will send nothing more answers DRAINED. The worker ends when all gateways have done so or left, and no
+batch is left.
 
-A gateway that answers HELLO with SHARE is told by LOAD, whenever that changes, how many batches the worker has of
-other gateways: else two would both take it for idle.
+A gateway that answers HELLO with SHARE gets LOAD, with the number of the worker's batches from other gateways,
+whenever it changes; otherwise two gateways could both take the worker for idle.
 
-Over TCP the gateway speaks first: GREET, with a nonce. A worker that has a token answers CHALLENGE, with a nonce of
-its own and a proof that it knows the token; the gateway proves the same with PROOF, and only then comes HELLO. The
-token itself is never sent.
+Over TCP the gateway begins with GREET, which has a nonce. A worker with a token answers CHALLENGE, with a nonce of
+its own and a proof that it knows the token. The gateway answers with its own proof in PROOF, and then comes HELLO.
+The token itself is never sent.
 
-Readers believe no frame: each checks sizes before it takes them.
+Readers check all sizes in a frame before they use them.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ BACKLOG = 64
 
 
 class FrameKind(IntEnum):
-    """What a frame is."""
+    """The kind of a frame."""
 
     HELLO = 1
     RUN = 2
@@ -69,31 +69,32 @@ class FrameKind(IntEnum):
     LOAD = 11
 
 
-_RUN = int(FrameKind.RUN)  # looked up once: enumerations are slow at it
+_RUN = int(FrameKind.RUN)  # looked up once, since access to members of enumerations is slow
 
 
 class Hello(Value):
-    """What a worker is.
+    """A worker's description of itself.
 
     Attributes:
-        service: whose queries it answers.
+        service: that it serves.
         model: name of the model.
-        gpu: id of its GPU, as `node-0/gpu-3`.
-        placement: its instance there, as `3g.40gb@4`.
-        profile: of the instance.
-        batch: the largest batch it takes.
-        processes: batches it runs side by side.
+        gpu: id of its GPU, such as `node-0/gpu-3`.
+        placement: of its instance, such as `3g.40gb@4`.
+        profile: of its instance.
+        batch: the largest batch that it takes.
+        processes: number of batches that it runs concurrently.
         pid: of its first process.
-        inputs: what the model takes.
-        outputs: what it gives.
-        seconds: expected seconds of some batch sizes, from the performance table; may be empty.
+        inputs: of the model.
+        outputs: of the model.
+        seconds: expected seconds by batch size, from the performance table; may be empty.
         batching: whether its queries may be joined and split.
-        beat_s: seconds between two BEATs; 0 of a worker that sends none.
-        hang_timeout_s: seconds without a sign of life, or with a batch that nobody waits for any more, after which it
-            hangs and may be killed.
+        beat_s: seconds between two BEATs; 0 if it sends none.
+        hang_timeout_s: seconds without a sign of life, or with a batch that was given up, after which it counts as
+        hung
+            and may be killed.
         retry: whether its queries may run a second time, elsewhere.
-        load_s: seconds from the start of its process until it was ready; 0 if it does not know.
-        shares: whether it tells of other gateways' batches.
+        load_s: seconds from the start of its process until it was ready; 0 if unknown.
+        shares: whether it can send LOAD.
     """
 
     service: str
@@ -115,15 +116,15 @@ class Hello(Value):
     shares: bool = False
 
     def packed(self) -> bytes:
-        """Return its frame."""
+        """Return the HELLO frame."""
         return frame(FrameKind.HELLO, 0, {"protocol": PROTOCOL, **to_data(self)})
 
     @classmethod
     def unpacked(cls, header: dict[str, Any]) -> Hello:
-        """Return what a frame's header says.
+        """Return the description in a HELLO frame's header.
 
         Raises:
-            ValueError: it is of another protocol, or no HELLO.
+            ValueError: it is of another protocol version, or invalid.
         """
         data = {name: value for name, value in dict(header).items() if name in cls.__struct_fields__}
         if header.get("protocol") != PROTOCOL:
@@ -155,7 +156,7 @@ def frame(
 def run_parts(
     number: int, queries: Sequence[Query], dumped: Callable[[object], bytes] = _dumped
 ) -> list[Buffer]:
-    """Return the frame that asks for one batch, in parts: the queries' data as they are, not copied."""
+    """Return the RUN frame of one batch in pieces, so that the queries' data are not copied."""
     header, data = [], []
     for query in queries:
         inputs = query.inputs
@@ -171,7 +172,7 @@ def unpack_run(header: list[dict[str, Any]], data: memoryview) -> tuple[Query, .
     """Return the queries of a RUN frame; their tensors are views of `data`.
 
     Raises:
-        ValueError, KeyError, TypeError: the header is not as it should be, or the data too few.
+        ValueError, KeyError, TypeError: the header is invalid, or the data are too short.
     """
     at, found = 0, []
     for each in header:
@@ -181,7 +182,7 @@ def unpack_run(header: list[dict[str, Any]], data: memoryview) -> tuple[Query, .
 
 
 def pack_done(number: int, answers: Sequence[Answer], seconds: float, waited: float = 0.0) -> bytes:
-    """Return the frame that answers one batch, which took so many seconds and waited for others before."""
+    """Return the DONE frame of one batch, which took `seconds` and waited for other batches for `waited` seconds."""
     header = {
         "seconds": seconds,
         "waited": waited,
@@ -198,7 +199,7 @@ def pack_done(number: int, answers: Sequence[Answer], seconds: float, waited: fl
 
 
 def unpack_done(header: dict[str, Any], data: memoryview) -> tuple[tuple[Answer, ...], float, float]:
-    """Return the answers of a DONE frame, the seconds that the batch took, and those that it waited in the worker."""
+    """Return the answers in a DONE frame, the seconds that the batch ran, and the seconds that it waited."""
     at, found = 0, []
     for each in header["answers"]:
         if "error" in each:
@@ -228,23 +229,23 @@ def _taken(listed: Sequence[Any], data: memoryview, at: int) -> tuple[tuple[Tens
 
 
 class FrameError(Exception):
-    """What came is no frame."""
+    """The data is no valid frame."""
 
 
 class ByteStream(Protocol):
-    """What frames are read from: a blocking socket, or TLS on one."""
+    """A stream from which frames are read: a blocking socket, or TLS on one."""
 
     def recv(self, size: int, /) -> bytes:
-        """Return what comes next, at most so many bytes; nothing at the end."""
+        """Return the next bytes, at most `size`; empty at the end."""
         ...
 
     def recv_into(self, buffer: memoryview, /) -> int:
-        """Fill a buffer from its beginning with what comes next; return how many bytes that were."""
+        """Read the next bytes into the beginning of a buffer; return their number."""
         ...
 
 
 class Frame(NamedTuple):
-    """A frame as it came."""
+    """A received frame."""
 
     kind: int
     number: int
@@ -253,11 +254,11 @@ class Frame(NamedTuple):
 
 
 class Frames:
-    """Frames of one connection, one after the other.
+    """Reads the frames of one connection.
 
     Args:
-        connection: a blocking stream socket, or what can be read like one.
-        most: bytes that a header and the data behind it may have.
+        connection: a blocking stream.
+        most: maximum bytes of a header, and of data.
     """
 
     def __init__(self, connection: ByteStream, most: tuple[int, int] = (MOST_HEADER, MOST_DATA)) -> None:
@@ -269,8 +270,8 @@ class Frames:
         """Return the next frame, None at the end of the stream.
 
         Raises:
-            FrameError: it is too large, cut short, or its header is no JSON.
-            OSError: the connection broke.
+            FrameError: it is too large or cut short, or its header is no JSON.
+            OSError: the connection failed.
         """
         head = self._take(HEAD.size)
         if head is None:
@@ -313,17 +314,17 @@ class Frames:
 
 
 def listening(folder: Path, name: str) -> socket.socket:
-    """Return a socket that listens at a name in a folder; nobody finds it before it does.
+    """Return a listening socket with a name in a folder; the name appears only when it listens.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be created.
     """
     part = f".{name}.{os.getpid()}"
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with short_path(folder) as base:
             made.bind(f"{base}/{part}")
-            # Listens before it has its name: whoever finds a socket that refuses may take it for a dead worker's.
+            # It listens before it gets its name, since a socket that refuses is taken for a dead worker's.
             made.listen(BACKLOG)
             os.rename(f"{base}/{part}", f"{base}/{name}")  # noqa: PTH104 -- pathlib would open the folder again
     except BaseException:
@@ -351,7 +352,7 @@ def connected(folder: Path, name: str, timeout_s: float | None = None) -> socket
 
 @contextmanager
 def short_path(folder: Path) -> Iterator[str]:
-    """Open a folder; its short name is good while it is open."""
+    """Yield a short path of a folder, which holds while the block runs; socket paths have at most 107 bytes."""
     number = os.open(folder, os.O_PATH | os.O_DIRECTORY)
     try:
         yield f"/proc/self/fd/{number}"
