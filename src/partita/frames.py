@@ -15,6 +15,18 @@ BACKENDS = ("pandas", "polars", "pyarrow")
 """Libraries of frames. The default is the first that is imported, otherwise the first that is installed."""
 
 
+_TYPES: dict[str, type] = {
+    **dict.fromkeys(("start", "batch", "processes", "instances", "queries"), int),
+    **dict.fromkeys(("compute", "memory", "memory_mib", "max_instances"), int),
+    **dict.fromkeys(
+        ("throughput", "latency_ms", "rate", "capacity", "latency_slo_ms", "seconds", "busy"), float
+    ),
+    **dict.fromkeys(("memory_mb", "utilization", "power_w"), float),
+    "estimated": bool,
+}
+"""Types of the columns of Partita's frames; all others are text."""
+
+
 def columns_of(frame: object) -> dict[str, list[object]]:
     """Return the columns of a frame as lists, with None where a value is missing.
 
@@ -89,7 +101,15 @@ def frame_of(columns: Mapping[str, Sequence[object]], backend: str | None = None
     """
     import narwhals.stable.v2 as nw  # noqa: PLC0415 -- as above
 
-    return nw.from_dict(dict(columns), backend=_backend(backend)).to_native()
+    frame = nw.from_dict(dict(columns), backend=_backend(backend))
+    # A column without values has no useful type. pandas would turn None into text, and cannot cast it to int.
+    bare = [
+        name
+        for name, values in columns.items()
+        if not values or (not frame.implementation.is_pandas() and all(each is None for each in values))
+    ]
+    types: dict[type, Any] = {int: nw.Int64, float: nw.Float64, bool: nw.Boolean, str: nw.String}
+    return frame.with_columns(nw.col(name).cast(types[_TYPES.get(name, str)]) for name in bare).to_native()
 
 
 def _backend(asked: str | None) -> Any:  # noqa: ANN401 -- one of BACKENDS, which narwhals types as literals

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import narwhals.stable.v2 as nw
 import pandas as pd
 import polars as pl
 import pyarrow as pa
@@ -51,6 +52,20 @@ def test_what_is_missing_stays_missing(backend: str) -> None:
     assert (first.memory_mb, first.source, first.estimated, first.quantile) == (None, "mine", True, "0.99")
     assert (second.memory_mb, second.source, second.estimated) == (7.5, "", False)
     assert (first.utilization, first.power_w) == (None, None)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_columns_without_values_have_the_type_that_they_have_with_values(backend: str) -> None:
+    full: dict[str, list[object]] = {
+        "service": ["web"],
+        "batch": [1],
+        "throughput": [2.0],
+        "estimated": [True],
+    }
+    wanted = nw.from_native(frame_of(full, backend)).schema
+    assert nw.from_native(frame_of({name: [] for name in full}, backend)).schema == wanted
+    if backend != "pandas":  # it has no missing whole numbers
+        assert nw.from_native(frame_of({name: [None] for name in full}, backend)).schema == wanted
 
 
 def test_others_read_a_table_as_an_arrow_stream(table: PerfTable) -> None:
