@@ -12,11 +12,12 @@ import pytest
 
 from partita import registry
 from partita.deadline import Deadline
+from partita.drive.driver import as_drive_error
 from partita.errors import InputError, PartitaError
 from partita.jobs.disciplines.fair import Fair
 from partita.planning.exact import ExactPlanner
 from partita.planning.mig_serving import GreedyPlanner
-from partita.registry import RegistryWarning, load, make, names, registered
+from partita.registry import RegistryWarning, load, make, maker_of, names, registered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -136,6 +137,39 @@ def test_of_two_packages_with_one_name_neither_is_taken(site: Path) -> None:
     assert "only" in names("planners")
 
 
+def test_two_packages_that_clash_in_many_names_are_noted_once(site: Path) -> None:
+    mine = "".join(f"p{n} = a:A\n" for n in range(10))
+    install(site, "one", f"[partita.planners]\nexact = a:A\nmix = a:A\n{mine}")
+    install(site, "two", f"[partita.planners]\n{mine}")
+    with pytest.warns(RegistryWarning) as noted:
+        assert "p3" not in names("planners")
+    both, own = sorted(str(each.message) for each in noted)
+    assert both == (
+        "one 1.2 and two 1.2 each register the planner 'p0', the planner 'p1', the planner 'p2' and 7 more, "
+        "so none of them is taken; uninstall one of them"
+    )
+    assert (
+        own
+        == "the planner 'exact', the planner 'mix' of one 1.2 are ignored: Partita has ones of these names"
+    )
+
+
+def test_a_fault_of_another_package_is_not_called_partitas(site: Path) -> None:
+    source = (
+        "class Algorithm:\n    def transition(self, asked):\n        return None\n"
+        "class Driver:\n    def begin(self, action):\n        raise KeyError('rack')\n"
+    )
+    install(site, "tabu", "[partita.transition_algorithms]\ntabu = theirs:Algorithm\n", theirs=source)
+    sys.modules.pop("theirs", None)
+    algorithm = make("transition_algorithms", "tabu")
+    assert maker_of(algorithm) == "tabu 1.2"
+    assert maker_of(Fair()) == "partita itself"
+    with pytest.raises(KeyError) as caught:
+        sys.modules["theirs"].Driver().begin(None)
+    assert as_drive_error(caught.value, "g0").what == "a fault in tabu 1.2: KeyError: 'rack'"
+    assert as_drive_error(KeyError("rack"), "g0").what == "a fault in partita itself: KeyError: 'rack'"
+
+
 def test_a_package_that_stands_in_the_path_twice_counts_once(
     site: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,7 +190,7 @@ def test_what_cannot_be_read_or_is_no_group_is_told(site: Path) -> None:
         assert registered("planners")["mine"].place == "a:A"
     texts = [str(each.message) for each in told]
     assert any("odd 1.2 registers something in the group partita.plannners" in text for text in texts)
-    assert any("what torn 1 registers cannot be read" in text for text in texts)
+    assert any("the entry points of torn 1 cannot be read" in text for text in texts)
 
 
 def older(site: Path, keep: Callable[[str], bool]) -> None:

@@ -1,14 +1,14 @@
-"""Policies by name, Partita's own and other packages': planners, routers, cuts, drivers, commands and the like.
+"""Policies by name, from Partita and other packages: planners, routers, cuts, drivers, commands and others.
 
-Each is an entry point of an installed package, in the group of its kind. A package that brings a planner says in its
+Each is an entry point of an installed package, in the group of its kind. A package with a planner has in its
 `pyproject.toml`:
 
     [project.entry-points."partita.planners"]
     tabu = "partita_tabu:TabuPlanner"
 
-and `partita plan --planner tabu` is there once it is installed. Partita's own are registered in the same way. An
-entry is a class or a function; nothing of its package is imported before it is asked for. A broken package
-is reported when its policy is used, and stops nothing else.
+After it is installed, `partita plan --planner tabu` works. Partita registers its own policies in the same way. An
+entry is a class or a function; its package is imported when the policy is first used. A broken package is reported
+when its policy is used, and affects nothing else.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 OWN = "partita"
-"""The package whose names nobody takes away."""
+"""The package whose names take precedence."""
 
 _CHECKOUT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # noqa: PTH100, PTH120 -- as below
-"""The project's folder, where this is an editable installation; else it has no `pyproject.toml`."""
+"""The project's folder in an editable installation; in others it has no `pyproject.toml`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +39,9 @@ class PolicyGroup:
     """A kind of policy.
 
     Attributes:
-        noun: what one is called.
-        option: where users name it, for errors.
-        method: what it must have once it is made; None for functions, which are called as they are.
+        noun: its name in texts.
+        option: the option that selects it, for errors.
+        method: a method that its object must have; None for functions.
     """
 
     noun: str
@@ -61,11 +61,11 @@ GROUPS = {
     "exporters": PolicyGroup("exporter"),
     "commands": PolicyGroup("command"),
 }
-"""The kinds there are; the entry points of `planners` stand in the group `partita.planners`."""
+"""All kinds; the entry points of `planners` are in the group `partita.planners`."""
 
 
 class RegistryWarning(UserWarning):
-    """Something is registered that cannot be used; all else can."""
+    """A registered policy cannot be used; all others can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,8 @@ class Registered:
 
     Attributes:
         group: its kind, a key of `GROUPS`.
-        place: `module:object`, as the package wrote it.
+        name: of the policy.
+        place: `module:object`, as in the package's entry point.
         package: name and version of the package.
     """
 
@@ -106,7 +107,7 @@ class Registered:
         return found
 
     def broken(self, what: str) -> PartitaError:
-        """Return the error that says what is wrong with it, and how to get on."""
+        """Return an error about it, with a hint to go on."""
         package = self.package.split()[0]
         mend = (
             _install_again()
@@ -121,9 +122,9 @@ class Registered:
 
 
 def registered(group: str) -> Mapping[str, Registered]:
-    """Return what is registered of a kind, by name: Partita's own first, then others', each by the alphabet.
+    """Return the policies of a kind, by name: Partita's own first, then the others, each sorted by name.
 
-    Where two packages register one name, Partita's own stays; of two others neither is taken. A warning says so.
+    If two packages register the same name, Partita's own is used; of two other packages' neither is, with a warning.
     """
     return _all()[group]
 
@@ -137,7 +138,7 @@ def load(group: str, name: str) -> Any:  # noqa: ANN401 -- what it is depends on
     """Return the class or function of a name.
 
     Raises:
-        InputError: nobody registers that name.
+        InputError: no package registers that name.
         PartitaError: its package is broken, or Partita's installation is older than its code.
     """
     known = registered(group)
@@ -151,15 +152,15 @@ def load(group: str, name: str) -> Any:  # noqa: ANN401 -- what it is depends on
 
 
 def make(group: str, name: str, **given: object) -> Any:  # noqa: ANN401 -- as above
-    """Return the policy of a name, made with those of the given arguments that it names.
+    """Return the policy of a name, constructed with those of the given arguments that it has parameters for.
 
-    So all of a kind can be made alike, and one that needs no seed does not ask for it.
+    So all policies of a kind are constructed alike, and one that needs no seed has no such parameter.
 
     Raises:
-        InputError: nobody registers that name.
-        PartitaError: its package is broken, or makes something else.
+        InputError: no package registers that name.
+        PartitaError: its package is broken, or the object lacks the kind's method.
     """
-    from inspect import Parameter, signature  # noqa: PLC0415 -- slow to import, and not for names
+    from inspect import Parameter, signature  # noqa: PLC0415 -- slow to import, and not needed for names
 
     maker, entry, method = load(group, name), registered(group)[name], GROUPS[group].method
     parameters = signature(maker).parameters.values()
@@ -188,27 +189,42 @@ def make(group: str, name: str, **given: object) -> Any:  # noqa: ANN401 -- as a
 
 
 def package_at_fault(error: BaseException) -> str | None:
-    """Return name and version of the other package whose policy an error passed through; None if it was only ours."""
-    modules = {
-        each.place.partition(":")[0].partition(".")[0]: each.package
-        for by_name in _all().values()
-        for each in by_name.values()
-        if not each.own
-    }
-    found, trace = None, error.__traceback__
+    """Return name and version of the other package that an error's traceback passed through; None if none."""
+    modules, trace = _others(), error.__traceback__
+    found = None
     while trace is not None:
         module = str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
         found, trace = modules.get(module, found), trace.tb_next
     return found
 
 
+def culprit(error: BaseException) -> str:
+    """Return whose fault an unexpected error is, as text: another package's, or `partita itself`."""
+    return package_at_fault(error) or "partita itself"
+
+
+def maker_of(policy: object) -> str:
+    """Return the package that a policy is from, as `culprit` returns it."""
+    return _others().get(type(policy).__module__.partition(".")[0], "partita itself")
+
+
+def _others() -> dict[str, str]:
+    """Return name and version of the other packages that register policies, by their top-level module."""
+    return {
+        each.place.partition(":")[0].partition(".")[0]: each.package
+        for by_name in _all().values()
+        for each in by_name.values()
+        if not each.own
+    }
+
+
 def require_current() -> None:
-    """Refuse an installation that is older than its code, as it is after a `git pull` alone, or that is damaged.
+    """Refuse an installation that is damaged or older than its code, as after a `git pull` without an installation.
 
     Names are registered when a package is installed, so such an installation lacks names that the code has.
 
     Raises:
-        PartitaError: it lacks some; the hint says how to install it again.
+        PartitaError: names are missing; the hint has the command that installs it again.
     """
     own = {each for by_name in _all().values() for each in by_name.values() if each.own}
     there = {(each.group, each.name, each.place) for each in own}
@@ -219,10 +235,14 @@ def require_current() -> None:
         if (each.group, each.name, each.place) not in there
     ] or [f"every {kind.noun}" for group, kind in GROUPS.items() if group not in {each.group for each in own}]
     if lacking:
-        told = ", ".join(lacking[:3]) + (f" and {len(lacking) - 3} more" if len(lacking) > 3 else "")
         raise PartitaError(
-            f"the installation of Partita is older than its code: it lacks {told}", hint=_install_again()
+            f"the installation of Partita is older than its code: it lacks {_listed(lacking)}",
+            hint=_install_again(),
         )
+
+
+def _listed(words: list[str]) -> str:
+    return ", ".join(words[:3]) + (f" and {len(words) - 3} more" if len(words) > 3 else "")
 
 
 def _install_again() -> str:
@@ -232,28 +252,42 @@ def _install_again() -> str:
 
 @cache
 def _all() -> dict[str, dict[str, Registered]]:
-    """Return what all installed packages register, by group and name."""
+    """Return the policies of all installed packages, by group and name."""
     found: dict[str, dict[str, list[Registered]]] = {group: {} for group in GROUPS}
     for entry in _entries():
         found[entry.group].setdefault(entry.name, []).append(entry)
-    return {group: dict(_chosen(by_name)) for group, by_name in found.items()}
+    clashes: dict[tuple[bool, str], list[str]] = {}
+    chosen = {group: dict(_chosen(by_name, clashes)) for group, by_name in found.items()}
+    for (own, packages), which in clashes.items():
+        several = len(which) > 1
+        if own:
+            names = "ones of these names" if several else "one of that name"
+            _warn(f"{_listed(which)} of {packages} {'are' if several else 'is'} ignored: Partita has {names}")
+        else:
+            none = "none of them" if several else "neither"
+            _warn(f"{packages} each register {_listed(which)}, so {none} is taken; uninstall one of them")
+    return chosen
 
 
-def _chosen(by_name: Mapping[str, list[Registered]]) -> Iterator[tuple[str, Registered]]:
+def _chosen(
+    by_name: Mapping[str, list[Registered]], clashes: dict[tuple[bool, str], list[str]]
+) -> Iterator[tuple[str, Registered]]:
+    """Yield the policy that each name stands for; add names that several packages register to `clashes`.
+
+    Those are kept by whether Partita's own is among them, and by the other packages.
+    """
     for name, entries in sorted(
         by_name.items(), key=lambda item: (not any(entry.own for entry in item[1]), item[0])
     ):
         mine = next((entry for entry in entries if entry.own), None)
-        if mine is None and len(entries) == 1:
-            mine = entries[0]
-        others = " and ".join(entry.package for entry in entries if not entry.own)
-        noun = GROUPS[entries[0].group].noun
-        if mine is None:
-            _warn(f"{others} each register the {noun} {name!r}, so neither is taken; uninstall one of them")
-            continue
         if len(entries) > 1:
-            _warn(f"the {noun} {name!r} of {others} is ignored: Partita has one of that name")
-        yield name, mine
+            others = " and ".join(entry.package for entry in entries if not entry.own)
+            which = f"the {GROUPS[entries[0].group].noun} {name!r}"
+            clashes.setdefault((mine is not None, others), []).append(which)
+        elif mine is None:
+            mine = entries[0]
+        if mine is not None:
+            yield name, mine
 
 
 def _warn(what: str) -> None:
@@ -261,37 +295,37 @@ def _warn(what: str) -> None:
 
 
 def _entries() -> Iterator[Registered]:
-    """Yield all entry points in groups of Partita.
+    """Yield all entry points in Partita's groups.
 
-    The files are read here and not through `importlib.metadata`: its import alone takes 36 ms, a seventh of what
-    `partita --help` takes, and this takes one.
+    This reads the files itself, in 1 ms: importing `importlib.metadata` alone takes 36 ms, a seventh of the time of
+    `partita --help`.
     """
     seen: set[str] = set()
     for folder in sys.path:
         try:
             inside = sorted(os.listdir(folder or "."))  # noqa: PTH208 -- half the time of Path.glob
         except OSError:
-            continue  # an archive, or a folder that is not there: no package of ours
+            continue  # an archive, or a missing folder
         for each in inside:
             stem, ending = os.path.splitext(each)  # noqa: PTH122 -- as above
             if ending not in {".dist-info", ".egg-info"}:
                 continue
             package, _, version = stem.partition("-")
             name = re.sub(r"[-_.]+", "-", package).lower()
-            if name not in seen:  # what stands further on in the path would not be imported either
+            if name not in seen:  # a second one later in the path would not be imported either
                 seen.add(name)
                 yield from _read(os.path.join(folder, each, "entry_points.txt"), f"{name} {version}")  # noqa: PTH118
 
 
 def _read(file: str, package: str) -> Iterator[Registered]:
-    """Yield the entry points of one package in groups of Partita, from its `entry_points.txt` or `pyproject.toml`."""
+    """Yield one package's entry points in Partita's groups, from its `entry_points.txt` or `pyproject.toml`."""
     try:
         with open(file, encoding="utf-8") as stream:  # noqa: PTH123 -- as above
             text = stream.read()
     except (FileNotFoundError, NotADirectoryError):
         return
     except (OSError, UnicodeDecodeError) as error:
-        _warn(f"what {package} registers cannot be read: {file}: {error}")
+        _warn(f"the entry points of {package} cannot be read: {file}: {error}")
         return
     if "partita." not in text:
         return

@@ -9,6 +9,7 @@ from partita.control.executor import deployed, moved, snapshot
 from partita.control.journal import JournalError, State
 from partita.drive.driver import DriveError
 from partita.errors import SHOWN, PartitaError
+from partita.registry import maker_of
 from partita.transition.check import check_transition
 from partita.transition.transition import Request
 
@@ -163,7 +164,7 @@ def ordered(transitioner: Transitioner, asked: Request) -> Transition:
     found = transitioner.transition(asked)
     if faults := check_transition(asked, found):
         raise PartitaError(
-            f"a fault in partita itself: the transition is wrong: {faults[0].where}: {faults[0].what}",
+            f"a fault in {maker_of(transitioner)}: the transition is wrong: {faults[0].where}: {faults[0].what}",
             hint="nothing was begun; try another --algorithm, and report this",
         )
     return found

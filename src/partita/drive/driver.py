@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from partita.errors import PartitaError
+from partita.registry import culprit
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -193,7 +194,7 @@ def as_drive_error(error: Exception, where: str) -> DriveError:
         return error
     if isinstance(error, PartitaError):
         return FailedError(error.what, where=error.where, hint=error.hint)
-    return FailedError(f"a fault in partita itself: {type(error).__name__}: {error}", where=where)
+    return FailedError(f"a fault in {culprit(error)}: {type(error).__name__}: {error}", where=where)
 
 
 def foreign_error(where: str) -> RefusedError:

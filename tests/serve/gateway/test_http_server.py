@@ -172,7 +172,10 @@ def test_failures_are_told_apart_from_faults_of_the_query(server):
 def test_a_fault_of_partita_itself_is_logged_and_ends_one_request(server, caplog):
     server.gateway.error = ZeroDivisionError()
     status, _, body = posted(server.http, INFER, BODY)
-    assert (status, json.loads(body)["error"]) == (500, "a fault in partita itself; its log says more")
+    assert (status, json.loads(body)["error"]) == (
+        500,
+        "a fault in partita itself; the log of the gateway says more",
+    )
     assert "ZeroDivisionError" in caplog.text
     assert got(server.http, "/healthz")[0] == 200
 

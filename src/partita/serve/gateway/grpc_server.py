@@ -22,6 +22,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from partita.errors import InputError
+from partita.registry import culprit
 from partita.serve.dispatching.query import QueryFailedError, QueryRefusedError, RefusalReason
 from partita.serve.gateway.access import host_and_port
 from partita.serve.gateway.gateway import checked
@@ -288,9 +289,10 @@ class InferenceService:
             except Exception as error:
                 if isinstance(error, aio.AbortError):
                     raise
-                _LOG.exception("a fault in partita itself at %s", name)
+                text = f"a fault in {culprit(error)}"
+                _LOG.exception("%s at %s", text, name)
                 self._count(grpc.StatusCode.INTERNAL, error, name, context)
-                await context.abort(grpc.StatusCode.INTERNAL, "a fault in partita itself; its log says more")
+                await context.abort(grpc.StatusCode.INTERNAL, f"{text}; the log of the gateway says more")
 
         return method
 
@@ -355,9 +357,10 @@ class InferenceService:
             self._count(_status(error, context)[0], error, "ModelStreamInfer", context)
             # The id tells the client which of its requests failed.
             return _STREAMED(error_message=str(error), infer_response={"id": request.id})
-        except Exception:  # noqa: BLE001 -- it ends one request, not the stream
-            _LOG.exception("a fault in partita itself at ModelStreamInfer")
-            return _STREAMED(error_message="a fault in partita itself; its log says more")
+        except Exception as error:  # noqa: BLE001 -- it ends one request, not the stream
+            text = f"a fault in {culprit(error)}"
+            _LOG.exception("%s at ModelStreamInfer", text)
+            return _STREAMED(error_message=f"{text}; the log of the gateway says more")
 
     def end_streams(self) -> None:
         """Read no more requests of open streams; each stream ends when its requests are answered."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import orjson
 
+from partita.registry import culprit
 from partita.serve.dispatching.query import QueryFailedError, QueryRefusedError, RefusalReason
 from partita.serve.gateway.gateway import checked
 from partita.serve.gateway.http_message import METHODS, Reply, failure, json_reply, unavailable
@@ -224,8 +225,9 @@ def error_reply(error: BaseException, request: str) -> Reply:
         return unavailable(str(error), str(error.reason), error.retry_after_s)
     if isinstance(error, QueryFailedError):
         return failure(str(error), 500)
-    _LOG.error("a fault in partita itself at %s", request, exc_info=error)
-    return failure("a fault in partita itself; its log says more", 500, reason="internal")
+    whose = culprit(error)
+    _LOG.error("a fault in %s at %s", whose, request, exc_info=error)
+    return failure(f"a fault in {whose}; the log of the gateway says more", 500, reason="internal")
 
 
 def draining() -> QueryRefusedError:
