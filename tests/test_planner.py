@@ -61,7 +61,7 @@ def test_best_effort_plans_what_fits_where_they_do_not(tmp_path: Path, *, cut: b
     found = plan(asked, best_effort=True).plan
     assert len(found.gpus) == 1
     assert any(each.capacity < each.rate for each in found.services)
-    with pytest.raises(InputError, match="best-effort is not for this planner"):
+    with pytest.raises(InputError, match="this planner does not support --best-effort"):
         plan(asked, best_effort=True, planner="greedy")
 
 

@@ -126,7 +126,7 @@ def test_other_programs_and_folders_are_told(tmp_path: Path) -> None:
         Database(tmp_path, V2)
     with pytest.raises(StoreError, match="unable to open") as caught:
         Database(tmp_path / "nowhere" / "shelf", V2)
-    assert "is its folder there" in str(caught.value.hint)
+    assert "does its folder exist" in str(caught.value.hint)
     with closing(Database(path, V2)) as made, closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         assert titles(made) == []

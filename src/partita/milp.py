@@ -1,4 +1,4 @@
-"""Linear and integer programs for HiGHS, built as arrays and watched while they are solved. HiGHS prints nothing."""
+"""Linear and integer programs for HiGHS, built as arrays, with progress and interruption. HiGHS prints nothing."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 INFINITY = highspy.kHighsInf
 
 FEASIBILITY = 1e-9
-"""By how much a solution may miss a row: HiGHS's default, 1e-6, would let a service miss a millionth of its rate."""
+"""Feasibility tolerance of rows. With HiGHS's default of 1e-6 a service could miss a millionth of its rate."""
 
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """What HiGHS found.
+    """A result of HiGHS.
 
     Attributes:
         columns: value of each column; empty if there is no solution.
         duals: dual value of each row, of linear programs only.
         value: objective of `columns`.
         bound: proven lower bound of the objective.
-        infeasible: proven to have no solution.
+        infeasible: whether it is proven that there is no solution.
     """
 
     columns: NDArray[np.float64]
@@ -46,7 +46,7 @@ class Solution:
 _make: Callable[[], highspy.Highs] = highspy.Highs  # whose stubs have no types
 
 _BANNER = (b"Running HiGHS ", b"Includes third-party software ")
-"""How the lines begin that HiGHS 1.16 prints in the first `Highs()` of a process, before an option can be set."""
+"""Beginnings of the lines that HiGHS 1.16 prints in the first `Highs()` of a process, before options can be set."""
 
 _STDOUT = 1
 _lock = Lock()
@@ -54,9 +54,9 @@ _introduced = False
 
 
 def new_solver() -> highspy.Highs:
-    """Return a new HiGHS solver that has printed nothing and logs nothing.
+    """Return a new HiGHS solver that prints nothing.
 
-    What else arrives on stdout while the first one is made is passed on.
+    Other output to stdout while the first one is created is passed on.
     """
     global _introduced  # noqa: PLW0603 -- the banner comes once in a process
     with _lock:
@@ -87,7 +87,7 @@ def _first() -> highspy.Highs:
 
 @dataclass
 class Program:
-    """A minimisation, grown row by row and block of columns by block of columns."""
+    """A minimisation, to which rows and blocks of columns are added."""
 
     solver: highspy.Highs = field(default_factory=new_solver)
 
@@ -140,7 +140,7 @@ class Program:
         *,
         integer: bool = False,
     ) -> int:
-        """Add columns as above from arrays: where each one's entries start, all rows, and all coefficients."""
+        """Add columns as above from packed arrays: start of each column's entries, rows, and coefficients."""
         first, count = self.width, len(cost)
         starts, rows, values = packed[0].astype(np.int32), packed[1].astype(np.int32), packed[2].astype(float)
         self.solver.addCols(count, cost, np.zeros(count), upper, len(rows), starts, rows, values)
@@ -150,21 +150,21 @@ class Program:
         return first
 
     def make_integer(self) -> None:
-        """Ask for whole numbers in every column from now on."""
+        """Require integers in all present columns."""
         kinds = np.array([highspy.HighsVarType.kInteger] * self.width)
         self.solver.changeColsIntegrality(self.width, np.arange(self.width, dtype=np.int32), kinds)
 
     def make_continuous(self) -> None:
-        """Allow fractions in every column from now on."""
+        """Allow fractions in all present columns."""
         kinds = np.array([highspy.HighsVarType.kContinuous] * self.width)
         self.solver.changeColsIntegrality(self.width, np.arange(self.width, dtype=np.int32), kinds)
 
     def clear_costs(self) -> None:
-        """Make every column cost nothing."""
+        """Set the cost of every column to 0."""
         self.solver.changeColsCost(self.width, np.arange(self.width, dtype=np.int32), np.zeros(self.width))
 
     def hold(self, columns: NDArray[np.int32], values: NDArray[np.float64], least: float) -> None:
-        """Require that values . columns stay at least `least` from now on."""
+        """Add the row values . columns >= `least`."""
         self.solver.addRow(least, INFINITY, len(columns), columns, values)
 
     def maximise(
@@ -179,9 +179,9 @@ class Program:
         """Minimise until proven, `enough` is reached, or the time is over.
 
         Args:
-            deadline: time limit, stop button, and where progress is told.
-            enough: stop at a solution of this objective.
-            offset: added to the objective where progress is told.
+            deadline: time limit, stop request, and receiver of progress.
+            enough: stop at a solution with this objective.
+            offset: added to the objective in reports of progress.
         """
         self.solver.setOptionValue("time_limit", float(self.solver.getRunTime() + min(deadline.left, 1e9)))
         self.solver.setOptionValue("objective_target", enough)

@@ -1,8 +1,8 @@
-"""What programs say when a GPU's memory ran out, and what looks like it: patterns for one line of output.
+"""Recognizes in a program's output that a GPU's memory ran out.
 
-A line speaks of a GPU's memory if it names an error that only that has (`CUDA_ERROR_OUT_OF_MEMORY`), or if it says
-that memory ran out *and* whose: a library or device of a GPU. What says that memory ran out and names the host is the
-host's; what names nobody is judged by what stands around it.
+A line counts as GPU memory if it has an error name that only GPU memory has (`CUDA_ERROR_OUT_OF_MEMORY`), or if it
+says that memory ran out *and* names a library or device of a GPU. If it names the host instead, it counts as host
+memory; if it names neither, the lines around it decide.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 FLAGS = re.IGNORECASE
 
-# Names of errors. CUDA (driver_types.h, cuda.h), its libraries, HIP, OpenCL, Vulkan, NVENC: all have an enumerator
-# that says so. In the middle of a longer identifier, as in the name of a test, it is no error.
+# Enumerators for out-of-memory of CUDA (driver_types.h, cuda.h), its libraries, HIP, OpenCL, Vulkan and NVENC. Inside
+# a longer identifier, such as the name of a test, they are not an error.
 _NAMED = (
     r"(?<![\w/:-])(?-i:CUDA|cuda|CU|cu|hip|HIP|CN|VK|NV|NPP|NVJPEG|nvjpeg|AF|CL)[A-Za-z]*_?\w*?(?:"
     r"OUT_?OF_?(?:DEVICE_?|POOL_?)?MEMORY|MEMORY_?ALLOCATION|MEM_OBJECT_ALLOCATION_FAIL"
@@ -29,8 +29,8 @@ _NAMED = (
     r"|SplitAndRetry)OOM)"
 )
 
-# Error 2 of the driver and of the runtime is cudaErrorMemoryAllocation; cuFFT, cuSPARSE, cuSOLVER and cuDNN have
-# ALLOC_FAILED there, too.
+# Error 2 of the CUDA driver and runtime is cudaErrorMemoryAllocation; in cuFFT, cuSPARSE, cuSOLVER and cuDNN it is
+# ALLOC_FAILED.
 _CODE_2 = (
     r"(?<![\w/])(?-i:CUDA|Cuda|cuda\w*|cu[A-Z]\w+|CUFFT\w*|CUDNN\w*|nccl\w*|NCCL|THCudaCheck|hip[A-Z]\w+)\b"
     r"[^\n]{0,160}?\b(?:errors?|fail(?:ure|ed)|err|code|status|retval|returned|result|res)\b[\s:=#(\[]*"
@@ -38,22 +38,22 @@ _CODE_2 = (
     r"|\[2\] call to cu\w+|\(2 vs\.? 0\)"
 )
 
-# Said by one library, in words that are its own.
+# Messages of single libraries.
 _SAYINGS = (
-    r"no executable batch size found",  # accelerate has halved the batch down to nothing
-    r"no available memory for the cache blocks",  # vLLM: the weights have left no room
+    r"no executable batch size found",  # accelerate: even the smallest batch did not fit
+    r"no available memory for the cache blocks",  # vLLM: the weights leave no memory
     r"failed to allocate memory for requested buffer",  # ONNX Runtime's arena
-    r"available memory of \d+ is smaller than requested",  # the same, before it grows
+    r"available memory of \d+ is smaller than requested",  # the same, before the arena grows
     r"oom when allocating tensor",  # TensorFlow
     r"failed to cuda (?:calloc|malloc)",  # NCCL
-    r"memory object allocation failure",  # OpenCL, as Boost.Compute says it
+    r"memory object allocation failure",  # OpenCL, in the words of Boost.Compute
     r"allocate: \d+ bytes requested; status = 2\b",  # CUDA Fortran, for arrays on the device
 )
 
 _SURE = re.compile("|".join((_NAMED, _CODE_2, *_SAYINGS)), FLAGS)
 
 _UNSURE = re.compile(
-    r"CUBLAS_STATUS_ALLOC_FAILED"  # labels out of range end so, too
+    r"CUBLAS_STATUS_ALLOC_FAILED"  # also raised for labels out of range
     r"|CUSPARSE_STATUS_INSUFFICIENT_RESOURCES"
     r"|larger than the available KV cache memory|tokens that can be stored in (?:the )?KV cache"
     r"|is less than desired GPU memory utilization"
@@ -68,7 +68,7 @@ _UNSURE = re.compile(
 
 _SIZE = r"(?:memory|bytes|buffer|tensor|KV|pool|arena|storage|array|matrix|workspace|[KMGT]i?B\b)"
 
-# That memory ran out, whosever.
+# Memory ran out, of a GPU or of the host.
 _MEMORY = re.compile(
     r"\b(?:out|run out|ran out)[ _-]?of[ _-](?:\S+[ _-]){0,3}?memory\b|\bout[ _]?of[ _]?memory"
     r"|(?<![a-z])OutOf\w*Memory"
@@ -91,7 +91,7 @@ _MEMORY = re.compile(
     FLAGS,
 )
 
-# Whose memory it is: libraries, files and devices of GPUs.
+# Words for GPUs: their libraries, files and devices.
 _DEVICE = re.compile(
     r"(?-i:\bCUDA|Cuda|\bcuda|\bcu(?:Mem|Ctx|Launch|Init|Device|Stream|Module|Array|DNN|BLAS|FFT|SPARSE"
     r"|SOLVER|RAND|Tensor"
@@ -107,7 +107,7 @@ _DEVICE = re.compile(
     FLAGS,
 )
 
-# What belongs to the host: its memory, its kernel, its languages and data bases, its compilers and its disks.
+# Words for the host: its memory, kernel, languages, databases, compilers and disks.
 _HOST = re.compile(
     r"\b(?:host|system|physical|virtual|main|shared|pinned|page-?locked|CPU) memory\b|\bCPU\b|\bcpu\b"
     r"|CPUAllocator|alloc_cpu"
@@ -127,7 +127,7 @@ _HOST_OF_GPU = re.compile(
     FLAGS,
 )
 _SHARED = re.compile(
-    # What a kernel asks of a multiprocessor, or a process of /dev/shm, is no want of a GPU's memory.
+    # The shared memory of a multiprocessor and /dev/shm are not GPU memory.
     r"shared memory|out of resource: |too many resources requested|LAUNCH_OUT_OF_RESOURCES|no space left"
     r"|disk quota"
     r"|out of memory (?:bounds|range)|memory leak|\bmake(?:\[\d+\])?: \*\*\*|\bninja: "
@@ -137,9 +137,9 @@ _SHARED = re.compile(
 )
 
 _ON_CPU = re.compile(r"device:CPU|by allocator (?:mkl_?)?cpu|cpu_device_storage|(?<!or )CPU memory", FLAGS)
-"""Words that frameworks have for both, beside the device that they mean."""
+"""A framework's message about either memory, with the CPU as its device."""
 
-# Told, and gone on from: it is no failure, or something is done about it.
+# The program handles it: it is not a failure, or the program reacts to it.
 _HANDLED = re.compile(
     r"not a failure|performance gains|skipping tactic|\b(?:halving|"
     r"retrying|skipping|reducing|decreasing|lowering|shrinking|splitting|falling back|recovering"
@@ -151,7 +151,7 @@ _HANDLED = re.compile(
 )
 _ADVICE = re.compile(r"\b(?:try|consider|please|need to|needs? to|should|can|may|by|or)\b[^.!?;]*$", FLAGS)
 _SUPPOSED = re.compile(
-    # Before the words, in their sentence: what might be, what to do about it, what did not happen.
+    # Words before the match in its sentence: something possible, advice, or something that did not happen.
     r"\b(?:if|in case|whenever|avoids?|avoiding|prevents?|preventing|may|might|possibl[ey]|can(?! ?not"
     r"|.t)|could(?! ?n.t)"
     r"|would|risk|tips?|hint|how to|how do|fix(?:es|ed)?|mitigat\w+|simulat\w+|expect(?:s|ed)?"
@@ -165,11 +165,11 @@ _ASKED = re.compile(r"\s*\?|[^.!;]*\?\s*[\"'}\]]*\s*$")
 _XID = re.compile(r"\bXid\b.*: *\d+")
 
 OOM, UNSURE, BARE, HOST = "oom", "unsure", "bare", "host"
-"""What a line says of memory: a GPU's ran out; perhaps it did; somebody's did; the host's did."""
+"""Which memory ran out by a line: a GPU's; perhaps a GPU's; it does not say; the host's."""
 
 
 def memory(line: str) -> str | None:
-    """Return what a line says of memory that ran out (`OOM`, `UNSURE`, `BARE`, `HOST`); None if nothing."""
+    """Return which memory ran out by a line (`OOM`, `UNSURE`, `BARE`, `HOST`); None if none did."""
     if not _worth_a_look(line) or _SHARED.search(line) or _handled(line):
         return None
     for pattern, said in ((_UNSURE, UNSURE), (_SURE, OOM)):
@@ -185,17 +185,17 @@ def memory(line: str) -> str | None:
 
 
 def named(line: str) -> bool:
-    """Say whether a line speaks of a GPU at all."""
+    """Return whether a line mentions a GPU."""
     return _DEVICE.search(line) is not None
 
 
 def gpu_fault(line: str) -> bool:
-    """Say whether a line is the kernel's report of a GPU's fault."""
+    """Return whether a line is the kernel's report of a GPU fault (Xid)."""
     return "Xid" in line and _XID.search(line) is not None
 
 
 def _worth_a_look(line: str) -> bool:
-    # Plain words first: that is a hundred times as fast as the patterns.
+    # Plain substrings are a hundred times as fast as the patterns.
     lower = line.lower()
     return any(hint in lower for hint in _HINTS)
 
@@ -209,17 +209,17 @@ _HINTS = (
 
 
 def _handled(line: str) -> bool:
-    """Say whether a line tells what is done about it, which is no advice to the reader."""
+    """Return whether a line says that the program handles it; advice to the reader does not count."""
     return any(not _ADVICE.search(_sentence(line, found)) for found in _HANDLED.finditer(line))
 
 
 def _sentence(line: str, found: re.Match[str]) -> str:
-    """Return what stands before it in its sentence."""
+    """Return the part of the sentence before a match."""
     return re.split(r"[.!?;]\s|:\s", line[: found.start()])[-1]
 
 
 def _meant(pattern: re.Pattern[str], line: str) -> Iterator[re.Match[str]]:
-    """Yield what is found of a pattern and is said to have happened."""
+    """Yield the matches of a pattern that the line says happened."""
     for found in pattern.finditer(line):
         if not _SUPPOSED.search(_sentence(line, found)) and not _ASKED.match(line, found.end()):
             yield found
@@ -228,7 +228,7 @@ def _meant(pattern: re.Pattern[str], line: str) -> Iterator[re.Match[str]]:
 def _whose(line: str, found: re.Match[str]) -> str:
     device, host = _DEVICE.search(line), _HOST.search(line)
     if device and not (host and _HOST_OF_GPU.search(line)):
-        # Both are named: what stands nearer to the words.
+        # If both are named, the nearer one counts.
         if host is None or abs(device.start() - found.start()) <= abs(host.start() - found.start()):
             return OOM
         return HOST
@@ -236,13 +236,13 @@ def _whose(line: str, found: re.Match[str]) -> str:
 
 
 MOST_LINE = 1000
-"""Characters of a line that are looked at."""
+"""Characters of a line that are read."""
 
 _MESSAGE = 5
 
 MEMORY, ERROR, VAGUE, PROGRESS, FAULT = "memory", "error", "vague", "progress", "fault"
-"""What a line is: memory ran out, another error, an error that names no cause of its own, a sign that the program
-went on, or the report of a GPU's fault."""
+"""Kinds of line: memory ran out, another error, an error without a cause of its own, a sign that the program went on,
+or the report of a GPU fault."""
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 _AROUND = re.compile(
@@ -272,7 +272,7 @@ _EXCEPTION = re.compile(
 )
 _WARNING = re.compile(r"\S*Warning:|.*\.py:\d+: \w*Warning|\s*warnings?\b|WARN", re.IGNORECASE)
 
-# Types whose exceptions are about another process, a connection or the end itself.
+# Exceptions that are a consequence: of another process, a connection, or the end itself.
 _CONSEQUENT = re.compile(
     r"(?:\w+\.)*(?:SystemExit|KeyboardInterrupt|BrokenPipeError|Connection\w*Error|EOFError"
     r"|CalledProcessError|ChildFailedError"
@@ -294,7 +294,7 @@ _VAGUE = re.compile(
     re.IGNORECASE,
 )
 _OF_ITS_OWN = re.compile(
-    # A cause that has nothing to do with memory, whatever else the line says.
+    # A cause unrelated to memory, whatever else the line says.
     r"no such file|not found|\binvalid\b|\billegal\b|permission|denied|undefined|unrecogni[sz]ed|syntax"
     r"|usage:|mismatch"
     r"|out of range|\bmust be\b|\bmissing\b|unsupported|not supported|not implemented|\bnan\b|\bECC\b"
@@ -315,7 +315,7 @@ _ERRORISH = re.compile(
     re.IGNORECASE,
 )
 _AFTER = re.compile(
-    # What libraries say while a program ends, whatever ended it.
+    # Messages of libraries while a program ends, whatever the cause.
     r"\s*(?:Loss logged|For debugging|Compile with|CUDA kernel errors"
     r"|If reserved|See documentation|Process \S+:$|Current (?:thread|device)|Please )"
     r"|.*destroy_process_group|.*resource_tracker"
@@ -324,7 +324,7 @@ _AFTER = re.compile(
     r"|.*Sending process|.*SIGTERM|\s*(?:slurmstepd|srun|mpirun|make)\b|.*Primary job +terminated|\s*-{5,}"
 )
 _OTHERS = re.compile(r"\s*(?:wandb|mlflow|comet|clearml|aim)\b|.*(?:wandb|W&B)|\++ |\$ ")
-"""What trackers repeat of a run, and the commands that a shell shows."""
+"""Output that experiment trackers repeat, and commands echoed by a shell."""
 _IGNORED = re.compile(r"\s*Exception ignored in|.*sys\.unraisablehook")
 
 _STEP = re.compile(
@@ -342,16 +342,16 @@ _BAR = re.compile(r"(\d{1,3})%\|.*?\| *([\d.]+)\w?/")
 
 
 class Event:
-    """A line that says something.
+    """A line with a meaning.
 
     Attributes:
         line: its number, from 1.
-        text: without what stands around it.
+        text: the line without prefixes such as time and rank.
         kind: `MEMORY`, `ERROR`, `VAGUE`, `PROGRESS` or `FAULT`.
-        says: of memory that ran out: `words.OOM`, `UNSURE`, `BARE` or `HOST`.
-        raised: it is the last line of a traceback.
-        cause: the exception that it was raised from, or while that was handled.
-        direct: raised from it.
+        says: which memory ran out: `OOM`, `UNSURE`, `BARE` or `HOST`.
+        raised: whether it is the last line of a traceback.
+        cause: the exception from which, or during whose handling, it was raised.
+        direct: whether it was raised from `cause`.
     """
 
     __slots__ = ("cause", "direct", "kind", "line", "raised", "says", "text")
@@ -365,7 +365,7 @@ class Event:
 
 
 class _Speaker:
-    """One of those whose lines are mixed: a rank, a worker, or all that has no label."""
+    """State of one source of mixed output: a rank, a worker, or all lines without a label."""
 
     __slots__ = ("chained", "direct", "frames", "ignored", "last", "open")
 
@@ -376,13 +376,13 @@ class _Speaker:
 
 
 def near(text: str, line: int, first: int) -> bool:
-    """Say whether the lines around a line tell of an error of a GPU."""
+    """Return whether the lines around a line have an error of a GPU."""
     lines = text.split("\n")[max(line - first - 4, 0) : line - first + 3]
     return any(named(each) and _ERRORISH.search(each) for each in lines)
 
 
 def events(text: str, first: int = 1) -> list[Event]:
-    """Return what the lines of an output say, in their order.
+    """Return the events of an output, in order.
 
     Args:
         text: the output, or its end.
@@ -396,7 +396,7 @@ def events(text: str, first: int = 1) -> list[Event]:
         speaker = speakers.setdefault(label, _Speaker())
         bar = _BAR.search(told)
         if bar:
-            # Bars are drawn once more when a program ends: only one that has advanced is progress.
+            # Progress bars are redrawn when a program ends, so only an advance counts.
             done = float(bar[2].rstrip("."))
             if done > most > 0.0:
                 found.append(Event(number, told, PROGRESS))
@@ -416,7 +416,7 @@ def _lines(text: str, first: int) -> Iterable[tuple[int, str]]:
 
 
 def _bare(line: str) -> tuple[str, str, str]:
-    """Return whose line it is, what it says, and how grave its logger takes it (I, W, E or F; empty without one)."""
+    """Return the label of a line's source, its text, and its log level (I, W, E, F, or empty)."""
     label, level = "", ""
     for _ in range(6):
         found = _AROUND.match(line)
@@ -462,7 +462,7 @@ def _event(number: int, told: str, level: str, speaker: _Speaker) -> Event | Non
 
 
 def _in_traceback(told: str, speaker: _Speaker) -> bool:
-    """Take in the lines around exceptions; say whether this is one of them."""
+    """Update the state by a line around exceptions; return whether it is one."""
     if _IGNORED.match(told):
         speaker.ignored = True
         return True
@@ -495,13 +495,13 @@ def _exception(
 
 
 def _lengthen(event: Event, told: str) -> None:
-    """Take in another line of an exception's message: it may name no cause of its own."""
+    """Add another line of an exception's message, which may make it vague."""
     if event.kind == ERROR and _VAGUE.search(told) and not _OF_ITS_OWN.search(told):
         event.kind = VAGUE
 
 
 def _of_type(found: re.Match[str] | None) -> str:
-    """Return whose memory ran out by an exception's type: frameworks have one for a device, Python for the host."""
+    """Return which memory ran out by an exception's type: `RuntimeError` of frameworks, `MemoryError` of Python."""
     name = found["type"].rpartition(".")[2] if found else ""
     if name in ("RuntimeError", "OutOfMemoryError"):
         return OOM
@@ -509,7 +509,7 @@ def _of_type(found: re.Match[str] | None) -> str:
 
 
 def _plain(number: int, told: str, level: str) -> Event | None:
-    """Return what a line outside exceptions says."""
+    """Return the event of a line outside exceptions."""
     text = told.strip()
     if level == "I":
         return Event(number, text, PROGRESS) if _STEP.search(told) else None
@@ -528,23 +528,23 @@ def _plain(number: int, told: str, level: str) -> Event | None:
 
 
 END = 256 * 1024
-"""Bytes before the end of an output that are looked at."""
+"""Bytes at the end of an output that are read."""
 
 DONE, OUT_OF_MEMORY, FAILED = "done", "out-of-memory", "failed"
 
 NEAR = 0.95
-"""The share of a slice's memory from which on it counts as nearly full."""
+"""Fraction of a slice's memory from which it counts as nearly full."""
 
 MOST_TEXT = 300
-"""Characters of the line that decided which are kept."""
+"""Characters that are kept of the deciding line."""
 
 MOST_PATTERN = 200
 MOST_PATTERNS = 16
 _PATTERN_S = 1.0
 
 _ALIVE = 3
-"""Lines of progress after an exception that nobody handled, which tell that it was handled all the same: other ranks
-and threads write on for a moment."""
+"""Lines of progress after a traceback that show that the program went on; other ranks and threads may write one or
+two more."""
 
 _KILLS = {9: "SIGKILL", 15: "SIGTERM"}
 
@@ -554,11 +554,11 @@ class Ending:
 
     Attributes:
         verdict: `done`, `out-of-memory` or `failed`.
-        sure: whether nothing else is a likely cause; a verdict that is not sure is worth one larger slice at most.
-        line: number of the line that decided, from 1; None if none did.
-        text: of that line, shortened, and fit to be printed.
-        why: in a few words.
-        unclear: memory ran out, and nothing says whose: a slice that was nearly full would tell.
+        sure: whether no other cause is likely; an unsure out-of-memory justifies at most one larger slice.
+        line: number of the deciding line, from 1; None if there is none.
+        text: of that line, shortened and printable.
+        why: the reason in a few words.
+        unclear: whether memory ran out without a sign of which; a nearly full slice would settle it.
     """
 
     __slots__ = ("line", "sure", "text", "unclear", "verdict", "why")
@@ -577,10 +577,10 @@ class Ending:
         self.line, self.text = line, text
 
     def beside(self, peak: float | None, limit: float | None) -> Ending:
-        """Return the ending beside what was seen of memory: a nearly full slice settles what words leave open.
+        """Return the ending with measured memory taken into account: a nearly full slice settles an unclear one.
 
         Args:
-            peak: most bytes that were seen in use; None where nobody looked.
+            peak: most bytes seen in use; None if not measured.
             limit: bytes of its slice.
         """
         if peak is None or not limit or peak < NEAR * limit:
@@ -614,18 +614,17 @@ def classify(
     host_memory: bool = False,
     patterns: Sequence[str] = (),
 ) -> Ending:
-    """Return what a process that ended so is taken for.
+    """Return how a process ended, by its exit code and output.
 
-    The last error decides: an out-of-memory that the program went on from was caught, and one that another error
-    followed was not what ended it. An exception that was raised from an out-of-memory counts as one.
+    The last error decides: an out-of-memory after which the program went on was caught, and one followed by another
+    error was not the cause of the end. An exception raised from an out-of-memory counts as one.
 
     Args:
-        code: its exit code; 128 + n, or -n, after signal n; None if nobody saw it.
-        output: the end of what it wrote.
-        first: number of the first line of that.
-        host_memory: the memory of its slice is that of the host, as on a simulated instance and where a CPU is
-            measured.
-        patterns: regular expressions of the user's; a line in which one is found says that memory ran out.
+        code: its exit code; 128 + n or -n after signal n; None if unknown.
+        output: the end of its output.
+        first: number of the first line of `output`.
+        host_memory: whether host memory stands in for the slice's, as on a simulated instance and on a CPU.
+        patterns: the user's regular expressions; a match means that memory ran out.
     """
     if code == 0:
         return Ending(DONE, "exit code 0")
@@ -670,7 +669,7 @@ def _caught(event: Event, after: list[Event], vague: Event | None) -> Ending:
 def _decided(
     event: Event, until: list[Event], text: str, first: int, *, host_memory: bool, aborted: bool
 ) -> Ending:
-    """Return what the last error says that has a cause of its own."""
+    """Return the ending by the last error that has a cause of its own."""
     if event.kind == MEMORY:
         return _of_memory(event, until, text, first, host_memory=host_memory, aborted=aborted)
     root, direct = event, True
@@ -694,7 +693,7 @@ def _of_memory(
         return _ending(
             OUT_OF_MEMORY, "perhaps out of GPU memory: this has other causes, too", event, sure=False
         )
-    # A process that is held to the slice's memory, and dies of it by itself.
+    # The process is limited to the slice's memory, and failed by itself when that ran out.
     if host_memory and (event.raised or aborted):
         return _ending(OUT_OF_MEMORY, "out of the memory that stands for the slice's", event)
     if BARE in says and _speaks_of_gpus(text):
@@ -706,7 +705,7 @@ def _of_memory(
 
 
 def _burst(until: list[Event]) -> Iterator[Event]:
-    """Yield the events of the last error, from the last back to where the program still went on."""
+    """Yield the events of the last error, backwards to the last sign of progress."""
     for event in reversed(until):
         if event.kind in (PROGRESS, ERROR):
             return
@@ -722,18 +721,18 @@ def _went_on(found: list[Event], mine: Event) -> bool:
 
 
 def checked_pattern(pattern: str) -> str | None:
-    """Return why a pattern of a user's cannot be one; None if it can."""
+    """Return why a user's pattern is not valid; None if it is."""
     if not 0 < len(pattern) <= MOST_PATTERN:
         return f"a pattern has 1 to {MOST_PATTERN} characters"
     try:
         found = re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as error:
         return f"{pattern!r} is not a regular expression: {error}"
-    return "it is found in every line" if found.search("") else None
+    return "it matches every line" if found.search("") else None
 
 
 def _by_patterns(text: str, first: int, patterns: Sequence[str]) -> Event | None:
-    """Return the last line in which a user's pattern is found; None if none is, or it takes too long to say so."""
+    """Return the last line that a user's pattern matches; None if there is none, or the search takes too long."""
     if not patterns:
         return None
     try:
@@ -750,10 +749,9 @@ def _by_patterns(text: str, first: int, patterns: Sequence[str]) -> Event | None
 
 @contextmanager
 def _within(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError where a block computes for longer, even in the middle of one search.
+    """Raise TimeoutError if a block computes for longer, even within a single search.
 
-    Python looks for signals while it searches. Another thread than the first cannot be interrupted, and nothing is
-    tried there.
+    Python handles signals during a search. Only the main thread can be interrupted; in others it raises at once.
     """
 
     def late(_number: int, _frame: object) -> None:

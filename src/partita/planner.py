@@ -1,8 +1,8 @@
-"""Planning a workload: the one place where its parts meet.
+"""Planning a workload: joins the modules for services that share GPUs and for services with a cut.
 
-`prepare` makes a planning problem of a workload and its performance tables, `plan` answers it, `check` holds a plan
-to it. Services that share GPUs go to a planner (`planning`), those with a `cut` get whole GPUs of their own
-(`serve.reserving`). All commands that plan, `control` and the library do it through here.
+`prepare` builds a planning problem from a workload and its performance tables, `plan` solves it, and `check` checks a
+plan against it. A planner (`planning`) plans the services that share GPUs; those with a `cut` get whole GPUs of their
+own (`serve.reserving`). All commands that plan, `control` and the library use this module.
 """
 
 from __future__ import annotations
@@ -35,21 +35,22 @@ if TYPE_CHECKING:
     from partita.workload import ServiceSpec, Workload
 
 TIME_LIMIT_S = 30.0
-"""Seconds of search where nobody says."""
+"""Default time limit of the search, in seconds."""
 
 _SHORT_SECONDS = 5.0
-"""Most seconds to find out which services the GPUs do not suffice for."""
+"""Most seconds to find which services would fall short."""
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedWorkload:
-    """A workload with all that planning it needs.
+    """A workload with all inputs of planning.
 
     Attributes:
+        workload: the workload.
         table: its performance tables, joined.
         formulation: the problem of the services that share GPUs.
         cuts: the services that have a cut.
-        path: the file it is from, for errors; None for a workload made in code.
+        path: its file, for errors; None for a workload built in code.
     """
 
     workload: Workload
@@ -65,7 +66,7 @@ class PreparedWorkload:
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """What was taken for granted, for the user to read."""
+        """Assumptions, for the user."""
         return (
             *self.table.notes,
             *self.formulation.notes,
@@ -75,12 +76,12 @@ class PreparedWorkload:
     def at(
         self, rates: Mapping[str, float], batches: Mapping[str, Mapping[int, float]], gpus: Mapping[str, int]
     ) -> PreparedWorkload:
-        """Return the workload as it is asked at some moment, on the GPUs that there are then.
+        """Return the workload with current rates and GPUs.
 
         Args:
             rates: items/s of each service, without headroom.
-            batches: share of the queries by batch size, of each service that has a cut.
-            gpus: how many GPUs of each model may be used.
+            batches: by service with a cut, the share of queries of each batch size.
+            gpus: number of usable GPUs of each model.
 
         Raises:
             InfeasibleError: too few of a service's queries can be answered in time.
@@ -107,11 +108,12 @@ class PreparedWorkload:
 
 @dataclass(frozen=True, slots=True)
 class PlanResult:
-    """A plan and what is to be said of it.
+    """A plan and its notes.
 
     Attributes:
-        assumptions: what was taken for granted, a sentence each.
-        reservations: the GPUs that services with a cut have for themselves, a sentence each.
+        plan: the plan.
+        assumptions: a sentence each.
+        reservations: the GPUs reserved for services with a cut, a sentence each.
     """
 
     plan: Plan
@@ -120,7 +122,7 @@ class PlanResult:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """All that the user should read beside the plan."""
+        """All notes for the user."""
         return (*self.assumptions, *self.reservations)
 
 
@@ -128,8 +130,8 @@ def read_prepared(path: Path) -> PreparedWorkload:
     """Read a workload and the tables that it names, and prepare it.
 
     Raises:
-        InputError: a file that cannot be used; `where` is its `file:line`.
-        InfeasibleError: a service that can run on no profile; `where` as above.
+        InputError: a file cannot be used; `where` is its `file:line`.
+        InfeasibleError: a service cannot run on any profile; `where` as above.
     """
     workload = read_workload(path)
     table = read_tables(workload.performance)
@@ -138,16 +140,16 @@ def read_prepared(path: Path) -> PreparedWorkload:
 
 
 def prepare(workload: Workload, table: PerfTable | None = None, path: Path | None = None) -> PreparedWorkload:
-    """Make the planning problem of a workload.
+    """Build the planning problem of a workload.
 
     Args:
         workload: what to plan.
-        table: what its models do on slices; left out, the tables that the workload names are read.
+        table: its performance table; None to read the tables that the workload names.
         path: the workload's file, for errors of planning.
 
     Raises:
-        InputError: a service that cannot be planned; `where` is the field's path, such as `services[3].model`.
-        InfeasibleError: a service that can run on no profile; `where` as above.
+        InputError: a service cannot be planned; `where` is the field's path, such as `services[3].model`.
+        InfeasibleError: a service cannot run on any profile; `where` as above.
     """
     table = read_tables(workload.performance) if table is None else table
     made = formulate(workload, table)
@@ -167,21 +169,22 @@ def plan(
     """Plan the fewest GPUs that meet all services of a workload.
 
     Args:
-        asked: the workload; prepared, if it is planned more than once.
+        asked: the workload, or a prepared one.
         planner: name of the algorithm for the services that share GPUs.
-        deadline: time limit, stop button and progress; left out, 30 seconds.
-        seed: of random choices: same input and seed, same plan.
-        best_effort: with too few GPUs, meet the most services by priority, and others as far as GPUs go.
-        current: what runs now; of plans that are equally good, the one that moves the least is returned.
+        deadline: time limit, stop request and progress; None for a limit of 30 seconds.
+        seed: of random choices; the same input and seed give the same plan.
+        best_effort: with too few GPUs, meet the most services by priority, and the others in part.
+        current: what runs now; among equally good plans, one close to it is preferred.
 
     Raises:
-        InputError: as `prepare`, or a planner that is not there or cannot do this.
-        InfeasibleError: the GPUs do not suffice; says which services would fall short.
-        PartitaError: the time was over before any plan was found.
+        InputError: as `prepare`; or there is no such planner, or it does not support the options.
+        InfeasibleError: the GPUs do not suffice; names the services that would fall short.
+        PartitaError: the time limit was reached before a plan was found.
     """
     if best_effort and planner != "exact":
         raise InputError(
-            "--best-effort is not for this planner", hint="leave out --planner, or write --planner exact"
+            "this planner does not support --best-effort",
+            hint="leave out --planner, or write --planner exact",
         )
     prepared = asked if isinstance(asked, PreparedWorkload) else prepare(asked)
     deadline = deadline or Deadline(TIME_LIMIT_S)
@@ -219,8 +222,8 @@ def _plan_with_cuts(
     *,
     best_effort: bool,
 ) -> PlanResult:
-    """Plan services that share beside those with a cut, whose GPUs they leave alone."""
-    # These import numba, which takes seconds, and most workloads do without.
+    """Plan services with a cut, and on the remaining GPUs those that share."""
+    # These import numba, which takes seconds and which most workloads do not need.
     from partita.serve.reserving.planning import plan_reserving, reserve_best_effort  # noqa: PLC0415
     from partita.serve.reserving.reservation import describe, running, shared_part  # noqa: PLC0415
 
@@ -249,12 +252,12 @@ def _plan_with_cuts(
 
 
 def _rest(deadline: Deadline) -> Deadline:
-    """Return the time for what fits, at least half of all: the proof that not all does may have taken the most."""
+    """Return the deadline for a best-effort plan: at least half the limit, as the proof before may have used most."""
     return Deadline(max(deadline.left, deadline.time_limit / 2), deadline.stop, deadline.report)
 
 
 def check(plan: Plan, prepared: PreparedWorkload) -> list[Violation]:
-    """Return all that is wrong in a plan for a workload, by the independent checkers; nothing for a right one."""
+    """Return all faults of a plan for a workload, by the independent checkers; empty for a correct plan."""
     faults = check_plan(plan, requirements(prepared.workload), prepared.formulation.measured)
     if prepared.cuts:
         from partita.serve.reserving.check import check_reserved  # noqa: PLC0415 -- numba, as above
@@ -264,7 +267,7 @@ def check(plan: Plan, prepared: PreparedWorkload) -> list[Violation]:
 
 
 def _at_rates(problem: Problem, rates: Mapping[str, float]) -> Problem:
-    """Return the problem with services asked at these rates, each with its headroom."""
+    """Return the problem with these rates, plus each service's headroom."""
     return problem.with_services(
         tuple(
             replace(
@@ -278,7 +281,7 @@ def _at_rates(problem: Problem, rates: Mapping[str, float]) -> Problem:
 
 
 def _pool_counts(pools: tuple[Pool, ...], gpus: Mapping[str, int]) -> dict[str, int | None]:
-    """Return how many GPUs each pool has, of those that can be used of its model."""
+    """Distribute the usable GPUs of each model over its pools, in order."""
     left = dict(gpus)
     counts: dict[str, int | None] = {}
     for pool in pools:

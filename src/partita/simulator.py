@@ -1,4 +1,4 @@
-"""Simulating the queries of one service of a workload: its problem, its traffic, and what comes of it."""
+"""Simulating the queries of one service of a workload: its problem, its traffic, and the result."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Arrivals:
     queries: int = 100_000
 
     def times(self, rate: float, rng: np.random.Generator) -> NDArray[np.float64]:
-        """Return about as many arrival times as asked, at so many per second on average."""
+        """Return about `queries` arrival times in seconds, at `rate` per second on average."""
         from partita.sim.traffic import day_curve, gamma, poisson  # noqa: PLC0415 -- numpy is slow to import
 
         if self.process == "gamma":
@@ -51,7 +51,7 @@ class Arrivals:
 
 @dataclass(frozen=True, slots=True)
 class SimulationRequest:
-    """What the options say; see `partita simulate --help`."""
+    """The options; see `partita simulate --help`."""
 
     arrivals: Arrivals = Arrivals()
     trace: Path | None = None
@@ -67,7 +67,7 @@ class SimulationRequest:
 
 @dataclass(frozen=True, slots=True)
 class AskedSimulation:
-    """A service's problem and traffic, and the names to show."""
+    """A service's problem and traffic, and names for the output."""
 
     service: str
     model: str
@@ -82,12 +82,12 @@ def ask(prepared: PreparedWorkload, service: str | None, wanted: SimulationReque
 
     Args:
         prepared: the workload.
-        service: its name; None where there is one only.
-        wanted: what else is wanted.
+        service: its name; None for the only one.
+        wanted: the options.
 
     Raises:
-        InputError: a file or an option that cannot be used.
-        InfeasibleError: the service can run on no profile.
+        InputError: a file or an option cannot be used.
+        InfeasibleError: the service cannot run on any profile.
     """
     loaded, path = prepared, prepared.path
     spec = _service(loaded, service)
@@ -142,13 +142,13 @@ def _service(loaded: PreparedWorkload, name: str | None) -> ServiceSpec:
 
 
 def _pool(loaded: PreparedWorkload, spec: ServiceSpec) -> tuple[Pool, list[Measurement], list[str]]:
-    """Return the first pool whose GPU the model was measured on, the rows that the service may use, and notes."""
+    """Return the first pool on whose GPU the model was measured, the rows that the service may use, and notes."""
     for pool in loaded.formulation.problem.pools:
         rows = serving_rows(spec, pool, loaded.formulation.measured)
         if rows:
             taken, asked = rows[0].quantile, spec.slo.quantile
             there = asked is None or (taken != "mean" and float(taken) == asked)
-            return pool, rows, [] if there else [f"no latency at quantile {asked}; taken is {taken}"]
+            return pool, rows, [] if there else [f"no latency at quantile {asked}: {taken} is used instead"]
     raise InputError(
         f"no row with one process for {spec.model}",
         where=str(loaded.path or "the workload"),
@@ -186,9 +186,9 @@ def _queries(
 
 
 def _share(spec: ServiceSpec, wanted: SimulationRequest, largest: int, in_time: int) -> NDArray[np.float64]:
-    """Return the share of each batch size up to the largest measured, as the options or else the service say.
+    """Return the share of each batch size up to the largest measured, by the options or by the service.
 
-    Where neither says any, sizes end with the largest that a slice answers in time, `in_time`.
+    Without either, sizes go up to `in_time`, the largest that some slice answers in time.
     """
     if wanted.median is not None:
         return lognormal_share(wanted.median, wanted.sigma or SIGMA, largest)
@@ -206,20 +206,20 @@ def _share(spec: ServiceSpec, wanted: SimulationRequest, largest: int, in_time: 
 
 
 def play(asked: AskedSimulation, cut: str, router: str, seed: int) -> Simulation:
-    """Simulate with the cut and the router of these names.
+    """Simulate with a cut and a router, given by name.
 
     Raises:
         InputError: there is no cut or router of that name.
         InfeasibleError: the cut can answer too few of the queries in time.
     """
     found = load("routers", router)
-    # Those that run live are made by the gateway, with its workers; others are made here.
+    # The gateway constructs live routers, with its workers; others are constructed here.
     chosen: SimulatedRouter = found if hasattr(found, "put") else found()
     return simulate(asked.problem, make("cuts", cut, router=chosen, seed=seed), chosen, asked.traffic)
 
 
 def simulation_data(asked: AskedSimulation, found: Simulation, cut: str, router: str) -> dict[str, Any]:
-    """Return what is shown, as plain data; a latency of None is that of a refused query."""
+    """Return the result as plain data; a latency of None is that of a refused query."""
     problem, seen = asked.problem, found.evaluation
     names = zip(problem.profiles, found.cut.counts.tolist(), strict=True)
     return {

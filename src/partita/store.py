@@ -1,9 +1,9 @@
-"""SQLite files that outlive programs: opened, brought to the present format, written as a whole or not at all.
+"""SQLite files: opening them, migrating them to the current format, and writing them in transactions.
 
 The queue, the journal, the energy ledger, the simulated cluster and the record of MIG instances are such files. This
-module knows nothing of what they hold. It deals with what can happen to any of them: a full disk, damage, another
-program that has the file locked, an older or newer format, a file that is removed while it is open. Whatever happens,
-the file is left as it is, and the error says what to do.
+module is independent of their contents. It handles what can happen to any of them: a full disk, damage, a lock of
+another program, an older or newer format, removal while the file is open. In each case the file is left as it is, and
+the error has a hint.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ class StoreError(PartitaError):
 
 
 class DiskFullError(StoreError):
-    """There is no room for what should be written; what was there is as it was."""
+    """The disk is full; nothing was changed."""
 
 
 class UnreadableError(StoreError):
-    """The file is none that this program can read."""
+    """This program cannot read the file."""
 
 
 class DamagedError(UnreadableError):
-    """The file holds what cannot be, or parts of it are missing."""
+    """The file has invalid contents, or parts of it are missing."""
 
 
 class FormatError(UnreadableError):
@@ -48,34 +48,35 @@ class FormatError(UnreadableError):
 
 @dataclass(frozen=True, slots=True)
 class DatabaseFormat:
-    """What a kind of database looks like, and how it is spoken of.
+    """The format of a kind of database, and the texts of its errors.
 
     Attributes:
         name: as in "the queue is damaged".
-        version: the format that this program writes.
-        steps: the statements that make this format of each older one; 0 is a new file.
-        unversioned: returns the statements that make this format of a file with tables and no version, for a kind of
-            which such files were once written.
-        if_damaged: the hint where a file cannot be read; `{path}` stands for the file, here and in the next one.
-        if_other: the hint where it has a format that is not known.
-        if_removed: the hint where the file was removed or replaced while it was open.
-        if_full: the hint where the disk is full.
-        durable: whether a transaction is on the disk when it returns, also if the power fails then. Otherwise the
-            last ones may be lost, and what is left is still whole.
-        whole: whether the whole file is looked through for damage when it is opened.
-        private: whether a new file is made for its owner's eyes alone, whatever the umask.
-        patience_s: seconds for which another program may have the file to itself.
-        raises: the class of error that is raised in place of those of this module.
+        version: the current format.
+        steps: by older format, the statements that convert it to the current one; 0 is a new file.
+        unversioned: returns the statements that convert a file with tables but without a version; None if no such
+            files were ever written.
+        if_damaged: hint for a damaged file; `{path}` stands for the file, also in `if_other`.
+        if_other: hint for an unknown format.
+        if_removed: hint for a file that was removed or replaced while it was open.
+        if_full: hint for a full disk.
+        durable: whether a transaction survives a power failure once it has returned. Otherwise the last ones may be
+            lost, but the file stays consistent.
+        whole: whether the whole file is checked for damage when it is opened.
+        private: whether a new file is readable by its owner alone, whatever the umask.
+        patience_s: most seconds to wait for a lock of another program.
+        raises: class of error to raise instead of those of this module.
+        tables: names of the tables.
     """
 
     name: str
     version: int
     steps: Mapping[int, Sequence[str]]
     unversioned: Callable[[sqlite3.Connection], Sequence[str]] | None = None
-    if_damaged: str = "it is left as it is; put a backup in its place, or move it away to begin anew"
-    if_other: str = "use the partita that made it"
+    if_damaged: str = "it is left as it is; put a backup in its place, or move it away to start afresh"
+    if_other: str = "use the version of Partita that wrote it"
     if_removed: str = "put the file back, or start this command again"
-    if_full: str = "make room; nothing was overwritten"
+    if_full: str = "free some space; nothing was overwritten"
     durable: bool = True
     whole: bool = True
     private: bool = False
@@ -91,31 +92,30 @@ class DatabaseFormat:
 
 _TABLE = re.compile(r"\s*CREATE TABLE (?:IF NOT EXISTS )?(\w+)")
 
-# What SQLite says where no more bytes can be written; a limit on the size of files shows as a failed write.
+# SQLite's errors for a full disk; a limit on the size of files shows as a failed write.
 _NO_ROOM = frozenset({"SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_FSYNC"})
 
-# Damage that SQLite tells as a fault of the query.
+# Damage that SQLite reports as a fault of the query.
 _DAMAGE = ("malformed", "no such table", "no such column", "Could not decode")
 
 _HINTS = {
-    "locked": "another program has it open; `fuser` with its path says which",
-    "readonly": "may it be written, and is its file system mounted for writing?",
-    "unable to open": "is its folder there, and may it be read and written by this user?",
+    "locked": "another program has it open; `fuser` with its path shows which",
+    "readonly": "is the file writable, and its file system mounted for writing?",
+    "unable to open": "does its folder exist, and may this user read and write it?",
 }
 
 
 class Database:
-    """An open file. Threads may share it: one at a time uses it.
+    """An open file; thread-safe.
 
     Args:
-        path: the file, made if it is not there; None for one in memory.
-        format: what it holds, and how it is spoken of.
-        fill: writes the first rows of a new file, in the transaction that makes its tables.
-        read_only: whether it is only read. Then it has to be there and in the present format, and nothing of it is
-            changed.
+        path: the file, created if it is missing; None for a database in memory.
+        format: its format.
+        fill: writes the first rows of a new file, in the transaction that creates its tables.
+        read_only: whether it is only read. It must then exist and have the current format.
 
     Attributes:
-        made: whether it was not there, and was made now.
+        made: whether the file was created now.
 
     Raises:
         UnreadableError: it is damaged or of another format. It is left as it is.
@@ -168,15 +168,15 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Open a transaction that writes: all of the block happens, or none.
+        """Open a write transaction for a block: all of it happens, or nothing.
 
         Raises:
-            DiskFullError: there is no room; nothing has changed.
-            StoreError: it cannot be written otherwise; nothing has changed.
+            DiskFullError: the disk is full; nothing has changed.
+            StoreError: it cannot be written for another reason; nothing has changed.
         """
         with self._lock, self.told():
             if not self._in_memory and _identity(self.path) != self._identity:
-                # Nobody would find again what is written now.
+                # Writes would go to a file that no other program can find.
                 raise StoreError(
                     f"{self._format.name} was removed or replaced while it was open; nothing is written any more",
                     where=str(self.path),
@@ -187,13 +187,13 @@ class Database:
                 yield self._db
                 self._db.execute("COMMIT")
             except BaseException:
-                if self._db.in_transaction:  # a full disk ends the transaction by itself
+                if self._db.in_transaction:  # SQLite ends it on a full disk
                     self._db.execute("ROLLBACK")
                 raise
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """Read the file as it is at one moment, whatever other programs write meanwhile.
+        """Read a consistent snapshot of the file in a block, whatever other programs write meanwhile.
 
         Raises:
             StoreError: it cannot be read.
@@ -210,10 +210,10 @@ class Database:
 
     @contextmanager
     def told(self) -> Iterator[None]:
-        """Have what SQLite says of the file in the block told as an error of this module, or of the format's class.
+        """Convert errors of SQLite in a block to those of this module, or to the format's class.
 
         Raises:
-            StoreError: something went wrong.
+            StoreError: SQLite failed.
         """
         try:
             yield
@@ -225,7 +225,7 @@ class Database:
             raise self._as_asked(error) from error
 
     def damaged(self, why: str) -> DamagedError:
-        """Return what is raised where the file holds what cannot be."""
+        """Return the error for a damaged file."""
         hint = self._format.if_damaged.format(path=self.path)
         return DamagedError(f"{self._format.name} is damaged: {why}", where=str(self.path), hint=hint)
 
@@ -236,7 +236,7 @@ class Database:
             return DiskFullError(full, where=where, hint=self._format.if_full)
         if type(error) is sqlite3.DatabaseError or any(words in text for words in _DAMAGE):
             return self.damaged(text)
-        hint = next((told for words, told in _HINTS.items() if words in text), None)
+        hint = next((hint for words, hint in _HINTS.items() if words in text), None)
         return StoreError(f"{name} cannot be used: {text}", where=where, hint=hint)
 
     def _as_asked(self, error: StoreError) -> PartitaError:
@@ -244,15 +244,15 @@ class Database:
         return error if asked is None else asked(error.what, where=error.where, hint=error.hint)
 
     def _require_whole(self) -> None:
-        """Refuse what SQLite would take for a new file, and what it has no words for."""
+        """Refuse a folder, and a file that lost its contents, which SQLite would treat as new."""
         if self.path.is_dir():
             raise UnreadableError(f"{self._format.name} is a folder, not a file", where=str(self.path))
         if empty(self.path) and has_log(self.path):
-            # SQLite would drop the log, in which the newest rows are.
-            raise self.damaged("the file is missing or empty, and its write-ahead log is there")
+            # SQLite would delete the log, which has the newest rows.
+            raise self.damaged("the file is missing or empty, but its write-ahead log exists")
 
     def _open(self) -> None:
-        # Before anything is changed: what is not ours is left as it is.
+        # Checked before any change: another program's file is left as it is.
         found, tables = self._found()
         if (found, tables) != (0, frozenset()):
             self._require_known(found, tables)
@@ -261,7 +261,7 @@ class Database:
                 if verdict != "ok":
                     raise self.damaged(verdict.splitlines()[-1])
         if not self._read_only:
-            # Readers look while another program writes; what a killed program committed stays.
+            # WAL: reading is possible during a write, and commits survive a killed program.
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute(f"PRAGMA synchronous = {'FULL' if self._format.durable else 'NORMAL'}")
         self._db.execute("PRAGMA foreign_keys = ON")
@@ -269,7 +269,7 @@ class Database:
             self._bring_up()
 
     def _found(self) -> tuple[int, frozenset[str]]:
-        """Return the file's format and its tables, both at one moment; 0 and none of a new file."""
+        """Return the file's format and tables, read in one statement; 0 and no tables for a new file."""
         ask = "SELECT user_version, name FROM pragma_user_version LEFT JOIN sqlite_master ON type = 'table'"
         rows = self._db.execute(ask).fetchall()
         return rows[0][0], frozenset(name for _, name in rows if name is not None)
@@ -288,7 +288,7 @@ class Database:
             )
 
     def _bring_up(self) -> None:
-        """Make the present format of what is there, unless another program has done so meanwhile."""
+        """Convert the file to the current format, unless another program has done so meanwhile."""
         with self.transaction():
             found, tables = self._found()
             if found == self._format.version:
@@ -304,10 +304,10 @@ class Database:
 
 @contextmanager
 def salvage(path: Path) -> Iterator[Callable[[str], Iterator[tuple[Any, ...]]]]:
-    """Open a damaged file for what can be read of it.
+    """Open a damaged file to read what is left of it.
 
-    The block gets a function from a query that ends in `ORDER BY` and columns to rows. It reads from both ends, up to
-    the damage, so that rows may come twice. A copy is read: SQLite drops a log that it makes no sense of.
+    Yields a function that takes a query ending in `ORDER BY` and columns, and yields rows. It reads from both ends up
+    to the damage, so rows may come twice. It reads a copy, as SQLite deletes a log that it cannot read.
     """
     with TemporaryDirectory() as copies:
         for each in (path, *beside(path)):
@@ -325,14 +325,14 @@ def salvage(path: Path) -> Iterator[Callable[[str], Iterator[tuple[Any, ...]]]]:
 
 
 def rebuild(path: Path, fill: Callable[[Path], None]) -> list[str]:
-    """Put another file in a damaged one's place, made whole before that is set aside.
+    """Replace a damaged file by a new one, which is complete before the old one is set aside.
 
     Args:
         path: the damaged file.
-        fill: makes the other file under the path that it is given.
+        fill: writes the new file to the path that it is given.
 
     Returns:
-        What the old file, and what stands beside it, are called now.
+        New names of the old file and of the files that SQLite kept beside it.
     """
     new, whole = _new(path)
     for each in (new, *beside(new)):
@@ -343,7 +343,7 @@ def rebuild(path: Path, fill: Callable[[Path], None]) -> list[str]:
 
 
 def finish_rebuilding(path: Path) -> list[str]:
-    """Finish `rebuild` if it was killed once the other file was whole; return as it does, nothing if it was not."""
+    """Finish a `rebuild` that was killed after the new file was complete; return as `rebuild`, or an empty list."""
     new, whole = _new(path)
     for each in (new, *beside(new)):
         each.unlink(missing_ok=True)
@@ -359,28 +359,28 @@ def _new(path: Path) -> tuple[Path, Path]:
 
 
 def move_away(path: Path) -> list[str]:
-    """Rename a file and what stands beside it, so that nothing of it is lost; return what they are called now."""
+    """Rename a file and those that SQLite keeps beside it, so that nothing is lost; return their new names."""
     return [set_aside(each).name for each in (path, *beside(path)) if each.exists()]
 
 
 def empty(path: Path) -> bool:
-    """Say whether a file holds nothing, or is not there. SQLite takes one of a single byte for empty, too."""
+    """Return whether a file is missing or empty; SQLite treats a file of one byte as empty, too."""
     return not path.exists() or path.stat().st_size <= 1
 
 
 def has_log(path: Path) -> bool:
-    """Say whether a write-ahead log stands beside a file, with something in it."""
+    """Return whether a file has a non-empty write-ahead log."""
     log = beside(path)[0]
     return log.exists() and log.stat().st_size > 0
 
 
 def beside(path: Path) -> tuple[Path, Path]:
-    """Return the files that SQLite keeps beside a database: its write-ahead log, and what its readers share."""
+    """Return the files that SQLite keeps beside a database: write-ahead log and shared memory."""
     return path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Return what tells a file from all others; None if it is not there."""
+    """Return device and inode of a file; None if it is missing."""
     try:
         found = path.stat()
     except OSError:

@@ -61,7 +61,7 @@ def test_the_shipped_examples_are_simulated_as_they_are(partita: Commands, file:
     assert (
         "the pool a100-80gb has no count: simulated on the fewest GPUs that may hold the rate" in result.err
     )
-    fallen_back = "no latency at quantile 0.95; taken is mean" in result.err
+    fallen_back = "no latency at quantile 0.95: mean is used instead" in result.err
     assert fallen_back == (file == "queries.yaml" and service == "text-embedding")
 
 
