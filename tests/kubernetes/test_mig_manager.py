@@ -220,7 +220,7 @@ def test_a_node_with_a_pod_on_its_gpus_is_refused_and_not_touched(node):
         ({"nvidia.com/mig.capable": "false"}, "mig.capable is not true"),
         (
             {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3", "nvidia.com/gpu.memory": "81559"},
-            "it is h100-80gb",
+            "the GPU is h100-80gb",
         ),
         ({"nvidia.com/gpu.count": "1"}, "not there"),
     ],
@@ -239,7 +239,7 @@ def test_a_node_of_the_dra_driver_is_refused(
     api = open_api(str(control_plane.kubeconfig("admin")), namespace=namespace)
     instance = DeployedInstance(Placement.parse("7g.40gb@0"), None)
     wanted = Layouts((DeployedGpu(f"{name}/gpu-0", "a100-40gb", (instance,)),))
-    with pytest.raises(NotEmptyError, match="NVIDIA's DRA driver has its GPUs"):
+    with pytest.raises(NotEmptyError, match="NVIDIA's DRA driver manages its GPUs"):
         MigManager(api, namespace=namespace).cut(wanted)
     elsewhere = Layouts((DeployedGpu("nowhere/gpu-0", "a100-40gb", (instance,)),))
     with pytest.raises(NotEmptyError, match="no such node"):
@@ -256,7 +256,7 @@ def test_a_mig_manager_that_fails_is_told_and_the_node_is_free_again(node):
 
 def test_a_mig_manager_that_does_not_run_is_told(node):
     node.manager.silent = True
-    with pytest.raises(CutFailedError, match="its state is not told") as caught:
+    with pytest.raises(CutFailedError, match="its state is unknown") as caught:
         node.client(timeout_s=2.0).cut(NIGHT)
     assert "check that it runs there" in str(caught.value.hint)
 
