@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 SIZES = (1, 2, 4, 8)
 """Items of queries, in turn."""
 _PATIENCE_S = 120.0
-_Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+_IDLE_S = 20.0
+_Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter, float]
+"""With when it was last used."""
 
 
 class Traffic:
@@ -63,7 +65,7 @@ class Traffic:
         async with asyncio.TaskGroup() as group:
             for service in self._rates:
                 group.create_task(self._steadily(service))
-        for _, writer in itertools.chain.from_iterable(self._free.values()):
+        for _, writer, _ in itertools.chain.from_iterable(self._free.values()):
             writer.close()
 
     async def _steadily(self, service: str) -> None:
@@ -88,8 +90,7 @@ class Traffic:
         head = f"POST /v2/models/{service}/infer HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
         try:
             async with asyncio.timeout(_PATIENCE_S):
-                free = self._free[port]
-                reader, writer = free.pop() if free else await asyncio.open_connection("127.0.0.1", port)
+                reader, writer = await self._connection(port)
                 writer.write(head.encode() + body)
                 told = (await reader.readuntil(b"\r\n\r\n")).lower()
                 length = int(re.findall(rb"content-length: (\d+)", told)[0])
@@ -106,4 +107,14 @@ class Traffic:
         if b"connection: close" in told:
             writer.close()
         else:
-            free.append((reader, writer))
+            self._free[port].append((reader, writer, time.monotonic()))
+
+    async def _connection(self, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Return a connection that is kept, if it was used lately: servers close those that are idle for long."""
+        free = self._free[port]
+        while free:
+            reader, writer, used = free.pop()
+            if time.monotonic() < used + _IDLE_S:
+                return reader, writer
+            writer.close()
+        return await asyncio.open_connection("127.0.0.1", port)
