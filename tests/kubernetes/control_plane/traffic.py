@@ -88,6 +88,7 @@ class Traffic:
         tensor = {"name": "INPUT0", "datatype": "FP32", "shape": [items, 16], "data": data}
         body = json.dumps({"id": str(number), "inputs": [tensor]}).encode()
         head = f"POST /v2/models/{service}/infer HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+        writer: asyncio.StreamWriter | None = None
         try:
             async with asyncio.timeout(_PATIENCE_S):
                 reader, writer = await self._connection(port)
@@ -97,6 +98,8 @@ class Traffic:
                 answer = json.loads(await reader.readexactly(length))
         except (TimeoutError, OSError, asyncio.IncompleteReadError) as error:
             self.outcomes[service][f"lost: {error!r}"] += 1
+            if writer is not None:
+                writer.close()
             return
         status = told.split()[1].decode()
         if status != "200":
