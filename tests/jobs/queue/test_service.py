@@ -82,7 +82,7 @@ def test_where_no_source_says_the_memory_of_slices_a_job_waits_and_says_that(tmp
     with queue(tmp_path) as world:
         world.until(lambda: bool(world.service.step(world.service.now)))
         job = world.submit("true", memory={"source": "declared", "lower": 0, "upper": 2**30})
-        assert "the memory of slices of h20-96gb is not known" in world.reasons()[job]
+        assert "the memory of the slices of h20-96gb is unknown" in world.reasons()[job]
 
 
 def test_every_waiting_job_has_a_reason_and_a_predicted_start(tmp_path: Path) -> None:
