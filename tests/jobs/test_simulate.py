@@ -91,8 +91,8 @@ def test_the_checker_finds_what_is_wrong():
     assert "shares memory slices" in faults(first, replace(second, placement=first.placement))
     assert "there is no GPU 3" in faults(first, replace(second, gpu=3))
     assert "does not hold it" in faults(first, replace(second, placement=Placement(0, "2g.10gb")))
-    assert "is no placement" in faults(first, replace(second, placement=Placement(3, "3g.20gb")))
-    assert "before it comes" in faults(first, replace(second, decided=-1.0))
+    assert "is not a placement" in faults(first, replace(second, placement=Placement(3, "3g.20gb")))
+    assert "before it arrives" in faults(first, replace(second, decided=-1.0))
     seven = [job(n, g1=10.0) for n in range(2)]
     one, two = simulate(seven, A100, 1, TightestFifo()).runs
     wrong = [one, replace(two, placement=Placement(0, "7g.40gb"))]
