@@ -103,7 +103,7 @@ def test_a_run_is_on_a_gpu_that_there_is(gpu: int, *, wrong: bool) -> None:
 def test_a_run_is_on_a_profile_that_holds_its_job_where_that_may_start() -> None:
     large = job_on(A100, 3, {"7g.40gb": 5.0})
     assert faults(run(large, "1g.5gb@0", 0, 10), jobs=(large,)) == ["job 3: 1g.5gb does not hold it"]
-    assert faults(run(ONE, "3g.20gb@2", 0, 10), jobs=(ONE,)) == ["job 1: 3g.20gb@2 is no placement"]
+    assert faults(run(ONE, "3g.20gb@2", 0, 10), jobs=(ONE,)) == ["job 1: 3g.20gb@2 is not a placement"]
 
 
 @pytest.mark.parametrize(
@@ -119,4 +119,4 @@ def test_a_run_is_on_a_profile_that_holds_its_job_where_that_may_start() -> None
 def test_times_follow_each_other(decided: float, began: float, ended: float, *, wrong: bool) -> None:
     late = job(1, arrival=5.0)
     told = faults(run(late, "1g.5gb@0", decided, ended, began=began), jobs=(late,))
-    assert told == (["job 1: it begins before it comes, or ends before it begins"] if wrong else [])
+    assert told == (["job 1: it begins before it arrives, or ends before it begins"] if wrong else [])

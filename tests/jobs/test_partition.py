@@ -114,7 +114,7 @@ def test_a_change_made_for_another_state_is_refused():
 def test_only_an_instance_in_use_can_end():
     with pytest.raises(InputError, match="not in use"):
         standing("2g.10gb@0").end(Placement(0, "2g.10gb"))
-    with pytest.raises(InputError, match="does not stand"):
+    with pytest.raises(InputError, match="does not exist"):
         Partition(Layout(A100), frozenset({Placement(0, "2g.10gb")}))
 
 
