@@ -82,9 +82,7 @@ class ForkServer:
     def __exit__(self, *_: object) -> None:
         for each in self._made:
             each.kill()
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
+        self._process.communicate()
 
     def start(self, words: list[str]) -> ForkedController:
         """Start a controller with the words of its command line."""
