@@ -301,15 +301,42 @@ def test_what_has_more_rows_than_any_worker_takes_waits_no_more() -> None:
     assert found.waiting == before - 3
 
 
-def test_of_two_kinds_the_one_goes_first_that_has_the_less_of_its_slack_left() -> None:
+@pytest.mark.parametrize(("arrived", "first"), [(0.98, 2), (0.97, 1)])
+def test_of_two_kinds_the_one_goes_first_that_has_the_less_of_its_slack_left(
+    arrived: float, first: int
+) -> None:
+    found = made(batching=False)
+    worker, _ = found.join(hello(seconds={1: 1.0, 2: 1.0}, batch=2), {}, 0.0)
+    busy(found, worker)
+    for query in (PendingQuery(2, 0.0, 3.0), PendingQuery(1, arrived, 1.05)):  # half, and three or two fifths
+        found.arrive(query, query.arrived)
+    (start,) = answer_first(found, worker, 1.0).starts
+    assert start.items == first
+
+
+def test_slack_counts_as_much_as_what_a_query_costs_more_than_where_it_is_cheapest() -> None:
+    found = made(batching=False)
+    small, _ = found.join(hello(batch=1), {}, 0.0)
+    large, _ = found.join(hello("2g.12gb", {1: 1.0, 2: 1.0}, batch=2, gpu=1), {}, 0.0)
+    found.fleet.set_prices({small.key: 1.0, large.key: 1.4})
+    for _ in (small, large):
+        found.arrive(PendingQuery(1, 0.0, 30.0), 0.0)
+    for query in (PendingQuery(1, 0.0, 1.0 + 1.0 / 0.7), PendingQuery(2, 0.0, 3.5)):  # 0.4 + 0.3, and 0.6
+        assert found.arrive(query, 0.0) == ([], [])
+    (start,) = answer_first(found, large, 1.0).starts
+    assert start.items == 2
+
+
+def test_where_the_first_of_a_kind_was_given_up_the_next_one_starts() -> None:
     found = made(batching=False)
     worker, _ = found.join(hello(), {}, 0.0)
     busy(found, worker)
-    half, three_fifths = PendingQuery(2, 0.0, 3.0), PendingQuery(1, 0.98, 1.05)
-    for query in (half, three_fifths):
-        found.arrive(query, query.arrived)
+    queries = [PendingQuery(1, 0.0, 9.0) for _ in range(2)]
+    for query in queries:
+        found.arrive(query, 0.0)
+    found.cancel(queries[0])
     (start,) = answer_first(found, worker, 1.0).starts
-    assert start.queries == [half]
+    assert start.queries == queries[1:]
 
 
 def test_of_what_came_before_any_worker_the_one_goes_first_that_has_the_less_of_its_time_left() -> None:
@@ -318,7 +345,7 @@ def test_of_what_came_before_any_worker_the_one_goes_first_that_has_the_less_of_
     first, second = PendingQuery(1, 0.0, 8.0), PendingQuery(2, 2.0, 3.9)
     for query in (first, second):
         assert found.arrive(query, query.arrived).ends == []
-    _, joined = found.join(hello(), {}, 3.0)  # 4 of 8 s, and 1.9 of 3.9 s
+    _, joined = found.join(hello(seconds={1: 1.0, 8: 1.0}), {}, 3.0)  # 4 of 8 s, and 1.9 of 3.9 s
     assert [start.queries for start in joined.starts] == [[second]]
 
 

@@ -146,6 +146,13 @@ def test_kairos_leaves_the_slice_on_which_a_query_is_just_in_time_to_that_query(
     assert seen.instance.tolist() == [1, 0, 0, 1]
 
 
+@pytest.mark.parametrize("router", [LateBinding, Kairos()], ids=["late-binding", "kairos"])
+def test_a_size_without_an_instance_keeps_no_query_waiting(router: SimulatedRouter) -> None:
+    found = problem([[1.0], [0.1], [0.1]], [1.0], 1.5)
+    queries = Traffic(np.array([0.0, 0.1, 0.6]), np.array([1, 1, 1]))
+    assert router.on(found, np.array([1, 0, 0]))(queries).instance.tolist() == [0, REFUSED, 0]
+
+
 @given(st.data())
 @settings(max_examples=60, deadline=None)
 def test_elsa_does_what_its_reference_does(data: st.DataObject) -> None:
