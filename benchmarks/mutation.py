@@ -825,8 +825,8 @@ Tests notice {1 - alive / total:.1%} of {total:,} mutants. Of the others, {alive
 
 {listed}
 
-"run on" is the day of the last complete run of that code, `python -m benchmarks.mutation NAME`; with several files,
-the oldest of their runs.
+"run on" is the day by which all mutants of that code were run, `python -m benchmarks.mutation NAME`; with several
+files, the oldest of their days.
 
 {stamp()}
 """
