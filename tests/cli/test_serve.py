@@ -436,7 +436,7 @@ def test_services_that_nothing_says_how_to_run_are_refused(workload, commands):
     services.write_text("services: [{name: other, worker: {emulated: true}}]\n")
     found = commands("serve", "-f", workload, "--services", services)
     assert found.code == 2
-    assert "nothing says what runs search" in found.err
+    assert "service search has no back-end" in found.err
 
 
 def test_the_query_in_the_help_is_one_that_emulated_workers_take() -> None:

@@ -93,7 +93,7 @@ def test_every_number_of_gpus_in_the_readme_is_held(fact):
 def test_the_page_of_the_command_line_is_compared_by_its_words():
     page = cli_page()
     for old, new in (
-        ("[default: exact]", "[default: greedy]"),
+        ("[default: simulated]", "[default: nvml]"),
         ("Seconds of search", "Minutes of search"),
         ("--best-effort ", "--best "),
         ("\n## partita wait\n", "\n## partita await\n"),

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from tests.kubernetes.control_plane.cluster import ControlPlane
 
 SEARCH = Replica("search", "resnet50", 4, 1, 200.0, 10.0)
-REFUSED = ("503 its worker is gone or does not answer", "503 the deadline cannot be met")
+REFUSED = ("503 the query's worker is gone or does not answer", "503 the deadline cannot be met")
 """What a query may be told whose host is cut off, if its deadline leaves no time for another."""
 
 

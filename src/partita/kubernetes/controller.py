@@ -527,7 +527,7 @@ class WorkloadKeeper:
                     self._trouble("ApiTrouble" if isinstance(error, KubernetesError) else "Stopped", error)
                 except Exception as error:  # noqa: BLE001 -- other Workloads must go on
                     self._tell("".join(traceback.format_exception(error)))
-                    text = f"a fault in partita itself: {type(error).__name__}: {error}; see the controller's log"
+                    text = f"a fault in {registry.culprit(error)}: {type(error).__name__}: {error}; see the controller's log"
                     self._set(Condition("Degraded", "True", "Fault", text))
                     self._pause()
                 self.wake.wait(self._look_in_s)
