@@ -32,6 +32,11 @@ class PartitaError(Exception):
     def __str__(self) -> str:
         return f"{self.where}: {self.what}" if self.where else self.what
 
+    @property
+    def with_hint(self) -> str:
+        """The message and its hint in one line, as logs and conditions tell them."""
+        return f"{self}; {self.hint}" if self.hint else str(self)
+
 
 class InputError(PartitaError):
     """A file, option or field cannot be used (exit code 2)."""

@@ -23,7 +23,7 @@ from partita.kubernetes import journal
 from partita.kubernetes.advice import look, newest_plan, read_workload_object
 from partita.kubernetes.api import KubernetesApi, open_api
 from partita.kubernetes.claims import RESOURCE_CLAIM
-from partita.kubernetes.controller import ClusterController, ControllerSettings
+from partita.kubernetes.controller import ClusterController
 from partita.kubernetes.dra import DraDriver, DraDrivers, DraSettings
 from partita.kubernetes.endpoints import ClusterEndpoints
 from partita.kubernetes.evictions import DISRUPTION_BUDGET
@@ -53,6 +53,7 @@ from partita.kubernetes.rights import (
     missing_rights,
 )
 from partita.kubernetes.service_objects import SERVICES, ServiceExposure
+from partita.kubernetes.workload_session import ControllerSettings
 from partita.mig.layout import Placement
 from partita.transition.deployment import DeployedGpu, DeployedInstance, Layouts, Replica
 from partita.transition.transition import Action, ActionKind

@@ -16,7 +16,7 @@ from partita.cli.output import stderr
 from partita.control.reconciler import Hysteresis
 from partita.files import read_text
 from partita.kubernetes.api import open_api
-from partita.kubernetes.controller import ClusterController, ControllerSettings
+from partita.kubernetes.controller import ClusterController
 from partita.kubernetes.dra import DraDrivers, DraSettings
 from partita.kubernetes.health import controller_health, serving_health
 from partita.kubernetes.leader import Leader
@@ -24,6 +24,7 @@ from partita.kubernetes.objects import KubernetesError
 from partita.kubernetes.rates import GatewayAccess
 from partita.kubernetes.rights import CONTROLLER, missing_rights
 from partita.kubernetes.silence import NODE_TIMEOUT_S
+from partita.kubernetes.workload_session import ControllerSettings
 from partita.serve.worker.listening import read_token
 
 if TYPE_CHECKING:

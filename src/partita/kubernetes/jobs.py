@@ -265,7 +265,7 @@ class JobTenant:
         error = self._jobs.error or self._pods.error
         if not (self._jobs.version and self._pods.version):
             if error is not None and not isinstance(error, UnreachableError):
-                self._trouble_is(f"Jobs cannot be read: {error}; {error.hint}")
+                self._trouble_is(f"Jobs cannot be read: {error.with_hint}")
             self._due = now + 1.0
             return self._due
         try:
@@ -319,7 +319,7 @@ class JobTenant:
         uid, memo = job.metadata.uid, look.memos[job.metadata.uid]
         fault = next(iter(job_faults(job)), None)
         if fault is not None:
-            look.shown[uid] = ("Refused", f"{fault}; {fault.hint}")
+            look.shown[uid] = ("Refused", fault.with_hint)
             return
         holding = [pod for pod in look.pods[uid] if pod.metadata.uid in look.places]
         look.active += [self._holding(look, job, pod) for pod in holding]
@@ -541,7 +541,7 @@ class JobTenant:
         except NotFoundError:
             return ""
         except ForbiddenError as error:
-            self._trouble_is(f"{error}; {error.hint}")
+            self._trouble_is(error.with_hint)
             return ""
         except UnreachableError as error:
             if "no answer" in error.what:

@@ -145,7 +145,7 @@ class ServiceExposure:
         self._due = time.monotonic() + (min(_RETRY_S, self._look_s) if faults else self._look_s)
         if not faults:
             return Condition("Exposed", "True", "ServicesMade", "each service has a headless Service")
-        texts = [f"{each}; {each.hint}" if each.hint else str(each) for each in faults]
+        texts = [each.with_hint for each in faults]
         more = f"; and {len(texts) - 3} more" if len(texts) > 3 else ""
         return Condition("Exposed", "False", faults[0].reason, "; ".join(texts[:3]) + more)
 
