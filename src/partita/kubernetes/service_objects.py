@@ -44,7 +44,7 @@ class ServicePort(msgspec.Struct, frozen=True, rename="camel", gc=False):
     protocol: str = "TCP"
 
 
-class ServiceSpec(msgspec.Struct, frozen=True, gc=False):
+class ServiceObjectSpec(msgspec.Struct, frozen=True, gc=False):
     """Which pods are behind a Service, at which ports."""
 
     selector: dict[str, str] = {}
@@ -52,13 +52,13 @@ class ServiceSpec(msgspec.Struct, frozen=True, gc=False):
     cluster_ip: str = msgspec.field(name="clusterIP", default="")
 
 
-class Service(KubernetesObject, frozen=True, gc=False):
+class ServiceObject(KubernetesObject, frozen=True, gc=False):
     """A Service."""
 
-    spec: ServiceSpec = ServiceSpec()
+    spec: ServiceObjectSpec = ServiceObjectSpec()
 
 
-SERVICES = Kind("Service", "services", Service)
+SERVICES = Kind("Service", "services", ServiceObject)
 
 
 class ExposureError(PartitaError):
@@ -189,18 +189,20 @@ class ServiceExposure:
             except KubernetesError as error:
                 yield _fault(error)
 
-    def _ours(self) -> list[Service]:
+    def _ours(self) -> list[ServiceObject]:
         labels = ",".join(f"{key}={value}" for key, value in self._labels.items())
         found = self._api.list_objects(SERVICES, self._api.namespace, labels=labels).items
         return [each for each in found if self._is_ours(each)]
 
-    def _is_ours(self, found: Service) -> bool:
+    def _is_ours(self, found: ServiceObject) -> bool:
         owners = found.metadata.owner_references
         if not owners:
             return self._labels.items() <= found.metadata.labels.items()
         return any(each.uid == self._owner["uid"] for each in owners)
 
-    def _make(self, service: str, name: str, template: Mapping[str, Any], there: Service | None) -> None:
+    def _make(
+        self, service: str, name: str, template: Mapping[str, Any], there: ServiceObject | None
+    ) -> None:
         """Have the Service of one service.
 
         Raises:
@@ -216,7 +218,7 @@ class ServiceExposure:
                 hint="for example ports: [{name: partita, containerPort: 9000}]",
             )
         selector = {WORKLOAD: self._labels[WORKLOAD], SERVICE: shortened(service)}
-        wanted = ServiceSpec(selector, ports, _HEADLESS)
+        wanted = ServiceObjectSpec(selector, ports, _HEADLESS)
         labels = {**self._labels, SERVICE: shortened(service)}
         metadata = {"name": name, "labels": labels, "ownerReferences": [self._owner]}
         if there is None:
@@ -238,7 +240,7 @@ class ServiceExposure:
         ]
         self._api.patch(SERVICES, name, changed)
 
-    def _taken(self, service: str, name: str) -> Service:
+    def _taken(self, service: str, name: str) -> ServiceObject:
         """Return the Service of a name, which is not among those with the Workload's labels.
 
         Raises:
