@@ -19,7 +19,6 @@ from tests.kubernetes.control_plane.slices import Gpu, Pool, device_classes, nod
 
 from benchmarks.report import table
 from partita.kubernetes.allocation_check import together_faults
-from partita.kubernetes.api import KubernetesApi, open_api
 from partita.kubernetes.claims import (
     RESOURCE_CLAIM,
     ClaimedInstance,
@@ -28,6 +27,7 @@ from partita.kubernetes.claims import (
     claim_body,
     gpu_of,
 )
+from partita.kubernetes.connecting import open_api
 from partita.kubernetes.fence import TAINT_RULES, Fence
 from partita.kubernetes.inventory import NODE, NVIDIA, RESOURCE_SLICE, Inventory, read_inventory
 from partita.kubernetes.pods import INSTANCE, POD, PodPlace, pod_body
@@ -36,6 +36,7 @@ from partita.mig.layout import Placement
 from partita.transition.deployment import Replica
 
 if TYPE_CHECKING:
+    from partita.kubernetes.api import KubernetesApi
     from partita.kubernetes.objects import Body
 
 MODEL = "a100-80gb"

@@ -13,7 +13,7 @@ from tests.kubernetes.control_plane.installation import install_resources
 from tests.kubernetes.control_plane.tools import grant, revoke
 from tests.kubernetes_units.specs import TABLE, good
 
-from partita.kubernetes.api import open_api
+from partita.kubernetes.connecting import open_api
 from partita.kubernetes.resources import APPROVED, PLANS
 from partita.kubernetes.rights import ADVICE, APPROVAL
 

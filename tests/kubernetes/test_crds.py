@@ -11,7 +11,7 @@ from tests.kubernetes.control_plane.installation import install_resources
 from tests.kubernetes.control_plane.tools import run
 from tests.kubernetes_units.specs import BAD, good
 
-from partita.kubernetes.api import open_api
+from partita.kubernetes.connecting import open_api
 from partita.kubernetes.resources import PLANS, WORKLOADS
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from partita.drive.driver import (
     TimedOutError,
 )
 from partita.errors import InputError
-from partita.kubernetes.api import open_api
+from partita.kubernetes.connecting import open_api
 from partita.kubernetes.dra import DraDriver, DraSettings
 from partita.mig.layout import Placement
 from partita.transition.deployment import Replica

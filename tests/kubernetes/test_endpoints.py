@@ -12,7 +12,7 @@ from tests.kubernetes.control_plane.cluster import wait_until
 from tests.kubernetes_units.specs import good
 
 from partita.errors import InputError
-from partita.kubernetes.api import open_api
+from partita.kubernetes.connecting import open_api
 from partita.kubernetes.dra import DraDriver, DraSettings
 from partita.kubernetes.endpoints import ClusterEndpoints
 from partita.mig.layout import Placement

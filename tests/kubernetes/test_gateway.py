@@ -34,7 +34,7 @@ from tests.serve.gateway.test_hosts import (
     worker,
 )
 
-from partita.kubernetes.api import open_api
+from partita.kubernetes.connecting import open_api
 from partita.kubernetes.dra import DraDriver, DraSettings
 from partita.kubernetes.rates import GatewayAccess, GatewayCounters
 from partita.kubernetes.resources import GatewayRates

@@ -15,7 +15,7 @@ from tests.kubernetes.control_plane.client import BROKEN, ApiError
 from tests.kubernetes.control_plane.cluster import wait_until
 from tests.kubernetes.control_plane.slices import Gpu, node_object
 
-from partita.kubernetes.api import open_api
+from partita.kubernetes.connecting import open_api
 from partita.kubernetes.mig_manager import CutFailedError, MigManager, NotEmptyError
 from partita.mig.layout import Placement
 from partita.transition.deployment import DeployedGpu, DeployedInstance, Layouts

@@ -14,7 +14,7 @@ from tests.kubernetes_units.specs import good
 from tests.kubernetes_units.test_picker_process import INFER, SERVING, Picker, body, picker, until_health
 from tests.serve.gateway.certificates import make_certificates
 
-from partita.kubernetes.api import open_api
+from partita.kubernetes.connecting import open_api
 from partita.kubernetes.dra import DraDriver, DraSettings
 from partita.kubernetes.rights import GATEWAY
 from partita.mig.layout import Placement

@@ -21,8 +21,8 @@ from partita.errors import InputError
 from partita.kubernetes import api as api_module
 from partita.kubernetes import journal
 from partita.kubernetes.advice import look, newest_plan, read_workload_object
-from partita.kubernetes.api import KubernetesApi, open_api
 from partita.kubernetes.claims import RESOURCE_CLAIM
+from partita.kubernetes.connecting import open_api
 from partita.kubernetes.controller import ClusterController
 from partita.kubernetes.dra import DraDriver, DraDrivers, DraSettings
 from partita.kubernetes.endpoints import ClusterEndpoints
@@ -63,6 +63,8 @@ if TYPE_CHECKING:
 
     from tests.kubernetes.control_plane.cluster import ControlPlane
     from tests.kubernetes.control_plane.nodes import SimulatedNodes
+
+    from partita.kubernetes.api import KubernetesApi
 
 PATIENCE_S = 120.0
 KINDS: dict[str, Kind[Any]] = {

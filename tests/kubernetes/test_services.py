@@ -11,7 +11,7 @@ from tests.kubernetes.control_plane.installation import install_resources
 from tests.kubernetes.test_controller import Cluster, cluster, crds, spec  # noqa: F401 -- fixtures
 from tests.kubernetes_units.specs import good
 
-from partita.kubernetes.api import KubernetesApi, open_api
+from partita.kubernetes.connecting import open_api
 from partita.kubernetes.endpoints import ClusterEndpoints
 from partita.kubernetes.objects import ENDPOINT_SLICE
 from partita.kubernetes.service_objects import ServiceExposure
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.kubernetes.control_plane.cluster import ControlPlane
+
+    from partita.kubernetes.api import KubernetesApi
 
 Object = dict[str, Any]
 

@@ -13,7 +13,8 @@ from tests.kubernetes_units.api_server import ApiServer
 
 from partita.errors import InputError
 from partita.kubernetes import api as module
-from partita.kubernetes.api import Cache, CacheChange, RateLimit, open_api
+from partita.kubernetes.api import Cache, CacheChange, RateLimit
+from partita.kubernetes.connecting import open_api
 from partita.kubernetes.objects import (
     ConflictError,
     ExistsError,

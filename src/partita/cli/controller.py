@@ -15,7 +15,7 @@ from partita.cli.options import Kubeconfig, KubeContext
 from partita.cli.output import stderr
 from partita.control.reconciler import Hysteresis
 from partita.files import read_text
-from partita.kubernetes.api import open_api
+from partita.kubernetes.connecting import open_api
 from partita.kubernetes.controller import ClusterController
 from partita.kubernetes.dra import DraDrivers, DraSettings
 from partita.kubernetes.health import controller_health, serving_health

@@ -207,7 +207,7 @@ def service_source(
             hint="give -f WORKLOAD and --services FILE, or --kubernetes WORKLOAD alone",
         )
     # The client of Kubernetes is an extra, and takes long to import.
-    from partita.kubernetes.api import open_api  # noqa: PLC0415 -- as said above
+    from partita.kubernetes.connecting import open_api  # noqa: PLC0415 -- as said above
     from partita.kubernetes.endpoints import ClusterEndpoints  # noqa: PLC0415 -- likewise
 
     return ClusterEndpoints(open_api(*place), kubernetes)

@@ -9,7 +9,7 @@ import typer
 
 from partita.cli.options import Kubeconfig, KubeContext
 from partita.cli.output import echo, stderr
-from partita.kubernetes.api import open_api
+from partita.kubernetes.connecting import open_api
 from partita.kubernetes.mig_manager import MigManager
 from partita.transition.document import read_target
 

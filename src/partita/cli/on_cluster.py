@@ -30,7 +30,7 @@ def opened(
     """
     from contextlib import closing  # noqa: PLC0415 -- with the next
 
-    from partita.kubernetes.api import open_api  # noqa: PLC0415 -- of the extra
+    from partita.kubernetes.connecting import open_api  # noqa: PLC0415 -- of the extra
 
     return closing(open_api(kubeconfig, context, namespace))
 

@@ -92,7 +92,7 @@ def _of_cluster(
     Raises:
         InputError: only a user's were asked for.
     """
-    from partita.kubernetes.api import open_api  # noqa: PLC0415 -- only where a cluster is asked
+    from partita.kubernetes.connecting import open_api  # noqa: PLC0415 -- only where a cluster is asked
     from partita.kubernetes.job_view import cluster_queue  # noqa: PLC0415
 
     if mine:
