@@ -711,6 +711,10 @@ class Cache(Generic[T]):
                 if not self._from:
                     self._list()
                 self._follow()
+                if (
+                    self.kind.custom
+                ):  # a watch can miss a change that comes as its definition is replaced (1.37.2)
+                    self._from = ""
             except ExpiredError as error:
                 self._from = ""
                 self._fail(error)

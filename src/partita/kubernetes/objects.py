@@ -65,6 +65,7 @@ class Kind(Generic[T]):
         type: of the values that are read.
         group: such as `resource.k8s.io`; empty for the core group.
         strict: whether the API server is to refuse objects with unknown fields, instead of dropping these.
+        custom: whether a CustomResourceDefinition defines it.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Kind(Generic[T]):
     group: str = ""
     namespaced: bool = True
     strict: bool = False
+    custom: bool = False
 
     @property
     def api_version(self) -> str:

@@ -415,9 +415,9 @@ class TransitionObject(KubernetesObject, frozen=True):
     status: TransitionStatus = TransitionStatus()
 
 
-WORKLOADS = Kind("Workload", "workloads", WorkloadObject, VERSION, GROUP)
-PLANS = Kind("Plan", "plans", PlanObject, VERSION, GROUP, strict=True)
-TRANSITIONS = Kind("Transition", "transitions", TransitionObject, VERSION, GROUP, strict=True)
+WORKLOADS = Kind("Workload", "workloads", WorkloadObject, VERSION, GROUP, custom=True)
+PLANS = Kind("Plan", "plans", PlanObject, VERSION, GROUP, strict=True, custom=True)
+TRANSITIONS = Kind("Transition", "transitions", TransitionObject, VERSION, GROUP, strict=True, custom=True)
 
 
 def lost_fields(before: object, now: object, path: str = "") -> Iterator[str]:

@@ -419,7 +419,8 @@ class WorkloadKeeper:
         )
         if condition is None:
             return
-        if condition.status == "False":
+        told = next((each.message for each in self.status.conditions if each.type == condition.type), "")
+        if condition.status == "False" and condition.message != told:
             self._say(condition.reason, condition.message)
         self._set(condition)
 
