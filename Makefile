@@ -3,6 +3,8 @@ PYTHON ?= python3.11
 BIN = .venv/bin
 # Processes that run tests: one more than two cores, since many tests wait for processes of their own.
 JOBS ?= 3
+# Processes that run tests on Kubernetes, each with a control plane of its own, of 0.7 GB: these tests mostly wait.
+PLANES ?= 5
 # Tests start hundreds of processes: these read bytecode, and do not compile the same sources again.
 export PYTHONDONTWRITEBYTECODE =
 PROGRAMS = $(shell tests/kubernetes/control_plane/build.sh)
@@ -20,10 +22,9 @@ test: .venv/dev
 	$(BIN)/python -m pytest --quiet --numprocesses $(JOBS) --dist worksteal $(ARGS)
 
 # Needs Go the first time, and 15 minutes then: a real Kubernetes control plane from source, kept in ~/.cache/partita.
-# Each process has a control plane of its own, of 0.7 GB; the tests mostly wait.
 test-kubernetes: .venv/dev
 	tests/kubernetes/control_plane/build.sh
-	$(BIN)/python -m pytest --quiet --numprocesses $(JOBS) --dist worksteal tests/kubernetes $(ARGS)
+	$(BIN)/python -m pytest --quiet --numprocesses $(PLANES) --dist worksteal tests/kubernetes $(ARGS)
 
 coverage: .venv/dev
 	$(BIN)/python -m pytest --quiet --numprocesses $(JOBS) --dist worksteal --cov --cov-report=term $(ARGS)
