@@ -219,7 +219,9 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # head and body are two writes: the second would wait 40 ms for an acknowledgement
+    disable_nagle_algorithm = (
+        True  # head and body are two writes: the second would wait 40 ms for an acknowledgement
+    )
     owner: Proxy
 
     def setup(self) -> None:
