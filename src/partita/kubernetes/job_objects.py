@@ -26,7 +26,7 @@ from partita.jobs.queue.record import (
     Submitter,
 )
 from partita.kubernetes.claims import DEVICE_CLASS, LENT, REQUEST
-from partita.kubernetes.objects import Body, Kind, KubernetesObject, bytes_of
+from partita.kubernetes.objects import Body, Kind, KubernetesObject, ObjectCondition, bytes_of
 from partita.kubernetes.pods import CLAIM, GRACE_S, MANAGER, PodClaim
 from partita.mig.layout import Placement
 
@@ -97,20 +97,11 @@ class JobSpec(msgspec.Struct, frozen=True, rename="camel", gc=False):
     template: JobTemplate = JobTemplate()
 
 
-class JobCondition(msgspec.Struct, frozen=True, gc=False):
-    """A condition of a Job."""
-
-    type: str
-    status: str
-    reason: str = ""
-    message: str = ""
-
-
 class JobStatus(msgspec.Struct, frozen=True, rename="camel", gc=False):
     """The status of a Job."""
 
     start_time: str | None = None
-    conditions: tuple[JobCondition, ...] = ()
+    conditions: tuple[ObjectCondition, ...] = ()
 
 
 class JobObject(KubernetesObject, frozen=True, gc=False):
@@ -120,7 +111,7 @@ class JobObject(KubernetesObject, frozen=True, gc=False):
     status: JobStatus = JobStatus()
 
     @property
-    def end(self) -> JobCondition | None:
+    def end(self) -> ObjectCondition | None:
         """The condition with which it ended; None while it has not."""
         over = (
             each

@@ -50,6 +50,15 @@ class KubernetesObject(msgspec.Struct, frozen=True, rename="camel", kw_only=True
     metadata: ObjectMeta
 
 
+class ObjectCondition(msgspec.Struct, frozen=True, gc=False):
+    """A condition in the status of a pod or a Job."""
+
+    type: str
+    status: str
+    reason: str = ""
+    message: str = ""
+
+
 T = TypeVar("T", bound=KubernetesObject)
 Body = dict[str, Any]
 """An object or a part of one, as JSON data."""

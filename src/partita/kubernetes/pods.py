@@ -17,7 +17,7 @@ import msgspec
 from partita.documents.codec import readable
 from partita.drive.driver import ObservedReplica
 from partita.errors import InputError
-from partita.kubernetes.objects import Body, Kind, KubernetesObject
+from partita.kubernetes.objects import Body, Kind, KubernetesObject, ObjectCondition
 from partita.transition.deployment import Replica
 
 if TYPE_CHECKING:
@@ -76,15 +76,6 @@ class ContainerStatus(msgspec.Struct, frozen=True, rename="camel", gc=False):
     restart_count: int = 0
 
 
-class PodCondition(msgspec.Struct, frozen=True, gc=False):
-    """A condition of a pod."""
-
-    type: str
-    status: str
-    reason: str = ""
-    message: str = ""
-
-
 class PodClaim(msgspec.Struct, frozen=True, rename="camel", gc=False):
     """A claim that a pod names."""
 
@@ -115,7 +106,7 @@ class PodStatus(msgspec.Struct, frozen=True, rename="camel", gc=False):
     reason: str = ""
     message: str = ""
     start_time: str | None = None
-    conditions: tuple[PodCondition, ...] = ()
+    conditions: tuple[ObjectCondition, ...] = ()
     container_statuses: tuple[ContainerStatus, ...] = ()
     init_container_statuses: tuple[ContainerStatus, ...] = ()
 
