@@ -139,7 +139,10 @@ def _default(field: dict[str, Any]) -> str:
 
 def _type(field: dict[str, Any]) -> str:
     kinds = [each for each in field.get("anyOf", [field]) if each.get("type") != "null"]
-    kind = kinds[0]
+    return " or ".join(map(_type_of, kinds))
+
+
+def _type_of(kind: dict[str, Any]) -> str:
     if "const" in kind:
         return f"`{kind['const']}`"
     if "enum" in kind:

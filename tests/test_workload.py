@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import yaml
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from partita.documents.codec import schema as schema_of
 from partita.errors import InputError
-from partita.workload import WORKLOAD, LimitsSpec, Slo, Workload, read_workload
+from partita.workload import WORKLOAD, Batches, LimitsSpec, ServiceSpec, Slo, Workload, read_workload
 
 MINIMAL = """\
 apiVersion: partita/v1
@@ -562,3 +562,45 @@ def test_every_field_of_the_schema_says_what_it_means_and_its_examples_hold() ->
         assert field["description"]
         for example in field.get("examples", []):
             assert holds({k: v for k, v in field.items() if k != "examples"}, schema, example)
+
+
+@pytest.mark.parametrize(
+    ("written", "fault"),
+    [
+        ("bursts", "must be 'constant' or 'poisson' or a mapping"),
+        ("{}", "arrivals are gamma or a trace"),
+        ("{gamma: {cv: 0}}", "must be above 0, not 0"),
+        ("{gamma: {cv: 3}, trace: a.csv}", "arrivals are gamma or a trace"),
+        ("{trace: none.csv}", "there is no file"),
+    ],
+)
+def test_names_wrong_arrivals(tmp_path: Path, written: str, fault: str) -> None:
+    path = tmp_path / "workload.yaml"
+    (tmp_path / "perf.csv").touch()
+    path.write_text(
+        "apiVersion: partita/v1\nkind: Workload\nperformance: [perf.csv]\ngpus: [{model: a100-80gb}]\nservices:\n"
+        f"  - {{name: a, model: m, rate: 1, slo: {{latency_ms: 9}}, arrivals: {written}}}\n"
+    )
+    with pytest.raises(InputError) as found:
+        read_workload(path)
+    assert "services[0].arrivals" in str(found.value)
+    assert fault in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("quantile", "cut", "process", "waits"),
+    [
+        (None, None, "constant", False),
+        (0.99, None, "poisson", True),
+        (0.99, "search", "poisson", False),
+        (None, "search", "poisson", False),
+    ],
+)
+def test_queries_of_a_service_with_a_quantile_are_poisson(
+    quantile: float | None, cut: Literal["search"] | None, process: str, *, waits: bool
+) -> None:
+    batches = Batches(median=2) if cut else None
+    service = ServiceSpec(
+        name="a", model="m", rate=1.0, slo=Slo(latency_ms=9.0, quantile=quantile), cut=cut, batches=batches
+    )
+    assert (service.process, service.waits) == (process, waits)

@@ -23,7 +23,7 @@ from partita.mig.gpu import Combination
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from partita.documents.codec import DocumentSource
+    from partita.documents.codec import DocumentSource, FieldPath
 
 
 LARGEST_BATCH = 1_024
@@ -41,17 +41,57 @@ class Slo(Value):
     """The latency a service promises."""
 
     latency_ms: Annotated[
-        Positive, Meta(description="Longest latency of one batch, in milliseconds.", examples=[100])
+        Positive,
+        Meta(
+            description="Longest latency in milliseconds: of a query from arrival to answer where there is a "
+            "quantile, else of one batch.",
+            examples=[100],
+        ),
     ]
     quantile: Annotated[
         Annotated[float, Meta(gt=0, lt=1)] | None,
         Meta(
-            description="Share of batches that must keep it, above 0 and below 1. The performance table must "
-            "have latencies at this quantile. Without it, the strictest quantile in the table is used, and a "
-            "note names it.",
+            description="Share of the queries that are answered within it, waiting included, above 0 and below 1; "
+            "`arrivals` says how they come. Without it, the latency is that of a batch alone, at the strictest "
+            "quantile in the table, which a note names. With `arrivals: constant`, it is the quantile of a "
+            "batch's latency, which the table must have.",
             examples=[0.99],
         ),
     ] = None
+
+
+class GammaArrivals(Value):
+    """Gaps between queries that are gamma distributed."""
+
+    cv: Annotated[
+        Annotated[float, Meta(gt=0, le=100)],
+        Meta(
+            description="Coefficient of variation of the gaps: 1 is Poisson, more comes in bursts.",
+            examples=[3],
+        ),
+    ]
+
+
+class ArrivalsSpec(Value):
+    """How queries come, where a word does not say it: `gamma` or a `trace`."""
+
+    gamma: Annotated[
+        GammaArrivals | None,
+        Meta(description="Gaps that are gamma distributed.", examples=[{"cv": 3}]),
+    ] = None
+    trace: Annotated[
+        Name | None,
+        Meta(
+            description="Trace of queries, relative to this file, in a format that `partita simulate --trace` "
+            "reads. Its gaps are stretched to the service's rate; its sizes are not used.",
+            examples=["queries.csv"],
+        ),
+    ] = None
+
+    def faults(self) -> Iterator[FieldFault]:
+        """Yield what is wrong between the fields."""
+        if (self.gamma is None) == (self.trace is None):
+            yield FieldFault((), "arrivals are gamma or a trace", "for example arrivals: {gamma: {cv: 3}}")
 
 
 class Batches(Value):
@@ -117,6 +157,16 @@ class ServiceSpec(Value):
     ]
     rate: Annotated[Positive, Meta(description="Required throughput in items per second.", examples=[829])]
     slo: Annotated[Slo, Meta(description="The latency it promises.", examples=[{"latency_ms": 100}])]
+    arrivals: Annotated[
+        Literal["poisson", "constant"] | ArrivalsSpec | None,
+        Meta(
+            description="How queries come: `poisson`, `constant` (evenly, so that none waits: plain arithmetic), "
+            "`gamma: {cv: 3}` in bursts, or `trace: FILE`. Other than for `constant`, the capacity of instances "
+            "is what they hold with queries waiting, at `slo.quantile` (by default 0.95). By default poisson for "
+            "services with a quantile and constant for others.",
+            examples=["poisson"],
+        ),
+    ] = None
     headroom: Annotated[
         float,
         Meta(
@@ -173,8 +223,23 @@ class ServiceSpec(Value):
         ),
     ] = None
 
+    @property
+    def process(self) -> Literal["poisson", "constant"] | ArrivalsSpec:
+        """How its queries come, the default filled in."""
+        if self.arrivals is None:
+            return "constant" if self.slo.quantile is None and self.cut is None else "poisson"
+        return self.arrivals
+
+    @property
+    def waits(self) -> bool:
+        """Whether its capacity counts queries that wait; services with a cut count them in their own way."""
+        return self.cut is None and self.process != "constant"
+
     def faults(self) -> Iterator[FieldFault]:
         """Yield what is wrong between the fields."""
+        if self.cut is not None and self.arrivals == "constant":
+            what = "queries of a service with a cut wait for each other: constant arrivals have no meaning"
+            yield FieldFault(("arrivals",), what, "write arrivals: poisson, or leave it out")
         if self.cut is not None and self.batches is None:
             yield FieldFault(("cut",), "a cut needs batches", "for example batches: {median: 8, max: 32}")
         if self.cut is None and self.batches is not None:
@@ -374,14 +439,18 @@ def _without_cost(workload: Workload) -> Iterator[FieldFault]:
             )
 
 
-def _absent_tables(workload: Workload, folder: Path) -> Iterator[FieldFault]:
-    for index, name in enumerate(workload.performance):
+def _absent_files(workload: Workload, folder: Path) -> Iterator[FieldFault]:
+    named: list[tuple[FieldPath, str, str]] = [
+        (("performance", index), name, "tables") for index, name in enumerate(workload.performance)
+    ]
+    for index, service in enumerate(workload.services):
+        if isinstance(service.arrivals, ArrivalsSpec) and service.arrivals.trace is not None:
+            named.append((("services", index, "arrivals", "trace"), service.arrivals.trace, "traces"))
+    for field, name, kind in named:
         path = folder / name
         if not path.is_file():
             what = f"{path} is a directory, not a file" if path.is_dir() else f"there is no file {path}"
-            yield FieldFault(
-                ("performance", index), what, "tables are named relative to the workload's folder"
-            )
+            yield FieldFault(field, what, f"{kind} are named relative to the workload's folder")
 
 
 def _without_performance(workload: Workload) -> Iterator[FieldFault]:
@@ -403,7 +472,7 @@ WORKLOAD = DocumentKind(
 def read_workload(path: Path | str) -> Workload:
     """Read a workload from YAML or JSON; `-` reads stdin.
 
-    Paths of performance tables come back relative to where the command runs, not to the workload's folder.
+    Paths of performance tables and traces come back relative to where the command runs, not to the workload's folder.
 
     Raises:
         InputError: all that is wrong, up to ten faults with `file:line`, the field's path and a hint.
@@ -417,10 +486,18 @@ def read_workload(path: Path | str) -> Workload:
         )
     workload = convert(data, WORKLOAD, source)
     folder = Path() if str(path) == "-" else Path(path).parent
-    faults = [*_without_performance(workload), *_absent_tables(workload, folder)]
+    faults = [*_without_performance(workload), *_absent_files(workload, folder)]
     if faults:
         raise source.refusal(faults)
-    return workload.replace(performance=tuple(str(folder / table) for table in workload.performance))
+    services = tuple(_with_trace_in(folder, service) for service in workload.services)
+    tables = tuple(str(folder / table) for table in workload.performance)
+    return workload.replace(performance=tables, services=services)
+
+
+def _with_trace_in(folder: Path, service: ServiceSpec) -> ServiceSpec:
+    if not isinstance(service.arrivals, ArrivalsSpec) or service.arrivals.trace is None:
+        return service
+    return service.replace(arrivals=ArrivalsSpec(trace=str(folder / service.arrivals.trace)))
 
 
 @contextmanager

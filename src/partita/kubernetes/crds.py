@@ -261,8 +261,7 @@ def _structural(node: Schema, parts: Schema) -> Schema:
     if "$ref" in node:
         node = {**parts[node["$ref"].rpartition("/")[2]], **({"description": about} if about else {})}
     if "anyOf" in node:
-        (one,) = (each for each in node["anyOf"] if each.get("type") != "null")
-        return _structural({**one, **{key: node[key] for key in ("description",) if key in node}}, parts)
+        return _structural(_one_of(node), parts)
     made: Schema = {key: node[key] for key in _KEPT if key in node}
     if "enum" in node:
         made["type"] = "string"
@@ -284,6 +283,14 @@ def _structural(node: Schema, parts: Schema) -> Schema:
         made["additionalProperties"] = _structural(node["additionalProperties"], parts)
         made.setdefault("maxProperties", 2_000)
     return made
+
+
+def _one_of(node: Schema) -> Schema:
+    """Return the only kind that a value may have beside null; of several, one that the controller looks at alone."""
+    about = {key: node[key] for key in ("description",) if key in node}
+    kinds = [each for each in node["anyOf"] if each.get("type") != "null"]
+    # A structural schema has one type for each field.
+    return {**kinds[0], **about} if len(kinds) == 1 else {**about, "x-kubernetes-preserve-unknown-fields": True}
 
 
 _KEPT = (

@@ -28,7 +28,7 @@ from partita.mig.layout import Placement
 from partita.perf.operating_point import OperatingPoint
 from partita.planning.plan import Instance, Objective, Plan, PlannedGpu, ServiceCapacity, Solver
 from partita.transition.deployment import DeployedGpu, DeployedInstance, Deployment, Replica
-from partita.workload import ServiceSpec, Workload
+from partita.workload import ArrivalsSpec, ServiceSpec, Workload
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -225,6 +225,12 @@ class WorkloadSpec(Workload):
                     ("services", index),
                     "pod is missing",
                     "give each service a pod, or the workload one for all",
+                )
+            if isinstance(service.arrivals, ArrivalsSpec) and service.arrivals.trace is not None:
+                yield FieldFault(
+                    ("services", index, "arrivals", "trace"),
+                    "the controller reads no files",
+                    "write arrivals: {gamma: {cv: 3}} with the variation of the trace's gaps",
                 )
 
 

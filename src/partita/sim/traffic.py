@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from math import ceil, erf, isfinite, log, sqrt
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from partita.perf.records import Records
+    from partita.workload import ArrivalsSpec
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,6 +61,44 @@ def gamma(rate: float, count: int, rng: np.random.Generator, variation: float) -
     """
     shape = variation**-2
     return np.cumsum(rng.gamma(shape, 1 / (rate * shape), count))
+
+
+def unit_arrivals(
+    process: Literal["poisson", "constant"] | ArrivalsSpec, count: int, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Return arrival times of one query per second on average, as a service's `arrivals` say.
+
+    A trace is repeated, each time from a random place on, until it has enough queries. Its shortest and longest gaps
+    keep their ratio; it is stretched to the rate.
+
+    Args:
+        process: a service's arrivals.
+        count: how many times.
+        rng: random number generator.
+
+    Raises:
+        InputError: the trace cannot be read, or all its queries come at once.
+    """
+    if process == "poisson":
+        return poisson(1.0, count, rng)
+    if process == "constant":
+        return np.arange(1, count + 1, dtype=np.float64)
+    if process.gamma is not None:
+        return gamma(1.0, count, rng, process.gamma.cv)
+    gaps = _trace_gaps(str(process.trace))
+    starts = rng.integers(len(gaps), size=ceil(count / len(gaps)))
+    return np.cumsum(np.concatenate([np.roll(gaps, -start) for start in starts])[:count])
+
+
+def _trace_gaps(path: str) -> NDArray[np.float64]:
+    """Return the gaps of a trace, with a mean of 1 second."""
+    times = read_trace(path).arrival
+    gaps = np.diff(times)
+    if not len(gaps) or gaps.sum() <= 0.0:
+        raise InputError(
+            "all queries of the trace come at once", where=path, hint="give a trace with times that differ"
+        )
+    return np.asarray(gaps / gaps.mean())
 
 
 def day_curve(
