@@ -290,7 +290,9 @@ def _one_of(node: Schema) -> Schema:
     about = {key: node[key] for key in ("description",) if key in node}
     kinds = [each for each in node["anyOf"] if each.get("type") != "null"]
     # A structural schema has one type for each field.
-    return {**kinds[0], **about} if len(kinds) == 1 else {**about, "x-kubernetes-preserve-unknown-fields": True}
+    return (
+        {**kinds[0], **about} if len(kinds) == 1 else {**about, "x-kubernetes-preserve-unknown-fields": True}
+    )
 
 
 _KEPT = (
