@@ -108,6 +108,10 @@ class Seen:
         """Share of the queries in time, had the client sent each when it was due."""
         return float(np.mean(self.latency_ms - self.lag_ms <= self.slo_ms))
 
+    def lag(self, quantile: float) -> float:
+        """Return a quantile of the client's own lag in milliseconds."""
+        return float(np.quantile(self.lag_ms, quantile))
+
     def error(self, blocks: int = 20) -> float:
         """Return the standard error of the share in time, from the means of so many blocks of time."""
         of = np.minimum((self.due / self.due[-1] * blocks).astype(int), blocks - 1)

@@ -1,10 +1,10 @@
 """MLPerf LoadGen's Server scenario against an Open Inference Protocol server, with aiohttp as the transport.
 
 `python loadgen_client.py SPEC`: SPEC is a JSON file with url, rate, count, slo_ms, quantile, seed, start (on the
-monotonic clock) and out, a folder. LoadGen draws the arrivals, issues each query when it is due whatever has become of
-earlier ones, and takes the latency from the moment when the query was due. The transport is outside code as well; what
-stands here hands a query from the one to the other. A query without a right answer is told to LoadGen only after twice
-its SLO, so that LoadGen itself counts it as late.
+monotonic clock) and out, a folder. LoadGen draws the arrivals, issues each query when it is due whatever has become
+of earlier ones, and takes the latency from the moment when the query was due. The transport is outside code as well;
+what stands here hands a query from the one to the other. A query without a right answer is told to LoadGen only after
+twice its SLO, so that LoadGen itself counts it as late.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import aiohttp
-import mlperf_loadgen as loadgen
+import mlperf_loadgen as loadgen  # type: ignore[import-not-found]
 import uvloop
 
 _VALUES = [0.5 * at for at in range(16)]
@@ -29,24 +29,17 @@ _WARM = 40
 class Client:
     """Hands LoadGen's queries to aiohttp; `sent` has for each the seconds from issue to send, and its outcome."""
 
-    def __init__(self, spec: dict, loop: asyncio.AbstractEventLoop) -> None:
-        self._spec, self._loop = spec, loop
-        self._session: aiohttp.ClientSession | None = None
-        self._tasks: set[asyncio.Task] = set()
-        self.sent: list[list[float | int]] = []
+    def __init__(self, spec: dict[str, Any], session: aiohttp.ClientSession) -> None:
+        self._spec, self._session = spec, session
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.sent: list[list[float]] = []
 
-    async def open(self) -> None:
-        """Open the connections with a few queries that do not count."""
-        timeout = aiohttp.ClientTimeout(60)
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=300)
-        self._session = aiohttp.ClientSession(connector=connector, timeout=timeout)
+    async def warm(self) -> None:
+        """Open connections with a few queries that do not count."""
         await asyncio.gather(*(self._right() for _ in range(_WARM)))
 
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._session.close()
-
-    def issue(self, samples: list) -> None:
+    def issue(self, samples: list[Any]) -> None:
         """Take LoadGen's queries, in its thread."""
         issued = time.perf_counter()
         self._loop.call_soon_threadsafe(self._begin, [each.id for each in samples], issued)
@@ -59,7 +52,7 @@ class Client:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _one(self, number: int, row: list[float | int]) -> None:
+    async def _one(self, number: int, row: list[float]) -> None:
         began = time.perf_counter()
         row[1] = await self._right()
         if row[1] != 200:
@@ -78,7 +71,7 @@ class Client:
             return 0
 
 
-def settings(spec: dict) -> loadgen.TestSettings:
+def settings(spec: dict[str, Any]) -> loadgen.TestSettings:
     """Return LoadGen's settings."""
     found = loadgen.TestSettings()
     found.scenario, found.mode = loadgen.TestScenario.Server, loadgen.TestMode.PerformanceOnly
@@ -101,25 +94,25 @@ def logging_to(folder: Path) -> loadgen.LogSettings:
     return found
 
 
-async def main(spec: dict) -> None:
+async def main(spec: dict[str, Any]) -> None:
     """Run LoadGen in a thread of its own, and write what this side saw of each query."""
-    client = Client(spec, asyncio.get_running_loop())
-    await client.open()
-    folder = Path(spec["out"])
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=300)
+    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(60)) as session:
+        client = Client(spec, session)
+        await client.warm()
+        await asyncio.to_thread(run, spec, client)
+    (Path(spec["out"]) / "sent.json").write_text(json.dumps(client.sent))
 
-    def run() -> None:
-        system = loadgen.ConstructSUT(client.issue, lambda: None)
-        library = loadgen.ConstructQSL(64, 64, lambda _: None, lambda _: None)
-        time.sleep(max(0.0, spec["start"] - time.monotonic()))
-        loadgen.StartTestWithLogSettings(system, library, settings(spec), logging_to(folder))
-        loadgen.DestroyQSL(library)
-        loadgen.DestroySUT(system)
 
-    await asyncio.to_thread(run)
-    await client.close()
-    (folder / "sent.json").write_text(json.dumps(client.sent))
+def run(spec: dict[str, Any], client: Client) -> None:
+    """Wait for the common start, and run LoadGen until all queries have ended."""
+    system = loadgen.ConstructSUT(client.issue, lambda: None)
+    library = loadgen.ConstructQSL(64, 64, lambda _: None, lambda _: None)
+    time.sleep(max(0.0, spec["start"] - time.monotonic()))
+    loadgen.StartTestWithLogSettings(system, library, settings(spec), logging_to(Path(spec["out"])))
+    loadgen.DestroyQSL(library)
+    loadgen.DestroySUT(system)
 
 
 sys.setswitchinterval(0.0005)
-threading.stack_size(1 << 20)
 uvloop.run(main(json.loads(Path(sys.argv[1]).read_text())))
