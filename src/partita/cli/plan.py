@@ -13,7 +13,7 @@ from partita.cli.on_cluster import OnCluster, prepared_on_cluster, refuse_unused
 from partita.cli.options import Kubeconfig, KubeContext, KubeNamespace, Planner
 from partita.cli.output import DryRun, Format, Out, Output, WorkloadFile, emit, note, stderr, stdout
 from partita.deadline import Deadline
-from partita.errors import PartitaError
+from partita.errors import InputError, PartitaError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,6 +36,24 @@ BestEffort = Annotated[
     typer.Option("--best-effort", help="With too few GPUs, meet as many services as possible, by priority."),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of random choices: same input and seed, same plan.")]
+Series = Annotated[
+    Path | None,
+    typer.Option(
+        "--series",
+        metavar="RATES",
+        help="Plan for rates over time: time,service,rate, or time and a column for each service. --out is a folder.",
+    ),
+]
+MovePrice = Annotated[
+    float | None,
+    typer.Option(
+        "--move-price",
+        min=0.0,
+        help="With --series: what moving a replica costs, in GPU-hours. (default: the seconds for which it is there "
+        "twice, 0.0106)",
+        show_default=False,
+    ),
+]
 
 
 def plan(
@@ -46,6 +64,8 @@ def plan(
     seed: Seed = 0,
     best_effort: BestEffort = False,
     check: PlanToCheck = None,
+    series: Series = None,
+    move_price: MovePrice = None,
     cluster: OnCluster = False,
     kubeconfig: Kubeconfig = None,
     context: KubeContext = None,
@@ -63,6 +83,10 @@ def plan(
     With --cluster the GPUs are those that a Kubernetes cluster has free now, by its ResourceSlices or its
     nodes' labels.
 
+    With --series it plans a day at once: when to change to which plan, and when not, so that GPU-hours and moves
+    cost least. Changes between plans are checked as those of `partita diff`. --out DIR writes series.json and the
+    plans.
+
     See it at work: `partita demo`. Ctrl-C returns the best plan so far.
     """
     from partita.cli.plan_view import show_plan  # noqa: PLC0415 -- as below
@@ -74,13 +98,48 @@ def plan(
         loaded, seen = prepared_on_cluster(loaded, kubeconfig, context, namespace)
     else:
         refuse_unused(kubeconfig, context, namespace)
+    if series is not None:
+        _refuse_with_series(check, best_effort=best_effort)
     if check is not None:
         _check(loaded, check, output)
         return
     note(*seen)
+    if series is not None:
+        from partita.cli.series import plan_rates  # noqa: PLC0415 -- as below
+
+        plan_rates(
+            loaded,
+            series,
+            planner,
+            move_price,
+            time_limit=time_limit,
+            seed=seed,
+            output=output,
+            out=None if dry_run else out,
+            html=None if dry_run else html,
+        )
+        return
+    _refuse_without_series(move_price)
     made = planned(loaded, planner, time_limit=time_limit, seed=seed, best_effort=best_effort)
     show_plan(made.plan, output, None if dry_run else out, None if dry_run else html)
     note(*made.notes)
+
+
+def _refuse_with_series(check: Path | None, *, best_effort: bool) -> None:
+    for name, given in {"--check": check is not None, "--best-effort": best_effort}.items():
+        if given:
+            raise InputError(
+                "it has no meaning with --series", where=name, hint=f"leave out --series, or {name}"
+            )
+
+
+def _refuse_without_series(move_price: float | None) -> None:
+    if move_price is not None:
+        raise InputError(
+            "it has no meaning without --series",
+            where="--move-price",
+            hint="add --series RATES, or leave it out",
+        )
 
 
 def planned(
@@ -152,8 +211,13 @@ def stoppable() -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def search_progress(what: str, time_limit: float) -> Iterator[Callable[[SearchProgress], None]]:
-    """Yield a function to be told progress, and show a line of it on a terminal meanwhile."""
+def search_progress(what: str, time_limit: float | None) -> Iterator[Callable[[SearchProgress], None]]:
+    """Yield a function to be told progress, and show a line of it on a terminal meanwhile.
+
+    Args:
+        what: is done, in words.
+        time_limit: its seconds; None where it has no limit, so that the seconds gone by are shown.
+    """
     console = stderr()
     if not console.is_terminal:
         yield lambda _: None
@@ -166,9 +230,9 @@ def search_progress(what: str, time_limit: float) -> Iterator[Callable[[SearchPr
             nonlocal best, bound
             best = progress.best if progress.best is not None else best
             bound = progress.bound if progress.bound is not None else bound
-            status.update(
-                f"{what}: {_progress_figures(best, bound)}, {max(0.0, time_limit - progress.seconds):.0f} s left"
-            )
+            left = None if time_limit is None else max(0.0, time_limit - progress.seconds)
+            time = f"{progress.seconds:.0f} s" if left is None else f"{left:.0f} s left"
+            status.update(f"{what}: {_progress_figures(best, bound)}, {time}")
 
         yield show
 
