@@ -51,7 +51,17 @@ def faults(plan: Plan, asked: Problem) -> list[Violation]:
 
 def _required(asked: Problem) -> Requirements:
     pools = tuple(
-        RequiredPool(pool.gpu, pool.count, pool.per_node, pool.cost, pool.name) for pool in asked.pools
+        RequiredPool(
+            pool.gpu,
+            pool.count,
+            pool.per_node,
+            pool.cost,
+            pool.name,
+            pool.nodes_per_rack,
+            pool.zone,
+            pool.spot,
+        )
+        for pool in asked.pools
     )
     services = tuple(
         RequiredService(
@@ -63,6 +73,9 @@ def _required(asked: Problem) -> Requirements:
             latency_ms=each.latency_slo_ms,
             min_replicas=each.min_replicas,
             spread=each.spread,
+            survive=each.survive or "none",
+            survive_share=each.survive_share,
+            spot=each.spot,
             pools=tuple(
                 pool.name
                 for index, pool in enumerate(asked.pools)

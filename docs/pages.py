@@ -155,7 +155,13 @@ def _type_of(kind: dict[str, Any]) -> str:
     return _WORDS[kind["type"]] + _range(kind)
 
 
-_WORDS = {"object": "mapping", "string": "text", "number": "number", "integer": "whole number"}
+_WORDS = {
+    "object": "mapping",
+    "string": "text",
+    "number": "number",
+    "integer": "whole number",
+    "boolean": "true or false",
+}
 
 
 def _range(kind: dict[str, Any]) -> str:

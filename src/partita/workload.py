@@ -34,6 +34,7 @@ Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 
 
 Name = Annotated[str, Meta(min_length=1, max_length=253), check(printable)]
+Loss = Literal["gpu", "node", "rack", "zone"]
 _HISTOGRAM = "for example histogram: {1: 0.5, 8: 0.5}"
 
 
@@ -147,6 +148,18 @@ class Batches(Value):
             yield FieldFault(("histogram",), "all shares are 0", _HISTOGRAM)
 
 
+class SurviveSpec(Value):
+    """What may be lost, and how much of the rate is left then."""
+
+    loss: Annotated[
+        Loss, Meta(description="What may be lost: any one GPU, node, rack or zone.", examples=["node"])
+    ]
+    share: Annotated[
+        Annotated[float, Meta(gt=0, le=1)],
+        Meta(description="Share of the rate, headroom included, that the rest still has.", examples=[0.8]),
+    ] = 1.0
+
+
 class ServiceSpec(Value):
     """A model that must answer at a rate within a latency."""
 
@@ -205,6 +218,24 @@ class ServiceSpec(Value):
         ),
     ] = 0
     spread: Annotated[int, Meta(ge=1, le=1_000_000, description="Fewest nodes it runs on.", examples=[2])] = 1
+    survive: Annotated[
+        Literal["none", "gpu", "node", "rack", "zone"] | SurviveSpec | None,
+        Meta(
+            description="What may be lost: after the loss of any one `gpu`, `node`, `rack` or `zone` the rest still has "
+            "the rate, or a part of it (`{loss: node, share: 0.8}`). By default what `limits` says.",
+            examples=["node"],
+        ),
+    ] = None
+    spot: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1,
+            description="Most of its rate that may depend on `spot` GPUs, as a fraction; the rest stands on others. "
+            "With 0 it uses none.",
+            examples=[0.5],
+        ),
+    ] = 0.0
     cut: Annotated[
         Literal["search", "fluid", "paris", "homogeneous"] | None,
         Meta(
@@ -263,6 +294,27 @@ class PoolSpec(Value):
         Meta(description="Number of GPUs. Without it, as many as needed.", examples=[16]),
     ] = None
     per_node: Annotated[int, Meta(ge=1, le=1_000_000, description="GPUs in one node.", examples=[8])] = 8
+    nodes_per_rack: Annotated[
+        Annotated[int, Meta(ge=1, le=1_000_000)] | None,
+        Meta(
+            description="Nodes in one rack, one after the other; needs `count`. Needed for `survive: rack`.",
+            examples=[4],
+        ),
+    ] = None
+    zone: Annotated[
+        Name | None,
+        Meta(
+            description="Zone of its nodes, which may be that of other pools. Needed for `survive: zone`.",
+            examples=["eu-west-1a"],
+        ),
+    ] = None
+    spot: Annotated[
+        bool,
+        Meta(
+            description="Its GPUs may be taken away, all at once. Only services with `spot` use them.",
+            examples=[True],
+        ),
+    ] = False
     cost_per_hour: Annotated[
         Positive | None,
         Meta(
@@ -313,6 +365,13 @@ class LimitsSpec(Value):
     max_services_per_gpu: Annotated[
         Count | None, Meta(description="Most services that may share one GPU.", examples=[2])
     ] = None
+    survive: Annotated[
+        Literal["none", "gpu", "node", "rack", "zone"] | SurviveSpec,
+        Meta(
+            description="What every service survives that does not say it itself, as there.",
+            examples=["node"],
+        ),
+    ] = "none"
 
     def __post_init__(self) -> None:
         """Write combinations in one way."""
@@ -389,10 +448,51 @@ class Workload(Value):
         yield from _unknown_profiles(self)
         yield from _unknown_pools(self)
         yield from _without_cost(self)
+        yield from _unknown_domains(self)
         for index, service in enumerate(self.services):
             if service.cut is not None and self.objective == "watts":
                 what = "objective watts is not for services with a cut: how busy a slice is decides its power"
                 yield FieldFault(("services", index, "cut"), what, "write objective: gpus, or leave out cut")
+
+
+def survived(service: ServiceSpec, limits: LimitsSpec) -> tuple[Loss | None, float]:
+    """Return what a service survives, None for no loss, and the share of its rate that is left then."""
+    spec = limits.survive if service.survive is None else service.survive
+    if isinstance(spec, SurviveSpec):
+        return spec.loss, spec.share
+    return (None if spec == "none" else spec), 1.0
+
+
+def may_use(service: ServiceSpec, pool: PoolSpec) -> bool:
+    """Say whether a service may use a pool: one of its `pools`, and no spot GPUs unless it says `spot`."""
+    return (service.pools is None or pool.label in service.pools) and (service.spot > 0 or not pool.spot)
+
+
+def _unknown_domains(workload: Workload) -> Iterator[FieldFault]:
+    """Yield faults of pools that do not say their racks or zones, and of services that have neither to lose."""
+    for index, pool in enumerate(workload.gpus):
+        if pool.nodes_per_rack is not None and pool.count is None:
+            what = "racks of a pool without a count are not known"
+            yield FieldFault(("gpus", index, "nodes_per_rack"), what, "write `count`, or leave it out")
+    needs: dict[str | None, str] = {"rack": "nodes_per_rack", "zone": "zone"}
+    for index, service in enumerate(workload.services):
+        loss, _ = survived(service, workload.limits)
+        path = ("limits", "survive") if service.survive is None else ("services", index, "survive")
+        if loss is not None and service.cut is not None:
+            what = f"service {service.name} has a cut, and a service with a cut survives no loss"
+            yield FieldFault(path, what, "write survive: none for it, or leave out cut")
+        if service.cut is not None and service.spot:
+            what = "spot is not for services with a cut"
+            yield FieldFault(("services", index, "spot"), what, "leave out spot, or leave out cut")
+        lacking = [
+            pool.label
+            for pool in workload.gpus
+            if loss in needs and getattr(pool, needs[loss]) is None and may_use(service, pool)
+        ]
+        if lacking:
+            what = f"the {loss} of the GPUs of {lacking[0]} is not known, and {service.name} may use them"
+            hint = f"give the pool its `{needs[loss]}`, or leave it out of the service's `pools`"
+            yield FieldFault(path, what, hint)
 
 
 def _repeated(name: str, names: list[str], kind: str) -> Iterator[FieldFault]:

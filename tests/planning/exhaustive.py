@@ -66,7 +66,7 @@ def _nodes(asked: Problem) -> Iterator[tuple[int, int]]:
 def _ways(asked: Problem, pool: int, gpus: int) -> dict[Given, float]:
     """Return what a node can give, and the least that it costs then."""
     none = (0,) * len(asked.services)
-    one = set(_configs(asked, pool))
+    one = set(configs(asked, pool))
     found: dict[tuple[tuple[float, ...], tuple[int, ...]], float] = {((0.0,) * len(none), none): 0.0}
     rates, replicas, _ = _needed(asked)
     best = dict(found)
@@ -85,7 +85,8 @@ def _ways(asked: Problem, pool: int, gpus: int) -> dict[Given, float]:
     return {(given, held, tuple(min(1, n) for n in held)): cost for (given, held), cost in best.items()}
 
 
-def _configs(asked: Problem, pool: int) -> Iterator[tuple[tuple[float, ...], tuple[int, ...]]]:
+def configs(asked: Problem, pool: int) -> Iterator[tuple[tuple[float, ...], tuple[int, ...]]]:
+    """Yield what one GPU of a pool can give: items/s and instances of each service."""
     services = range(len(asked.services))
     for cut in asked.cuts:
         if cut.pool != pool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
 
@@ -25,7 +25,7 @@ def point(profile: str, throughput: float, power_w: float | None = None) -> Oper
 
 
 def service(
-    name: str, rate: float, sizes: Sequence[Size], throughput: Mapping[str, float], **more: int
+    name: str, rate: float, sizes: Sequence[Size], throughput: Mapping[str, float], **more: Any
 ) -> Service:
     points = tuple(
         point(s.profile, throughput[s.profile]) if s.profile in throughput else None for s in sizes

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partita.planning.column_generation import cheapest_covers
+from partita.planning.pricing import cheapest_covers
 
 sizes = st.integers(1, 3)
 

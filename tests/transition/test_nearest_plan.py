@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -22,7 +22,7 @@ GPU = gpu_model("a100-80gb").restricted(["1g.10gb", "2g.20gb", "3g.40gb", "4g.40
 SIZES = tuple(Size(0, profile.name) for profile in GPU.profiles)
 
 
-def problem(rates: dict[str, float], **fields: int) -> Problem:
+def problem(rates: dict[str, float], **fields: Any) -> Problem:
     services = []
     for index, (name, rate) in enumerate(rates.items()):
         points = tuple(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from partita.mig.layout import Placement
     from partita.perf.table import Measurement
     from partita.planning.plan import Instance, Plan
-    from partita.workload import PoolSpec, ServiceSpec, Workload
+    from partita.workload import LimitsSpec, PoolSpec, ServiceSpec, Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,9 @@ class RequiredService:
         pools: names of the pools whose GPUs it may use; None for any.
         alone: has whole GPUs of its own, cut for queries of unlike sizes that run one at a time. `latency_ms` is then
             the SLO itself, and the quantile says how many queries keep it, not which latencies count.
+        survive: `gpu`, `node`, `rack` or `zone`: any one may be lost; `none` for nothing.
+        survive_share: share of the rate, headroom included, that is left then.
+        spot: most of the rate that may depend on spot GPUs, as a fraction; with 0 it uses none.
     """
 
     name: str
@@ -71,17 +74,26 @@ class RequiredService:
     spread: int = 1
     alone: bool = False
     pools: tuple[str, ...] | None = None
+    survive: str = "none"
+    survive_share: float = 1.0
+    spot: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class RequiredPool:
-    """A pool of GPUs: `gpu` with its forbidden combinations, `count` None for any number, `cost` per hour."""
+    """A pool of GPUs: `gpu` with its forbidden combinations, `count` None for any number, `cost` per hour.
+
+    `nodes_per_rack` is None and `zone` empty where they are not known; `spot` GPUs may be taken away together.
+    """
 
     gpu: GpuModel
     count: int | None = None
     per_node: int = 8
     cost: float | None = None
     name: str = ""
+    nodes_per_rack: int | None = None
+    zone: str = ""
+    spot: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +111,7 @@ def requirements(workload: Workload) -> Requirements:
     """Return what a workload asks of a plan."""
     limits = workload.limits
     return Requirements(
-        services=tuple(_service(each, limits.latency_factor) for each in workload.services),
+        services=tuple(_service(each, limits) for each in workload.services),
         pools=tuple(_pool(each, limits.forbid) for each in workload.gpus),
         max_batch=limits.max_batch,
         max_processes=limits.max_processes,
@@ -107,26 +119,39 @@ def requirements(workload: Workload) -> Requirements:
     )
 
 
-def _service(spec: ServiceSpec, latency_factor: float) -> RequiredService:
+def _service(spec: ServiceSpec, limits: LimitsSpec) -> RequiredService:
+    asked = limits.survive if spec.survive is None else spec.survive
     return RequiredService(
         name=spec.name,
         model=spec.model,
         asked_rate=spec.rate,
         rate=spec.rate * (1 + spec.headroom),
         latency_slo_ms=spec.slo.latency_ms,
-        latency_ms=spec.slo.latency_ms * (1.0 if spec.cut else latency_factor),
+        latency_ms=spec.slo.latency_ms * (1.0 if spec.cut else limits.latency_factor),
         quantile=spec.slo.quantile,
         profiles=spec.profiles,
         min_replicas=spec.min_replicas,
         spread=spec.spread,
         alone=spec.cut is not None,
         pools=spec.pools,
+        survive=asked if isinstance(asked, str) else asked.loss,
+        survive_share=1.0 if isinstance(asked, str) else asked.share,
+        spot=spec.spot,
     )
 
 
 def _pool(spec: PoolSpec, forbid: tuple[str, ...]) -> RequiredPool:
     gpu = gpu_model(spec.model).forbidding(forbid)
-    return RequiredPool(gpu, spec.count, spec.per_node, spec.cost_per_hour, spec.name or spec.model)
+    return RequiredPool(
+        gpu,
+        spec.count,
+        spec.per_node,
+        spec.cost_per_hour,
+        spec.name or spec.model,
+        spec.nodes_per_rack,
+        spec.zone or "",
+        spec.spot,
+    )
 
 
 # --- the whole plan
@@ -152,6 +177,7 @@ def check_plan(plan: Plan, wanted: Requirements, rows: Rows) -> list[Violation]:
         *_pool_violations(wanted, groups),
         *_listed_violations(plan, wanted.services),
         *_service_violations(plan, wanted.services, groups),
+        *_loss_violations(wanted, groups),
         *_objective_violations(plan, wanted, groups, checker),
     ]
 
@@ -354,6 +380,80 @@ def _nodes(names: set[str], groups: list[_Group]) -> dict[str, set[str]]:
         for name in names & {instance.service for instance in group.instances}:
             nodes[name] |= on
     return nodes
+
+
+# --- losses: each GPU, node, rack and zone is taken away, one at a time
+
+
+def _loss_violations(wanted: Requirements, groups: list[_Group]) -> Iterator[Violation]:
+    """Yield a violation for each service that some loss leaves with too little, and for what it has of spot GPUs."""
+    if all(each.survive == "none" and not any(p.spot for p in wanted.pools) for each in wanted.services):
+        return
+    domains = _Domains(wanted.pools, groups)
+    levels = {each.name: each.survive for each in wanted.services}
+    total: defaultdict[str, float] = defaultdict(float)
+    spot: defaultdict[str, float] = defaultdict(float)
+    lost: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
+    for group in groups:
+        for instance in group.instances:
+            name, each = instance.service, instance.point.throughput
+            total[name] += each * len(group.ids)
+            spot[name] += each * len(group.ids) if domains.spot(group) else 0.0
+            for gpu_id in group.ids if levels.get(name, "none") != "none" else ():
+                lost[name][domains.of(levels[name], group, gpu_id)] += each
+    for service in wanted.services:
+        where, held = f"service {service.name}", total[service.name]
+        for domain, less in sorted(lost[service.name].items(), key=lambda item: -item[1])[:1]:
+            least = service.rate * service.survive_share
+            if not held - less >= least * (1 - 2e-9):
+                yield Violation(where, f"without {domain}, {held - less:g} items/s are left, below {least:g}")
+        least, reserved = service.rate * (1 - service.spot), held - spot[service.name]
+        if spot[service.name] and service.spot == 0:
+            yield Violation(where, "runs on spot GPUs, and has no `spot`")
+        elif not reserved >= least * (1 - 2e-9) and spot[service.name]:
+            yield Violation(where, f"{reserved:g} items/s are not on spot GPUs, below {least:g}")
+
+
+class _Domains:
+    """The rack and zone of each GPU: from its pool, and from its node's number, which counts through all pools."""
+
+    def __init__(self, pools: Sequence[RequiredPool], groups: list[_Group]) -> None:
+        self._pools = pools
+        self._first: dict[str, int] = {}
+        last: defaultdict[str, int] = defaultdict(lambda: -1)
+        for group in groups:
+            for pool in _mine(pools, group.model, group.pool):
+                last[pool.name] = max(last[pool.name], *(_number(gpu_id) for gpu_id in group.ids))
+        first = 0
+        for pool in pools:
+            self._first[pool.name] = first
+            # A pool without a count has the nodes that the plan uses.
+            nodes = math.ceil(pool.count / pool.per_node) if pool.count is not None else None
+            first = max(first, last[pool.name] + 1) if nodes is None else first + nodes
+
+    def spot(self, group: _Group) -> bool:
+        """Return whether GPUs are, or may be, spot ones."""
+        return any(pool.spot for pool in _mine(self._pools, group.model, group.pool))
+
+    def of(self, level: str, group: _Group, gpu_id: str) -> str:
+        """Return the name of the domain of a GPU; what does not say its zone or rack is in one with all like it."""
+        mine = _mine(self._pools, group.model, group.pool)
+        if level == "gpu":
+            return gpu_id
+        if level == "node":
+            return _node(gpu_id)
+        if level == "zone":
+            return f"zone {' or '.join(sorted({pool.zone for pool in mine}))}"
+        if len(mine) != 1 or mine[0].nodes_per_rack is None or _number(gpu_id) < 0:
+            return "a rack that is not known"
+        rack = (_number(gpu_id) - self._first[mine[0].name]) // mine[0].nodes_per_rack
+        return f"rack {rack} of {mine[0].name}"
+
+
+def _number(gpu_id: str) -> int:
+    """Return the number of a GPU's node; -1 where its name has none."""
+    found = re.fullmatch(r"node-(\d{1,9})", _node(gpu_id))
+    return int(found[1]) if found else -1
 
 
 def _objective_violations(

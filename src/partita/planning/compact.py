@@ -35,8 +35,11 @@ class Counts:
 
     def meets_rates(self, problem: Problem) -> bool:
         """Say whether every service gets its rate, up to rounding in sums."""
-        capacity = (self.instances * problem.throughput).sum(axis=1)
-        return bool((capacity >= problem.rate * (1 - 2 * RATE_SLACK)).all())
+        given = self.instances * problem.throughput
+        return bool((given.sum(axis=1) >= problem.rate * (1 - 2 * RATE_SLACK)).all()) and all(
+            given[part.service, part.sizes].sum() >= part.rate * (1 - 2 * RATE_SLACK)
+            for part in problem.parts
+        )
 
 
 def round_up(bound: float, problem: Problem) -> float:
@@ -173,16 +176,46 @@ def solve_compact(problem: Problem, deadline: Deadline, *, enough: float = -INFI
     rates = gpus.program.add_rows(np.ones(services), endless)
     replicas = gpus.program.add_rows(problem.replicas.astype(np.float64), endless)
     pairs, first = add_instances(problem, gpus, rates, replicas, problem.instance_cost)
+    if problem.survives or problem.parts:
+        _add_losses(problem, gpus.program, pairs, first)
     solution = gpus.program.solve(deadline, enough=enough)
     bound = round_up(solution.bound, problem)
     if not len(solution.columns):
         return CompactResult(None, bound, solution.infeasible)
     instances = np.zeros(problem.throughput.shape, dtype=np.int64)
-    instances[pairs[:, 0], pairs[:, 1]] = np.rint(solution.columns[first:])
+    instances[pairs[:, 0], pairs[:, 1]] = np.rint(solution.columns[first : first + len(pairs)])
     cuts = np.rint(solution.columns[gpus.cuts : gpus.cuts + len(problem.cuts)]).astype(np.int64)
     counts = Counts(cuts, instances)
     # The solver's tolerances are absolute. A plan that misses a rate by them is dropped; its bound holds.
     return CompactResult(counts if counts.meets_rates(problem) else None, bound, infeasible=False)
+
+
+def _add_losses(problem: Problem, program: Program, pairs: NDArray[np.int64], first: int) -> None:
+    """Require what the loss of the largest instance leaves, and the rates on some sizes alone.
+
+    z[s,k] is 1 where k is the largest size of service s: sum_k t[s,k] a[s,k] - sum_k t[s,k] z[s,k] is left, and sizes
+    above it are not used. In some best plan no size has more instances than alone would be enough.
+    """
+    column = {(int(s), int(k)): first + i for i, (s, k) in enumerate(pairs)}
+    for part in problem.parts:
+        mine = [k for k in np.flatnonzero(part.sizes).tolist() if (part.service, k) in column]
+        columns = np.array([column[part.service, k] for k in mine], dtype=np.int32)
+        program.hold(columns, problem.throughput[part.service, mine] / part.rate, 1.0)
+    for s, service in enumerate(problem.services):
+        if service.survive in {None, "zone"}:
+            continue
+        sizes = np.flatnonzero(problem.throughput[s]).tolist()
+        given, left = problem.throughput[s, sizes], service.survivor_rate
+        row = program.add_rows(np.ones(1), np.full(1, INFINITY))
+        entries = [(np.array([row], dtype=np.int32), np.ones(1))] * len(sizes)
+        largest = program.add_columns(np.zeros(len(sizes)), np.ones(len(sizes)), entries, integer=True)
+        flags = np.arange(largest, largest + len(sizes), dtype=np.int32)
+        counts = np.array([column[s, k] for k in sizes], dtype=np.int32)
+        program.hold(np.append(counts, flags), np.append(given, -given) / left, 1.0)
+        most = np.ceil(max(problem.rate[s], left + given.max()) / given) + problem.replicas[s]
+        for i in range(len(sizes)):
+            above = flags[given >= given[i]]
+            program.hold(np.append(above, counts[i]), np.append(np.full(len(above), most[i]), -1.0), 0.0)
 
 
 # --- simpler cuts

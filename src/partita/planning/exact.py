@@ -27,8 +27,9 @@ from partita.planning.compact import (
 from partita.planning.mig_serving import greedy_configs
 from partita.planning.on_nodes import nodes_there, solve_on_nodes
 from partita.planning.plan import GpuConfig, Plan, ServiceCapacity, Solver, gpus_used
-from partita.planning.problem import merge_pools
+from partita.planning.problem import domains_there, merge_pools
 from partita.planning.shared_gpus import MOST_SHARING, config_value, solve_shared
+from partita.planning.surviving import place_surviving
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,6 +51,10 @@ CLOSING_SERVICES = 400
 
 _FIRST_TRY_SECONDS, _FIRST_TRY_SHARE = 10.0, 0.25
 """The compact program's first try: so many seconds, or this share of the time if that is less."""
+
+
+_COUNTS_OF_TIME = 0.6
+"""Share of the time for counts where they must be placed so that losses are survived."""
 
 
 _COUNTS_SHARE = 0.25
@@ -92,11 +97,14 @@ class ExactPlanner:
         """
         refuse_too_few_nodes(problem)
         merged = merge_pools(problem)
-        configs, bound = self._searched(merged)
-        best = self._placed(merged, configs) if configs else None
+        if problem.survives:
+            best, bound = self._surviving(merged)
+        else:
+            configs, bound = self._searched(merged)
+            best = self._placed(merged, configs) if configs else None
         if best is None or not reached(best.value, bound):
             best, bound = self._on_nodes(merged, best, bound)
-        best = best or self._greedy(merged)
+        best = best or (None if problem.survives else self._greedy(merged))
         if best is None:
             raise PartitaError(
                 "found neither a plan nor a proof that there is none in the time allowed",
@@ -117,6 +125,20 @@ class ExactPlanner:
             raise too_few_gpus(merged.whole) from None
         except OutOfTimeError as error:
             return None, error.bound
+
+    def _surviving(self, merged: MergedPools) -> tuple[_Found | None, float]:
+        """Return a plan that survives what it must, None if none was found, and the bound."""
+        problem = merged.problem
+        try:
+            counts, bound = replace(self, deadline=self.deadline.share(_COUNTS_OF_TIME)).counts(problem)
+        except TooFewGpusError:
+            raise too_few_gpus(merged.whole) from None
+        except OutOfTimeError as error:
+            return None, error.bound
+        if problem.max_services_per_gpu is not None:
+            return None, bound
+        placed = place_surviving(merged, counts, self.deadline)
+        return (_numbered(merged, placed) if placed else None), bound
 
     def _placed(self, merged: MergedPools, configs: Counter[GpuConfig]) -> _Found | None:
         """Return the configurations with their places; None if a pool has too few GPUs or no places were found."""
@@ -140,7 +162,8 @@ class ExactPlanner:
             InfeasibleError: there is no plan.
         """
         problem = merged.problem
-        if self.deadline.over or (not _spreads(problem) and problem.max_services_per_gpu in {None, 1}):
+        places = _spreads(problem) or problem.survives
+        if self.deadline.over or (not places and problem.max_services_per_gpu in {None, 1}):
             return best, bound
         found = solve_on_nodes(merged, best.value if best else math.inf, self.deadline, bound)
         if found is None:
@@ -150,7 +173,11 @@ class ExactPlanner:
         bound = max(bound, found.bound)
         if found.placed is None:
             return best, bound
-        other = _numbered(merged, found.placed, self.deadline)
+        other = _numbered(merged, found.placed)
+        if not problem.survives:
+            # Where exchanges find places for the same GPUs, those stand on fewer nodes.
+            placed = placed_configs(merged.whole, other.configs, self.deadline)
+            other = other if placed is None else _found(merged.whole, placed)
         return (other if best is None or other.value < best.value else best), bound
 
     def _greedy(self, merged: MergedPools) -> _Found | None:
@@ -282,6 +309,12 @@ def refuse_too_few_nodes(problem: Problem) -> None:
     """
     for s, service in enumerate(problem.services):
         there = nodes_there(problem, s) if service.spread > 1 else math.inf
+        if service.survive is not None and domains_there(problem, s) < 2:
+            raise InfeasibleError(
+                f"{service.name} must survive the loss of a {service.survive}, and only one can run it",
+                where="services",
+                hint=f"add a {service.survive}, or write survive: none",
+            )
         if service.spread > there:
             raise InfeasibleError(
                 f"{service.name} must be spread over {service.spread} nodes, and only {there:.0f} can run it",
@@ -313,7 +346,7 @@ def _within_counts(problem: Problem, configs: Counter[GpuConfig]) -> bool:
     return all(pool.count is None or used[index] <= pool.count for index, pool in enumerate(problem.pools))
 
 
-def _numbered(merged: MergedPools, found: list[tuple[PoolNode, GpuConfig]], deadline: Deadline) -> _Found:
+def _numbered(merged: MergedPools, found: list[tuple[PoolNode, GpuConfig]]) -> _Found:
     """Return the plan with nodes numbered over all pools; empty nodes of pools without a count are dropped."""
     problem = merged.whole
     by_pool: dict[int, dict[int, list[GpuConfig]]] = defaultdict(lambda: defaultdict(list))
@@ -328,8 +361,10 @@ def _numbered(merged: MergedPools, found: list[tuple[PoolNode, GpuConfig]], dead
             at = first + (open_nodes[number] if pool.count is None else number)
             placed += [((at, position), config) for position, config in enumerate(held)]
         first += len(open_nodes) if pool.count is None else nodes_of(pool, 0, 0)
-    # Where exchanges find places for the same GPUs, those stand on fewer nodes.
-    placed = placed_configs(problem, Counter(config for _, config in placed), deadline) or placed
+    return _found(problem, placed)
+
+
+def _found(problem: Problem, placed: Placed) -> _Found:
     configs = Counter(config for _, config in placed)
     return _Found(configs, placed, config_value(problem, configs))
 

@@ -13,13 +13,14 @@ from partita.mig.catalogue import gpu_model
 from partita.perf.estimate import ModelWork, estimate_table
 from partita.perf.operating_point import Limits, OperatingPoint, operating_points, strictest
 from partita.planning.problem import Pool, Problem, Service, Size
+from partita.workload import may_use, survived
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from partita.mig.gpu import GpuModel, Profile
     from partita.perf.table import Measurement, PerfTable
-    from partita.workload import ModelSpec, ServiceSpec, Workload
+    from partita.workload import LimitsSpec, ModelSpec, ServiceSpec, Workload
 
 
 Points = dict[tuple[str, str], OperatingPoint]
@@ -54,9 +55,10 @@ def formulate(workload: Workload, table: PerfTable) -> Formulation:
     pools = _pools(workload)
     measured = Measured(workload, table, list({pool.gpu.name: pool.gpu for pool in pools}.values()))
     _refuse_unmeasured(workload, measured)
+    usable = [_usable(service, workload) for service in workload.services]
     allowed = _PointsOnPools(pools, measured)
     points = {
-        index: allowed.points(service)
+        index: allowed.points(service, usable[index])
         for index, service in enumerate(workload.services)
         if service.cut is None
     }
@@ -66,12 +68,12 @@ def formulate(workload: Workload, table: PerfTable) -> Formulation:
     if workload.objective == "watts":
         _refuse_unmeasured_power(kinds.values())
     sizes = _sizes(pools, kinds.values())
-    shared = {(id(each), workload.services[index].pools): each for index, each in points.items()}
+    shared = {(id(each), usable[index]): each for index, each in points.items()}
     on_sizes = {key: _per_size(pools, sizes, each, key[1]) for key, each in shared.items()}
     problem = Problem(
         pools=pools,
         services=tuple(
-            _service(workload.services[index], on_sizes[id(p), workload.services[index].pools])
+            _service(workload.services[index], workload.limits, on_sizes[id(p), usable[index]])
             for index, p in points.items()
         ),
         sizes=sizes,
@@ -89,6 +91,9 @@ def _pools(workload: Workload) -> tuple[Pool, ...]:
             count=pool.count,
             per_node=pool.per_node,
             cost=1.0 if pool.cost_per_hour is None else pool.cost_per_hour,
+            nodes_per_rack=pool.nodes_per_rack,
+            zone=pool.zone or "",
+            spot=pool.spot,
         )
         for pool in workload.gpus
     )
@@ -115,6 +120,13 @@ def _per_size(
     )
 
 
+def _usable(service: ServiceSpec, workload: Workload) -> tuple[str, ...] | None:
+    """Return the pools that a service may use; None for all."""
+    if service.pools is None and (service.spot or not any(pool.spot for pool in workload.gpus)):
+        return None
+    return tuple(pool.label for pool in workload.gpus if may_use(service, pool))
+
+
 class _PointsOnPools:
     """Operating points on the GPUs of the pools that a service may use; equal services share one object."""
 
@@ -123,22 +135,23 @@ class _PointsOnPools:
         self._measured = measured
         self._made: dict[tuple[int, tuple[str, ...]], Points] = {}
 
-    def points(self, service: ServiceSpec) -> Points:
-        """Return operating points by GPU and profile."""
+    def points(self, service: ServiceSpec, usable: tuple[str, ...] | None) -> Points:
+        """Return operating points by GPU and profile on the usable pools, None for all."""
         found = self._measured.points(service)
-        if service.pools is None:
+        if usable is None:
             return found
-        key = (id(found), service.pools)
+        key = (id(found), usable)
         if key not in self._made:
-            gpus = {pool.gpu.name for pool in self._pools if pool.name in service.pools}
+            gpus = {pool.gpu.name for pool in self._pools if pool.name in usable}
             self._made[key] = {at: point for at, point in found.items() if at[0] in gpus}
         return self._made[key]
 
 
-def _service(spec: ServiceSpec, points: tuple[OperatingPoint | None, ...]) -> Service:
+def _service(spec: ServiceSpec, limits: LimitsSpec, points: tuple[OperatingPoint | None, ...]) -> Service:
     # Every service has an instance; where any one is enough, the exact rate does not matter. Solvers lose very small
     # numbers, so a tiny rate is raised to a millionth of the slowest instance's throughput.
     least = min((point.throughput for point in points if point), default=0.0)
+    loss, share = survived(spec, limits)
     return Service(
         name=spec.name,
         model=spec.model,
@@ -149,6 +162,9 @@ def _service(spec: ServiceSpec, points: tuple[OperatingPoint | None, ...]) -> Se
         min_replicas=spec.min_replicas,
         spread=spec.spread,
         priority=spec.priority,
+        survive=loss,
+        survive_share=share,
+        spot=spec.spot,
     )
 
 
@@ -455,12 +471,18 @@ def _why(service: ServiceSpec, measured: Measured) -> _Reason:
 
 def _why_pools(service: ServiceSpec, workload: Workload, measured: Measured) -> _Reason | None:
     """Return the reason where the service could run on a pool that it may not use."""
-    if service.pools is None or not (points := measured.points(service)):
+    if _usable(service, workload) is None or not (points := measured.points(service)):
         return None
     able = {gpu for gpu, _ in points}
-    others = [pool.label for pool in workload.gpus if pool.model in able]
+    others = [pool for pool in workload.gpus if pool.model in able]
+    if service.pools is None or any(pool.label in service.pools for pool in others):
+        return _Reason(
+            f"it can run on spot GPUs alone, {names(pool.label for pool in others)}",
+            "write `spot: 1` for it if they may be all that it has",
+        )
     return _Reason(
-        f"it can run on none of its pools, {names(service.pools)}", f"allow {names(others)} in `pools`"
+        f"it can run on none of its pools, {names(service.pools)}",
+        f"allow {names(pool.label for pool in others)} in `pools`",
     )
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from partita.deadline import Deadline
-    from partita.planning.problem import MergedPools, Problem
+    from partita.planning.problem import Level, MergedPools, Problem
 
 
 MOST_COLUMNS = 20_000
@@ -37,12 +37,28 @@ MOST_COLUMNS = 20_000
 
 @dataclass(frozen=True, slots=True)
 class PoolNode:
-    """A node: its pool in the merged problem and in the whole one, its number of GPUs, and its number in its pool."""
+    """A node, or one GPU of it: where services survive the loss of a GPU, each GPU is one by itself.
+
+    Attributes:
+        pool: its pool in the merged problem.
+        member: its pool in the whole problem.
+        gpus: how many there are.
+        number: of the node in its pool.
+        rack: of the node in its pool.
+        position: of the GPU in its node, 0 for whole nodes.
+    """
 
     pool: int
     member: int
     gpus: int
     number: int
+    rack: int = 0
+    position: int = 0
+
+    def domain(self, level: Level) -> tuple[int, ...]:
+        """Return what tells the domains of a level apart."""
+        ids = {"rack": (self.rack,), "node": (self.number,), "gpu": (self.number, self.position)}
+        return (self.member, *ids[level])
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +103,15 @@ def solve_on_nodes(merged: MergedPools, most: float, deadline: Deadline, enough:
     return NodesResult(placed if right else None, round_up(solution.bound, problem), infeasible=False)
 
 
+def apart(problem: Problem) -> list[int]:
+    """Return the services for which it matters on which nodes they stand."""
+    return [
+        s
+        for s, service in enumerate(problem.services)
+        if service.spread > 1 or service.survive not in {None, "zone"}
+    ]
+
+
 def nodes_there(problem: Problem, s: int) -> float:
     """Return the most nodes that a service can run on, infinity where a pool has no count."""
     pools = {problem.sizes[k].pool for k in np.flatnonzero(problem.throughput[s])}
@@ -99,7 +124,8 @@ def nodes_there(problem: Problem, s: int) -> float:
 def _nodes(merged: MergedPools, most: float) -> list[PoolNode] | None:
     """Return all nodes; a pool without a count has a node for each GPU that a best plan can have."""
     problem, found = merged.problem, list[PoolNode]()
-    spread = any(service.spread > 1 for service in problem.services)
+    spread = problem.survives or any(service.spread > 1 for service in problem.services)
+    single = any(service.survive == "gpu" for service in problem.services)
     for index, pool in enumerate(problem.pools):
         mine = [(m, merged.whole.pools[m]) for m in merged.members[index]]
         if not spread:
@@ -109,17 +135,20 @@ def _nodes(merged: MergedPools, most: float) -> list[PoolNode] | None:
             gpus = _most_gpus(problem, index, most)
             if gpus > MOST_COLUMNS:
                 return None
-            found += [PoolNode(index, member, 1, i) for i in range(gpus)]
+            found += [PoolNode(index, member, 1, i, i) for i in range(gpus)]
         else:
             for member, each in mine:
                 count = each.count or 0
                 starts = range(0, count, each.per_node)
                 if len(starts) > MOST_COLUMNS:
                     return None
-                found += [
-                    PoolNode(index, member, min(each.per_node, count - first), i)
-                    for i, first in enumerate(starts)
-                ]
+                rack = each.nodes_per_rack or 1
+                for i, first in enumerate(starts):
+                    gpus = min(each.per_node, count - first)
+                    if gpus * len(found) > MOST_COLUMNS:
+                        return None
+                    parts = [(1, position) for position in range(gpus)] if single else [(gpus, 0)]
+                    found += [PoolNode(index, member, n, i, i // rack, at) for n, at in parts]
     return found
 
 
@@ -128,7 +157,10 @@ def _most_gpus(problem: Problem, pool: int, most: float) -> int:
     runs = [k for k, size in enumerate(problem.sizes) if size.pool == pool]
     best = problem.throughput[:, runs].max(axis=1, initial=0.0)
     able = best > 0
-    alone = np.maximum(np.ceil(problem.rate[able] / best[able]), problem.replicas[able]).sum()
+    left = np.array([each.survivor_rate for each in problem.services])[able]
+    # Where instances of the best size stand on GPUs, nodes and racks of their own, one more is enough for any loss.
+    rate = np.maximum(problem.rate[able], left + np.where(left > 0, best[able], 0.0))
+    alone = np.maximum(np.ceil(rate / best[able]), problem.replicas[able]).sum()
     if math.isfinite(most) and problem.objective != "watts":
         return int(min(alone, most // problem.gpu_cost(pool)))
     return int(alone)
@@ -176,10 +208,10 @@ class _CountsOnNodes:
 
 
 def _by_counts(problem: Problem, nodes: Sequence[PoolNode]) -> _CountsOnNodes | None:
-    apart = [s for s, service in enumerate(problem.services) if service.spread > 1]
+    placed = apart(problem)
     sizes = [[k for k, size in enumerate(problem.sizes) if size.pool == node.pool] for node in nodes]
     mine = [[p for p, cut in enumerate(problem.cuts) if cut.pool == node.pool] for node in nodes]
-    width = sum(len(m) + len(apart) * (len(k) + 1) for m, k in zip(mine, sizes, strict=True))
+    width = sum(len(m) + len(placed) * (len(k) + 1) for m, k in zip(mine, sizes, strict=True))
     if width + problem.throughput.size > MOST_COLUMNS:
         return None
     made = _Rows(problem, nodes)
@@ -202,23 +234,32 @@ def _by_counts(problem: Problem, nodes: Sequence[PoolNode]) -> _CountsOnNodes | 
         )
         cuts.append((first, mine[v]))
     spread = []
-    for s in apart:
+    for s in placed:
         for v in range(len(nodes)):
-            stands = made.presence(s)
             for i, k in enumerate(sizes[v]):
                 if problem.throughput[s, k] > 0:
+                    share = float(problem.throughput[s, k] / problem.rate[s])
+                    also = made.standing(s, v, share) + made.partly(s, k)
+                    also += [(row, 1.0) for row in made.present(s, v)]
                     entry = _entry(
-                        [supply[v] + i, pooled + k, made.rate + s, made.replicas + s, stands],
-                        [-1.0, -1.0, problem.throughput[s, k] / problem.rate[s], 1.0, 1.0],
+                        [
+                            supply[v] + i,
+                            pooled + k,
+                            made.rate + s,
+                            made.replicas + s,
+                            *(row for row, _ in also),
+                        ],
+                        [-1.0, -1.0, share, 1.0, *(value for _, value in also)],
                     )
                     column = _add(program, problem.instance_cost[s, k], entry)
                     spread.append((column, v, s, k))
     others = []
-    for s in sorted(set(range(len(problem.services))) - set(apart)):
+    for s in sorted(set(range(len(problem.services))) - set(placed)):
         for k in np.flatnonzero(problem.throughput[s]).tolist():
+            also = made.partly(s, k)
             entry = _entry(
-                [pooled + k, made.rate + s, made.replicas + s],
-                [-1.0, problem.throughput[s, k] / problem.rate[s], 1.0],
+                [pooled + k, made.rate + s, made.replicas + s, *(row for row, _ in also)],
+                [-1.0, problem.throughput[s, k] / problem.rate[s], 1.0, *(value for _, value in also)],
             )
             others.append((_add(program, problem.instance_cost[s, k], entry), s, k))
     return _CountsOnNodes(problem, nodes, program, cuts, spread, others)
@@ -257,15 +298,16 @@ def _by_configs(problem: Problem, nodes: Sequence[PoolNode]) -> _ConfigsOnNodes 
     made = _Rows(problem, nodes)
     found = []
     for v, node in enumerate(nodes):
-        stands = {s: made.presence(s) for s, service in enumerate(problem.services) if service.spread > 1}
         entries, cost = [], []
         for config in listed[node.pool]:
             values: defaultdict[int, float] = defaultdict(float)
             for k, s in config.assignment:
-                values[made.rate + s] += problem.throughput[s, k] / problem.rate[s]
+                share = float(problem.throughput[s, k] / problem.rate[s])
+                values[made.rate + s] += share
                 values[made.replicas + s] += 1
-                if s in stands:
-                    values[stands[s]] = 1
+                for row, value in made.standing(s, v, share) + made.partly(s, k):
+                    values[row] += value
+                values.update(dict.fromkeys(made.present(s, v), 1.0))
             rows = [*values, *made.gpu(v)]
             entries.append(_entry(rows, [*values.values(), *made.gpu_values(v)]))
             cost.append(problem.config_cost(config))
@@ -323,13 +365,49 @@ class _Rows:
         self._spread = self.program.add_rows(spread, endless)
         room = np.array([float(node.gpus) for node in nodes])
         self._room = self.program.add_rows(np.full(len(nodes), -INFINITY), room)
-        # Nodes that are alike are interchangeable: the first of two holds at least as many GPUs.
-        pairs = [v for v, (a, b) in enumerate(pairwise(nodes), 1) if replace(a, number=b.number) == b]
+        self._order: defaultdict[int, list[tuple[int, float]]] = defaultdict(list)
+        self._order_nodes(racks=any(each.survive == "rack" for each in problem.services))
+        self._presence: dict[tuple[int, tuple[int, ...]], int] = {}
+        self._losses: dict[tuple[int, tuple[int, ...]], int] = {}
+        self._totals: dict[int, int] = {}
+        for s, service in enumerate(problem.services):
+            if service.survive not in {None, "zone"}:
+                self._add_losses(s, service.survive, service.survivor_rate / problem.rate[s])
+        self._survive = [None if each.survive == "zone" else each.survive for each in problem.services]
+        self._spreads = [each.spread > 1 for each in problem.services]
+        self._parts: defaultdict[tuple[int, int], list[tuple[int, float]]] = defaultdict(list)
+        for part in problem.parts:
+            row = self.program.add_rows(np.ones(1), np.full(1, INFINITY))
+            for k in np.flatnonzero(part.sizes).tolist():
+                share = float(problem.throughput[part.service, k] / part.rate)
+                self._parts[part.service, k].append((row, share))
+
+    def _order_nodes(self, *, racks: bool) -> None:
+        """Let the first of two nodes, or of two GPUs of one, that are interchangeable hold at least as many GPUs."""
+        of_node: dict[tuple[int, int], list[int]] = {}
+        for v, node in enumerate(self._nodes):
+            of_node.setdefault((node.member, node.number), []).append(v)
+        pairs = [([a], [b]) for mine in of_node.values() for a, b in pairwise(mine)]
+        for mine, theirs in pairwise(of_node.values()):
+            a, b = self._nodes[mine[0]], self._nodes[theirs[0]]
+            moved = replace(a, number=b.number, rack=a.rack if racks else b.rack)
+            if moved == b and len(mine) == len(theirs):
+                pairs.append((mine, theirs))
         first = self.program.add_rows(np.zeros(len(pairs)), np.full(len(pairs), INFINITY))
-        self._order: dict[int, list[tuple[int, float]]] = {}
-        for i, v in enumerate(pairs):
-            self._order.setdefault(v - 1, []).append((first + i, 1.0))
-            self._order.setdefault(v, []).append((first + i, -1.0))
+        for row, (more, fewer) in enumerate(pairs, first):
+            for mine, value in ((more, 1.0), (fewer, -1.0)):
+                for v in mine:
+                    self._order[v].append((row, value))
+
+    def _add_losses(self, s: int, level: Level, left: float) -> None:
+        """Add a row for each domain, and a column for the service's capacity: without the domain, enough is left."""
+        domains = list(dict.fromkeys(node.domain(level) for node in self._nodes))
+        total = self.program.add_rows(np.zeros(1), np.zeros(1))
+        first = self.program.add_rows(np.full(len(domains), left), np.full(len(domains), INFINITY))
+        rows = [total, *range(first, first + len(domains))]
+        _add_continuous(self.program, _entry(rows, [-1.0] + [1.0] * len(domains)))
+        self._totals[s] = total
+        self._losses.update({(s, domain): row for row, domain in enumerate(domains, first)})
 
     def gpu(self, v: int) -> list[int]:
         """Return the rows in which a GPU of a node counts."""
@@ -339,12 +417,30 @@ class _Rows:
         """Return how it counts in each."""
         return [1.0, *(value for _, value in self._order.get(v, ()))]
 
-    def presence(self, s: int) -> int:
-        """Add a column: does a service run on one more node. Return the row of its instances, or GPUs, there."""
-        row = self.program.add_rows(np.zeros(1), np.array([INFINITY]))
-        entry = _entry([row, self._spread + s], [-1.0, 1.0])
-        self.program.add_columns(np.zeros(1), np.ones(1), [entry], integer=True)
-        return row
+    def standing(self, s: int, v: int, share: float) -> list[tuple[int, float]]:
+        """Return rows and coefficients of an instance of a service on a node, which gives this share of its rate."""
+        level = self._survive[s]
+        if level is None:
+            return []
+        return [(self._totals[s], share), (self._losses[s, self._nodes[v].domain(level)], -share)]
+
+    def partly(self, s: int, k: int) -> list[tuple[int, float]]:
+        """Return rows and coefficients of an instance for the rates that some sizes must give alone."""
+        return self._parts[s, k]
+
+    def present(self, s: int, v: int) -> list[int]:
+        """Return the row of a service's instances on a node, where it must be spread.
+
+        A column, which is added with the row, says whether that is one more node on which it runs.
+        """
+        if not self._spreads[s]:
+            return []
+        at = (s, self._nodes[v].domain("node"))
+        if at not in self._presence:
+            self._presence[at] = self.program.add_rows(np.zeros(1), np.array([INFINITY]))
+            entry = _entry([self._presence[at], self._spread + s], [-1.0, 1.0])
+            self.program.add_columns(np.zeros(1), np.ones(1), [entry], integer=True)
+        return [self._presence[at]]
 
 
 _Entry = tuple["NDArray[np.int32]", "NDArray[np.float64]"]
@@ -356,3 +452,7 @@ def _entry(rows: Sequence[int], values: Sequence[float]) -> _Entry:
 
 def _add(program: Program, cost: float, entry: _Entry) -> int:
     return program.add_columns(np.array([float(cost)]), np.array([INFINITY]), [entry], integer=True)
+
+
+def _add_continuous(program: Program, entry: _Entry) -> None:
+    program.add_columns(np.zeros(1), np.array([INFINITY]), [entry])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -31,6 +32,10 @@ RATE_SLACK = 1e-9
 ObjectiveName = Literal["gpus", "cost", "watts"]
 
 
+Level = Literal["gpu", "node", "rack", "zone"]
+"""What can be lost at once, from small to large: one contains whole ones of those before it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pool:
     """GPUs of one model.
@@ -40,6 +45,9 @@ class Pool:
         count: how many there are; None for any number.
         per_node: GPUs in one node.
         cost: cost of one GPU per hour, in the user's currency.
+        nodes_per_rack: nodes in one rack; None where that is not known.
+        zone: zone of its nodes; empty where that is not known.
+        spot: its GPUs may be taken away, together with those of all other such pools.
     """
 
     name: str
@@ -47,6 +55,9 @@ class Pool:
     count: int | None = None
     per_node: int = 8
     cost: float = 1.0
+    nodes_per_rack: int | None = None
+    zone: str = ""
+    spot: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +72,9 @@ class Service:
         min_replicas: fewest instances.
         spread: fewest nodes that its instances run on.
         priority: higher is met first when not all can be.
+        survive: what may be lost; None for nothing.
+        survive_share: share of the rate that the rest still has then.
+        spot: most of the rate that may depend on spot GPUs, as a fraction; 1 for all, also without such pools.
     """
 
     name: str
@@ -72,6 +86,14 @@ class Service:
     min_replicas: int = 1
     spread: int = 1
     priority: int = 0
+    survive: Level | None = None
+    survive_share: float = 1.0
+    spot: float = 1.0
+
+    @property
+    def survivor_rate(self) -> float:
+        """Items/s that any one loss must leave; 0 where none must be survived."""
+        return 0.0 if self.survive is None else self.rate * self.survive_share
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +122,21 @@ class Problem:
 
     @cached_property
     def rate(self) -> NDArray[np.float64]:
-        """Required items/s, shape (S,)."""
-        return np.array([service.rate for service in self.services])
+        """Required items/s, shape (S,); what survives a loss may need more than the rate itself.
+
+        On n domains one of them holds at least an n-th, so n / (n - 1) of what must be left is needed.
+        """
+        if not any(service.survive for service in self.services):
+            return np.array([service.rate for service in self.services])
+        return np.array([self._with_loss(s) for s in range(len(self.services))])
+
+    def _with_loss(self, s: int) -> float:
+        service = self.services[s]
+        if service.survive is None:
+            return service.rate
+        n = domains_there(self, s)
+        more = service.survivor_rate * (n / (n - 1) if 1 < n < np.inf else 1.0)
+        return max(service.rate, more * (1 - RATE_SLACK))
 
     @cached_property
     def throughput(self) -> NDArray[np.float64]:
@@ -126,8 +161,32 @@ class Problem:
 
     @cached_property
     def replicas(self) -> NDArray[np.int64]:
-        """Fewest instances per service, those that `spread` implies included; shape (S,)."""
-        return np.array([max(s.min_replicas, s.spread, 1) for s in self.services], dtype=np.int64)
+        """Fewest instances per service, those that `spread` and `survive` imply included; shape (S,)."""
+        return np.array(
+            [max(s.min_replicas, s.spread, 2 if s.survive else 1) for s in self.services], dtype=np.int64
+        )
+
+    @property
+    def survives(self) -> bool:
+        """Whether any service must survive the loss of a GPU, node or rack: where instances stand then matters."""
+        return any(service.survive not in {None, "zone"} for service in self.services)
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """The rates that services need on some of their sizes alone: outside each zone, and on no spot GPU."""
+        found = []
+        zone = np.array([self.pools[size.pool].zone for size in self.sizes])
+        spot = np.array([self.pools[size.pool].spot for size in self.sizes])
+        for s, service in enumerate(self.services):
+            if service.survive != "zone" and service.spot >= 1:
+                continue
+            runs = self.throughput[s] > 0
+            if service.survive == "zone":
+                zones = np.unique(zone[runs]).tolist()
+                found += [Part(s, runs & (zone != each), service.survivor_rate) for each in zones]
+            if service.spot < 1 and (runs & spot).any():
+                found.append(Part(s, runs & ~spot, service.rate * (1 - service.spot)))
+        return tuple(found)
 
     @cached_property
     def cuts(self) -> tuple[Cut, ...]:
@@ -178,6 +237,31 @@ class Problem:
         """Return the same problem with other numbers of GPUs in the named pools."""
         pools = tuple(replace(p, count=counts.get(p.name, p.count)) for p in self.pools)
         return replace(self, pools=pools)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """A rate in items/s that a service needs on some sizes: `sizes` is a mask, shape (K,)."""
+
+    service: int
+    sizes: NDArray[np.bool_]
+    rate: float
+
+
+def domains_there(problem: Problem, s: int) -> float:
+    """Return the most domains, at the level that a service survives, that it can run on; infinity for any number."""
+    service = problem.services[s]
+    pools = {size.pool for size, point in zip(problem.sizes, service.points, strict=True) if point}
+    if service.survive == "zone":
+        return len({problem.pools[index].zone for index in pools})
+    return sum(_domains(problem.pools[index], service.survive) for index in pools)
+
+
+def _domains(pool: Pool, level: Level | None) -> float:
+    if pool.count is None:
+        return math.inf
+    nodes = math.ceil(pool.count / pool.per_node)
+    return {"gpu": pool.count, "rack": math.ceil(nodes / (pool.nodes_per_rack or 1))}.get(level or "", nodes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +338,9 @@ class MergedPools:
 def merge_pools(problem: Problem) -> MergedPools:
     """Return the problem with pools joined that have the same GPU, cost the same and run every service alike."""
     groups: dict[object, list[int]] = defaultdict(list)
+    zones = any(service.survive == "zone" for service in problem.services)
+    spot = any(service.spot < 1 for service in problem.services)
+    nodes = any(service.survive in {"node", "rack"} for service in problem.services)
     for index, pool in enumerate(problem.pools):
         mine = [k for k, size in enumerate(problem.sizes) if size.pool == index]
         columns = tuple(
@@ -264,7 +351,8 @@ def merge_pools(problem: Problem) -> MergedPools:
             )
             for k in mine
         )
-        groups[pool.gpu, problem.gpu_cost(index), columns].append(index)
+        apart = (zones and pool.zone, spot and pool.spot, nodes and _whole_domains(pool, index))
+        groups[pool.gpu, problem.gpu_cost(index), columns, apart].append(index)
     members = tuple(tuple(each) for each in groups.values())
     if len(members) == len(problem.pools):
         return MergedPools(problem, problem, members)
@@ -281,6 +369,12 @@ def merge_pools(problem: Problem) -> MergedPools:
         sizes=tuple(Size(number[problem.sizes[k].pool], problem.sizes[k].profile) for k in kept),
     )
     return MergedPools(merged, problem, members)
+
+
+def _whole_domains(pool: Pool, index: int) -> tuple[int, int | None, int]:
+    """Return what pools must have in common so that together they have as many nodes and racks as each by itself."""
+    whole = pool.count is None or pool.count % (pool.per_node * (pool.nodes_per_rack or 1)) == 0
+    return pool.per_node, pool.nodes_per_rack, -1 if whole else index
 
 
 def _joined(problem: Problem, group: tuple[int, ...]) -> Pool:

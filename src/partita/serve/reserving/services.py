@@ -99,7 +99,17 @@ def cut_services(workload: Workload, pools: Sequence[Pool], measured: Measured) 
 
 
 def _cut_service(index: int, spec: ServiceSpec, pools: Sequence[Pool], measured: Measured) -> CutService:
-    mine = [each for each in enumerate(pools) if spec.pools is None or each[1].name in spec.pools]
+    mine = [
+        (at, pool)
+        for at, pool in enumerate(pools)
+        if (spec.pools is None or pool.name in spec.pools) and not pool.spot
+    ]
+    if not mine:
+        raise InfeasibleError(
+            f"{spec.name} has a cut, and the GPUs that it may use are all spot",
+            where=f"services[{index}]",
+            hint="add a pool without `spot`: a service with a cut uses no spot GPUs",
+        )
     rows = {pool.gpu.name: serving_rows(spec, pool, measured) for _, pool in mine}
     largest = max((row.batch for found in rows.values() for row in found), default=0)
     if not largest:
