@@ -187,6 +187,11 @@ def plan(
             hint="leave out --planner, or write --planner exact",
         )
     prepared = asked if isinstance(asked, PreparedWorkload) else prepare(asked)
+    if planner != "exact" and (prepared.problem.survives or prepared.problem.parts):
+        raise InputError(
+            "this planner looks at no losses: `survive`, and `spot` between 0 and 1",
+            hint="leave out --planner, or write --planner exact",
+        )
     deadline = deadline or Deadline(TIME_LIMIT_S)
     try:
         if prepared.cuts:

@@ -221,8 +221,8 @@ class ServiceSpec(Value):
     survive: Annotated[
         Literal["none", "gpu", "node", "rack", "zone"] | SurviveSpec | None,
         Meta(
-            description="What may be lost: after the loss of any one `gpu`, `node`, `rack` or `zone` the rest still has "
-            "the rate, or a part of it (`{loss: node, share: 0.8}`). By default what `limits` says.",
+            description="What may be lost: after the loss of any one `gpu`, `node`, `rack` or `zone` the rest still "
+            "has the rate, or a part of it (`{loss: node, share: 0.8}`). By default what `limits` says.",
             examples=["node"],
         ),
     ] = None

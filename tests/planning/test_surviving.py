@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
@@ -38,6 +38,8 @@ def tiny_problems(draw: st.DrawFn) -> Problem:
         for index in range(draw(st.integers(1, 2)))
     ]
     pools = [replace(pool, nodes_per_rack=None) if pool.count is None else pool for pool in pools]
+    racks = ["rack"] if all(pool.count for pool in pools) else []
+    levels: list[Any] = ["gpu", "node", "zone", None, *racks]
     sizes = tuple(Size(i, p.name) for i, pool in enumerate(pools) for p in pool.gpu.profiles)
     made = []
     for index in range(draw(st.integers(1, 2))):
@@ -49,7 +51,7 @@ def tiny_problems(draw: st.DrawFn) -> Problem:
                 float(draw(st.integers(1, 8))),
                 sizes,
                 throughput,
-                survive=draw(st.sampled_from(["gpu", "node", "rack", "zone", None])),
+                survive=draw(st.sampled_from(levels)),
                 survive_share=draw(st.sampled_from([1.0, 1.0, 0.5])),
                 spot=draw(st.sampled_from([1.0, 0.5])),
             )
