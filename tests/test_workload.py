@@ -501,6 +501,7 @@ KINDS: dict[str, Any] = {
     "string": str,
     "integer": int,
     "number": int | float,
+    "boolean": bool,
     "null": type(None),
 }
 
