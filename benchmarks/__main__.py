@@ -21,6 +21,7 @@ NAMES = (
     "model_memory",
     "kubernetes_allocation",
     "gateway_hosts",
+    "promises_gateway",
     "kubernetes_first_fit",
     "kubernetes_scale",
 )

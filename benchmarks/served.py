@@ -1,4 +1,4 @@
-"""`partita serve` in a process of its own, with emulated workers on every seventh of some A100s."""
+"""`partita serve` in a process of its own, with emulated workers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from urllib.request import urlopen
 
 if TYPE_CHECKING:
@@ -33,6 +33,19 @@ limits: {{latency_factor: 1.0}}
 """
 _SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
 _START_S = 120.0
+
+
+class Servable(Protocol):
+    """What `serving` serves."""
+
+    @property
+    def workers(self) -> int:
+        """Instances, each with a worker."""
+        ...
+
+    def write(self, folder: Path) -> list[str]:
+        """Write its files into a folder, and return the options of `partita serve` that name them."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +107,11 @@ class Served:
     @property
     def infer(self) -> str:
         """Where inference is asked for."""
-        return f"{self.http}/v2/models/{SERVICE}/infer"
+        return self.infer_of(SERVICE)
+
+    def infer_of(self, service: str) -> str:
+        """Return where a service's inference is asked for."""
+        return f"{self.http}/v2/models/{service}/infer"
 
     def samples(self, name: str) -> dict[str, float]:
         """Return the samples of a metric by their labels."""
@@ -104,11 +121,11 @@ class Served:
 
 
 @contextmanager
-def serving(emulation: Emulation, *, before: Sequence[str] = ()) -> Iterator[Served]:
+def serving(what: Servable, *, before: Sequence[str] = ()) -> Iterator[Served]:
     """Serve until the block ends.
 
     Args:
-        emulation: what is served.
+        what: is served.
         before: words before the command, as `taskset -c 0`; its workers inherit what they set.
 
     Raises:
@@ -117,7 +134,7 @@ def serving(emulation: Emulation, *, before: Sequence[str] = ()) -> Iterator[Ser
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         http, grpc = free_port(), free_port()
-        words = [*emulation.write(folder), "--port", str(http), "--grpc-port", str(grpc)]
+        words = [*what.write(folder), "--port", str(http), "--grpc-port", str(grpc)]
         environment = {**os.environ, "PARTITA_STATE": str(folder / "state")}
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(
@@ -127,7 +144,7 @@ def serving(emulation: Emulation, *, before: Sequence[str] = ()) -> Iterator[Ser
             )
         served = Served(process.pid, f"http://127.0.0.1:{http}", f"127.0.0.1:{grpc}", folder / "state")
         try:
-            _await(process, served, emulation.workers, folder / "log")
+            _await(process, served, what.workers, folder / "log")
             yield served
         finally:
             process.send_signal(signal.SIGTERM)
