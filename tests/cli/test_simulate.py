@@ -158,3 +158,100 @@ def test_a_query_larger_than_any_measured_is_refused_with_the_trace(
     result = simulate(partita, *QUICK[:4], "--trace", trace)
     assert result.code == 2
     assert "65 items" in result.err
+
+
+# A whole plan
+
+
+def day(folder: Path, **changes: str) -> Path:
+    """Write two services that promise a share of their queries."""
+    text = (SAMPLE.parent / "day.yaml").read_text()
+    kept = [
+        line.replace("00}", "00}, arrivals: poisson")
+        for line in text.splitlines()
+        if "name:" not in line or "moderation" in line or "photo" in line
+    ]
+    text = "\n".join(kept)
+    for name, value in changes.items():
+        text = text.replace(name, value)
+    path = folder / "day.yaml"
+    path.write_text(text.replace("perf.csv", str(SAMPLE.parent / "perf.csv")))
+    return path
+
+
+@pytest.fixture
+def planned(partita: Commands, tmp_path: Path) -> tuple[Path, Path]:
+    workload, plan = day(tmp_path), tmp_path / "plan.json"
+    assert partita("plan", "-f", workload, "--out", plan).code == 0
+    return workload, plan
+
+
+def test_all_services_of_a_plan_are_simulated(partita: Commands, planned: tuple[Path, Path]) -> None:
+    workload, plan = planned
+    asked = ("simulate", "-f", workload, "--plan", plan, "--queries", 1000, "--load", 0.5)
+    result = partita(*asked)
+    assert result.code == 0, result.err
+    assert "2 of 2 services keep their promise at 95 % confidence" in result.out
+    data = json.loads(partita(*asked, "-o", "json").out)
+    assert data["keeps"]
+    assert [each["service"] for each in data["services"]] == ["moderation", "photo-search"]
+    assert {each["kept"] for each in data["services"]} == {"yes"}
+
+
+def test_a_promise_that_is_not_kept_is_named_and_fails(partita: Commands, planned: tuple[Path, Path]) -> None:
+    workload, plan = planned
+    result = partita("simulate", "-f", workload, "--plan", plan, "--queries", 1000, "--load", 5)
+    assert result.code == 1
+    assert "moderation, photo-search do not keep their promises" in result.err
+    assert "not kept: moderation, photo-search" in result.out
+
+
+def test_losses_of_gpus_and_nodes_are_shown(
+    partita: Commands, planned: tuple[Path, Path], tmp_path: Path
+) -> None:
+    workload, plan = planned
+    asked = ("simulate", "-f", workload, "--plan", plan, "--queries", 500, "--load", 0.3)
+    out, page = tmp_path / "out.json", tmp_path / "page.html"
+    result = partita(*asked, "--without-each", "gpu", "--out", out, "--html", page)
+    data = json.loads(out.read_text())
+    gpus = [name for each in data["each"]["losses"] for name in each["lost"]]
+    assert f"of {len(gpus)} GPUs can be lost with every promise kept" in result.out
+    assert result.code == (0 if data["each"]["keeps"] else 1)
+    assert "Promises, simulated" in page.read_text()
+    gone = partita(*asked, "--without", "node-0")
+    assert gone.code == 1
+    assert "0.00" in gone.out
+    unknown = partita(*asked, "--without", "node-7")
+    assert (unknown.code, "no GPU or node 'node-7'" in unknown.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "words", [("--gpus", 2), ("--cut", "paris"), ("--service", "moderation"), ("--arrivals", "gamma")]
+)
+def test_options_for_one_service_are_refused_for_a_plan(
+    partita: Commands, planned: tuple[Path, Path], words: tuple[object, ...]
+) -> None:
+    workload, plan = planned
+    result = partita("simulate", "-f", workload, "--plan", plan, *words)
+    assert result.code == 2
+    assert f"{words[0]}: it is for one service, not for --plan" in result.err
+
+
+@pytest.mark.parametrize("words", [("--load", 2), ("--jitter", 0.1), ("--without", "node-0")])
+def test_options_for_a_plan_are_refused_without_one(partita: Commands, words: tuple[object, ...]) -> None:
+    result = simulate(partita, *QUICK, *words)
+    assert result.code == 2
+    assert f"{words[0]}: it has no meaning without --plan" in result.err
+
+
+def test_a_plan_is_verified_when_it_is_made(partita: Commands, tmp_path: Path) -> None:
+    workload, page = (
+        day(tmp_path, **{"rate: 12000": "rate: 800", "rate: 8700": "rate: 500"}),
+        tmp_path / "p.html",
+    )
+    result = partita("plan", "-f", workload, "--verify", "-o", "json", "--html", page)
+    told = json.loads(result.out)
+    assert told["plan"]["kind"] == "Plan"
+    assert [each["service"] for each in told["verification"]["services"]] == ["moderation", "photo-search"]
+    assert result.code == (0 if told["verification"]["keeps"] else 1)
+    assert "Promises, simulated" in page.read_text()

@@ -25,7 +25,6 @@ from partita.cli.options import (
     TokenFile,
     need_packages_to_serve,
 )
-from partita.cli.serve import served_services
 from partita.errors import InputError
 from partita.planner import read_prepared
 from partita.serve.gateway.access import read_endpoint
@@ -33,6 +32,7 @@ from partita.serve.gateway.addresses import Served, WatchedFiles, WorkerAccess, 
 from partita.serve.gateway.server import Remotes
 from partita.serve.gateway.server import serve as serve_until_told
 from partita.serve.routers import live_router
+from partita.serve.served import served_services
 from partita.serve.services import read_addresses
 from partita.serve.worker.listening import read_token
 
@@ -214,7 +214,8 @@ def service_source(
 
 
 def _read(workload: Path, services: Path) -> Served:
-    served = served_services(read_prepared(workload))
+    loaded = read_prepared(workload)
+    served = served_services(loaded.workload, loaded.formulation.measured)
     found = read_addresses(services, [each.name for each in served])
     for each in found:
         if each.slice is not None:

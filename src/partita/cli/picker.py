@@ -26,7 +26,6 @@ from partita.cli.options import (
     TlsKey,
     need_packages_to_serve,
 )
-from partita.cli.serve import served_services
 from partita.errors import InputError
 from partita.kubernetes.picker import PickerEndpoint, serve_picker
 from partita.planner import read_prepared
@@ -34,6 +33,7 @@ from partita.serve.gateway.access import read_tls
 from partita.serve.gateway.addresses import Served
 from partita.serve.gateway.server import logged
 from partita.serve.routers import live_router
+from partita.serve.served import served_services
 from partita.serve.services import read_addresses
 
 if TYPE_CHECKING:
@@ -116,7 +116,8 @@ def picker(
 
 
 def _read(workload: Path, services: Path) -> Served:
-    served = served_services(read_prepared(workload))
+    loaded = read_prepared(workload)
+    served = served_services(loaded.workload, loaded.formulation.measured)
     found = read_addresses(services, [each.name for each in served])
     for each in found:
         if each.slice is None:

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
     from partita.deadline import SearchProgress
     from partita.planner import PlanResult, PreparedWorkload
+    from partita.planning.plan import Plan
     from partita.transition.deployment import Deployment
+    from partita.verification import PlanOutcome
 
 
 TimeLimit = Annotated[
@@ -29,6 +31,13 @@ TimeLimit = Annotated[
 ]
 PlanToCheck = Annotated[
     Path | None, typer.Option("--check", metavar="PLAN", help="Plan nothing: say what is wrong in this plan.")
+]
+Verify = Annotated[
+    bool,
+    typer.Option(
+        "--verify",
+        help="Then simulate the plan's queries through the gateway's code; exit with 1 if a promise is not kept.",
+    ),
 ]
 Html = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a report with the GPUs drawn.")]
 BestEffort = Annotated[
@@ -66,6 +75,7 @@ def plan(
     check: PlanToCheck = None,
     series: Series = None,
     move_price: MovePrice = None,
+    verify: Verify = False,
     cluster: OnCluster = False,
     kubeconfig: Kubeconfig = None,
     context: KubeContext = None,
@@ -99,7 +109,10 @@ def plan(
     else:
         refuse_unused(kubeconfig, context, namespace)
     if series is not None:
-        _refuse_with_series(check, best_effort=best_effort)
+        _refuse_with_series(check, best_effort=best_effort, verify=verify)
+    if check is not None and verify:
+        hint = f"simulate it: partita simulate -f {workload} --plan {check}"
+        raise InputError("it has no meaning with --check, which plans nothing", where="--verify", hint=hint)
     if check is not None:
         _check(loaded, check, output)
         return
@@ -121,12 +134,33 @@ def plan(
         return
     _refuse_without_series(move_price)
     made = planned(loaded, planner, time_limit=time_limit, seed=seed, best_effort=best_effort)
-    show_plan(made.plan, output, None if dry_run else out, None if dry_run else html)
+    files = (None if dry_run else out, None if dry_run else html)
+    if not verify:
+        show_plan(made.plan, output, *files)
+        note(*made.notes)
+        return
+    from partita.cli.verification_view import refuse_broken  # noqa: PLC0415 -- as above
+
+    verified = _verified(made.plan, loaded)
+    show_plan(made.plan, output, *files, verified)
     note(*made.notes)
+    if verified.stopped:
+        raise KeyboardInterrupt
+    refuse_broken(verified, None, str(out or loaded.path))
 
 
-def _refuse_with_series(check: Path | None, *, best_effort: bool) -> None:
-    for name, given in {"--check": check is not None, "--best-effort": best_effort}.items():
+def _verified(plan: Plan, loaded: PreparedWorkload) -> PlanOutcome:
+    """Simulate a plan with progress on stderr; Ctrl-C returns the services that are simulated so far."""
+    from partita.cli.verification_view import simulation_progress  # noqa: PLC0415 -- as above
+    from partita.verification import simulate_plan  # noqa: PLC0415 -- as above
+
+    with stoppable() as stop, simulation_progress("services") as report:
+        return simulate_plan(plan, loaded, stop=stop, report=report)
+
+
+def _refuse_with_series(check: Path | None, *, best_effort: bool, verify: bool) -> None:
+    known = {"--check": check is not None, "--best-effort": best_effort, "--verify": verify}
+    for name, given in known.items():
         if given:
             raise InputError(
                 "it has no meaning with --series", where=name, hint=f"leave out --series, or {name}"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import json
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
 
 from partita.cli.drawing import ASCII, UNICODE, mosaic_rows, mosaic_texts
-from partita.cli.output import Format, emit_document, stdout
+from partita.cli.output import Format, emit, emit_document, stdout
 from partita.files import replacing
 from partita.mig.catalogue import gpu_model
 from partita.planning.document import write_plan
@@ -23,23 +25,42 @@ if TYPE_CHECKING:
     from partita.cli.drawing import Marks
     from partita.planning.overview import GpuGroup, ServiceOverview
     from partita.planning.plan import Plan
+    from partita.verification import PlanOutcome
 
 MOST_SERVICES = 40
 MOST_GROUPS = 12
 _COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red")
 
 
-def show_plan(plan: Plan, output: Format, out: Path | None, html: Path | None) -> None:
-    """Write a plan as a document and as a page, where asked, and print it in a format."""
+def show_plan(
+    plan: Plan, output: Format, out: Path | None, html: Path | None, verified: PlanOutcome | None = None
+) -> None:
+    """Write a plan as a document and as a page, where asked, and print it in a format.
+
+    Args:
+        plan: to show.
+        output: format on stdout.
+        out: file of the document; None for no file.
+        html: file of the page; None for no file.
+        verified: what became of its queries in simulation; None if it was not simulated.
+    """
     overview = PlanOverview(plan)
     if out is not None:
         with replacing(out) as stream:
             write_plan(plan, stream)
     if html is not None:
         with replacing(html) as stream:
-            stream.write(plan_report(overview))
+            stream.write(plan_report(overview, verified))
     if output is Format.TABLE:
         stdout().print(PlanTable(overview))
+        if verified is not None:
+            from partita.cli.verification_view import OutcomeTable  # noqa: PLC0415 -- most plans are not simulated
+
+            stdout().print("", OutcomeTable(verified), sep="\n")
+    elif verified is not None:
+        text = io.StringIO()
+        write_plan(plan, text)
+        emit({"plan": json.loads(text.getvalue()), "verification": verified.to_dict()}, output)
     else:
         emit_document(lambda stream: write_plan(plan, stream), output)
 

@@ -47,13 +47,13 @@ from partita.cli.daemon import (
 )
 from partita.cli.options import Algorithm, ExtraGpus
 from partita.cli.output import WorkloadFile, stderr
-from partita.cli.serve import measured_seconds
 from partita.control.controller import StopRequestedError
 from partita.control.reconciler import FILE, Demand, Hysteresis, RatesFile, Reconciler, TransitionOptions
 from partita.deadline import Deadline
 from partita.drive.state import state_folder
 from partita.errors import InputError
 from partita.planner import plan, read_prepared
+from partita.serve.served import measured_seconds
 from partita.transition.between import whole_nodes
 from partita.transition.deployment import Deployment
 
@@ -174,7 +174,8 @@ def run(
     with asked_to_stop() as stop, lines() as reporter:
         source = WatchedWorkload(workload, Planning(time_limit, seed, stop))
         first = source.read()  # a fault in it is told before anything is opened
-        cluster = Cluster(driver, lives_by, services, allow_mig_mode, measured_seconds(first.loaded))
+        seconds = measured_seconds(first.loaded.workload, first.loaded.formulation.measured)
+        cluster = Cluster(driver, lives_by, services, allow_mig_mode, seconds)
         refuse_unrunnable(cluster, first.demand.rates)
         with ExitStack() as stack:
             opened = stack.enter_context(

@@ -33,11 +33,10 @@ from partita.drive.state import WORKERS, state_folder
 from partita.errors import InputError
 from partita.planner import read_prepared
 from partita.planning.document import read_plan
-from partita.planning.formulate import quantile_of
 from partita.serve.gateway.access import read_endpoint
-from partita.serve.gateway.route import QUANTILE, ServedService
 from partita.serve.gateway.server import serve as serve_until_told
 from partita.serve.routers import live_router
+from partita.serve.served import measured_seconds, served_services
 from partita.serve.services import WorkerSettings, read_workers
 from partita.serve.supervisor import StartOptions, Supervisor
 from partita.serve.worker.spec import EmulatedSpec
@@ -49,7 +48,6 @@ if TYPE_CHECKING:
     from partita.planner import PreparedWorkload
     from partita.planning.plan import Plan
     from partita.serve.worker_specs import PlacedPlan
-    from partita.workload import ServiceSpec
 
 
 if TYPE_CHECKING:
@@ -136,14 +134,14 @@ def serve(
             "--attach starts no workers", hint="leave out --plan and --services, or leave out --attach"
         )
     loaded = read_prepared(workload)
-    tables = measured_seconds(loaded)
+    tables = measured_seconds(loaded.workload, loaded.formulation.measured)
     folder, supervisor = state_folder(), None
     if not attach:
         made = staff(loaded, _plan(loaded, plan, time_limit, seed), services, driver, plan)
         supervisor = _supervisor(made, tables, folder / WORKERS, grace)
     with serving(folder):
         in_order = serve_until_told(
-            served_services(loaded),
+            served_services(loaded.workload, loaded.formulation.measured),
             folder / WORKERS,
             endpoint,
             router=router,
@@ -155,20 +153,6 @@ def serve(
         )
     if not in_order:
         raise KeyboardInterrupt
-
-
-def served_services(loaded: PreparedWorkload) -> list[ServedService]:
-    """Return a workload's services as a gateway knows them."""
-    return [
-        ServedService(
-            each.name,
-            each.model,
-            each.slo.latency_ms / 1000,
-            each.slo.quantile or QUANTILE,
-            seconds_of(loaded, each),
-        )
-        for each in loaded.workload.services
-    ]
 
 
 def _plan(loaded: PreparedWorkload, path: Path | None, time_limit: float, seed: int) -> Plan:
@@ -273,22 +257,3 @@ def _standing(plan: Plan, plan_file: Path | None, driver: str) -> PlacedPlan:
     with open_driver(Cluster(driver, ClockName.WALL), state_folder(), list) as opened:
         seen = opened.observe()
     return place_on_existing(plan, seen, plan_file=str(plan_file or "PLAN"))
-
-
-def measured_seconds(loaded: PreparedWorkload) -> dict[str, dict[tuple[str, str, int], dict[int, float]]]:
-    """Return the seconds of batches of each service, by GPU model, profile and processes, at its SLO's quantile."""
-    return {service.name: seconds_of(loaded, service) for service in loaded.workload.services}
-
-
-def seconds_of(
-    loaded: PreparedWorkload, service: ServiceSpec
-) -> dict[tuple[str, str, int], dict[int, float]]:
-    """Return the same of one service."""
-    found: dict[tuple[str, str, int], dict[int, float]] = {}
-    for gpu in {pool.gpu.name for pool in loaded.formulation.problem.pools}:
-        rows = loaded.formulation.measured.of(service.model, gpu)
-        quantile = quantile_of(rows, service.slo.quantile)
-        for row in rows:
-            if row.quantile == quantile:
-                found.setdefault((gpu, row.profile, row.processes), {})[row.batch] = row.latency_ms / 1000
-    return found

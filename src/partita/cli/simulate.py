@@ -1,21 +1,40 @@
-"""`partita simulate`: how many queries of one service would be answered in time."""
+"""`partita simulate`: how many queries would be answered in time, of one service or of all of a plan."""
 
 from __future__ import annotations
 
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from partita.cli.options import CutName, RouterName, pairs
 from partita.cli.output import Format, Out, Output, WorkloadFile, clean, echo, emit, stdout
+from partita.cli.plan import stoppable
+from partita.cli.verification_view import LossesTable, OutcomeTable, refuse_broken, simulation_progress
+from partita.errors import InputError
 from partita.files import replacing
 from partita.planner import read_prepared
+from partita.planning.document import read_plan
+from partita.planning.overview import PlanOverview
 from partita.simulator import Arrivals, SimulationRequest, ask, play, simulation_data
+from partita.verification import QUERIES, Trial, simulate_losses, simulate_plan, without
+from partita.web.plan_report import plan_report
 from partita.web.serving_report import serving_report
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from partita.verification import LossesOutcome
+
+
+class LossName(StrEnum):
+    """What a plan may lose at once."""
+
+    GPU = "gpu"
+    NODE = "node"
 
 
 class ArrivalsName(StrEnum):
@@ -44,9 +63,42 @@ Columns = Annotated[
 Html = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a report with plots.")]
 
 
+PlanFile = Annotated[
+    Path | None,
+    typer.Option("--plan", metavar="PLAN", help="Simulate all services of this plan, by the gateway's code."),
+]
+Without = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--without",
+        metavar="NAME",
+        help="With --plan: simulate it without this GPU (node-0/gpu-3) or node (node-0). Repeatable.",
+    ),
+]
+
+
 def simulate(
+    context: typer.Context,
     workload: WorkloadFile,
     *,
+    plan: PlanFile = None,
+    load: Annotated[
+        float | None,
+        typer.Option(min=0.001, max=1000, help="With --plan: factor of all rates. (default: 1)"),
+    ] = None,
+    jitter: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=3,
+            help="With --plan: log-normal spread of the seconds of batches around the table's. (default: 0)",
+        ),
+    ] = None,
+    without: Without = None,
+    without_each: Annotated[
+        LossName | None,
+        typer.Option(help="With --plan: simulate it without each of its GPUs or nodes in turn."),
+    ] = None,
     service: Annotated[str | None, typer.Option(help="Service; needed where there are several.")] = None,
     trace: Trace = None,
     columns: Columns = None,
@@ -80,8 +132,14 @@ def simulate(
         float, typer.Option(min=0, max=1, help="For day: the trough is this much below the mean rate.")
     ] = 0.6,
     queries: Annotated[
-        int, typer.Option(min=100, max=10_000_000, help="Without a trace: queries at the service's rate.")
-    ] = 100_000,
+        int | None,
+        typer.Option(
+            min=100,
+            max=10_000_000,
+            help="Without a trace: queries at the service's rate. (default: 100,000; with --plan 20,000 of each "
+            "service, and up to 16 times as many while its promise is undecided)",
+        ),
+    ] = None,
     gpus: Annotated[
         int | None,
         typer.Option(
@@ -107,17 +165,29 @@ def simulate(
     out: Out = None,
     output: Output = Format.TABLE,
 ) -> None:
-    """Simulate one service's queries on slices of different sizes: attainment, latencies, utilisation.
+    """Simulate queries: of one service on slices of different sizes, or with --plan of all services of a plan.
 
-    Each query has a batch size of its own, up to the largest that the performance table has, and the SLO's latency as
-    its deadline; the table's rows with one process say how long it takes. Also says the largest rate of Poisson
-    arrivals with these batch sizes that the cut holds, and a bound for every router.
+    Of one service: each query has a batch size of its own, up to the largest that the performance table has, and the
+    SLO's latency as its deadline; the table's rows with one process say how long it takes. Also says the largest rate
+    of Poisson arrivals with these batch sizes that the cut holds, and a bound for every router.
+
+    Of a plan: queries come as each service's `arrivals` say, at its rate with its headroom, to the gateway's own
+    router, joining, refusals and retries in simulated time; batches take the table's seconds. Says for each service
+    whether the promised share is answered in time, at 95 % confidence; exits with 1 if a promise is not kept.
     """
+    if plan is not None:
+        _refuse(context, _OF_ONE_SERVICE, "it is for one service, not for --plan")
+        trial = Trial(
+            1.0 if load is None else load, queries or QUERIES, seed, 0.0 if jitter is None else jitter, router
+        )
+        _simulate_plan(workload, plan, trial, (without or [], without_each), (html, out, output))
+        return
+    _refuse(context, _OF_PLAN, "it has no meaning without --plan")
     asked = ask(
         read_prepared(workload),
         service,
         SimulationRequest(
-            Arrivals(arrivals.value, variation, swing, queries),
+            Arrivals(arrivals.value, variation, swing, queries or 100_000),
             trace,
             pairs(columns, "--columns"),
             speed,
@@ -143,6 +213,56 @@ def simulate(
         emit(data, output)
     for note in asked.notes:
         echo(f"note: {note}", err=True)
+
+
+_OF_ONE_SERVICE = (
+    "service", "trace", "columns", "speed", "tokens_per_item", "median", "sigma", "arrivals", "variation", "swing",
+    "gpus", "quantile", "cut",
+)  # fmt: skip
+_OF_PLAN = ("load", "jitter", "without", "without_each")
+
+
+def _refuse(context: typer.Context, names: Iterable[str], why: str) -> None:
+    """Refuse options that were given and are for another kind of simulation."""
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name != "DEFAULT":
+            raise InputError(why, where=f"--{name.replace('_', '-')}", hint="leave it out")
+
+
+def _simulate_plan(
+    workload: Path,
+    path: Path,
+    trial: Trial,
+    lost: tuple[list[str], LossName | None],
+    wanted: tuple[Path | None, Path | None, Format],
+) -> None:
+    (gone, each), (html, out, output) = lost, wanted
+    prepared = read_prepared(workload)
+    plan = without(read_plan(path), gone)
+    losses: LossesOutcome | None = None
+    with stoppable() as stop:
+        with simulation_progress("services") as report:
+            outcome = simulate_plan(plan, prepared, trial, stop=stop, report=report)
+        if each is not None and not outcome.stopped:
+            with simulation_progress("losses") as report:
+                losses = simulate_losses(plan, prepared, each.value, trial, stop=stop, report=report)
+    data = {**outcome.to_dict(), "without": gone, **({} if losses is None else {"each": losses.to_dict()})}
+    if out is not None:
+        with replacing(out) as stream:
+            stream.write(json.dumps(clean(data), indent=2) + "\n")
+    if html is not None:
+        with replacing(html) as stream:
+            stream.write(plan_report(PlanOverview(plan), outcome))
+    if output is Format.TABLE:
+        stdout().print(OutcomeTable(outcome))
+        if losses is not None:
+            stdout().print("", LossesTable(losses), sep="\n")
+    else:
+        emit(data, output)
+    if outcome.stopped or (losses is not None and losses.stopped):
+        raise KeyboardInterrupt
+    refuse_broken(outcome, losses, str(path))
 
 
 def _print(data: dict[str, Any]) -> None:

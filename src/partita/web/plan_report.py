@@ -9,15 +9,19 @@ from partita.planning.overview import amount, number, verdict
 from partita.web.page import TIMES, GpuCard, InstanceBox, figures, gpu_cards, left_out, page, service_table
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from partita.planning.overview import GpuGroup, PlanOverview, ServiceOverview
     from partita.planning.plan import Instance
+    from partita.verification import PlanOutcome, ServiceOutcome, Share
 
 
 MOST_GROUPS = 500
 MOST_SERVICES = 1000
 _COLUMNS = ("rate/s", "capacity/s", "spare", "SLO ms", "latency ms", "replicas")
+_OUTCOME_COLUMNS = (
+    "queries/s", "promised", "in time", "kept", "p50 ms", "p95 ms", "p99 ms", "refused", "busy",
+)  # fmt: skip
 _LEGEND = (
     "<p>Each box is an instance, as wide as the memory slices it takes, with the number and name of its service; "
     "each bar in it is a compute slice. Dashed boxes are free memory slices.</p>"
@@ -25,11 +29,14 @@ _LEGEND = (
 _UNITS = {"cost": "cost per hour", "watts": "watts"}
 
 
-def plan_report(overview: PlanOverview, *, embedded: bool = False) -> str:
+def plan_report(
+    overview: PlanOverview, verified: PlanOutcome | None = None, *, embedded: bool = False
+) -> str:
     """Return the page, of at most a few megabytes: for very large plans it states what it leaves out.
 
     Args:
         overview: of the plan.
+        verified: what became of its queries in simulation; None if it was not simulated.
         embedded: whether to return a part of another page.
     """
     plan, services, groups = overview.plan, overview.services, overview.groups
@@ -48,6 +55,7 @@ def plan_report(overview: PlanOverview, *, embedded: bool = False) -> str:
         if any(each.estimated for each in services)
         else "",
         *service_table(_COLUMNS, rows, len(services) - MOST_SERVICES),
+        *(() if verified is None else _promises(verified, numbers)),
         "<h2>GPUs</h2>",
         _LEGEND,
         *gpu_cards(cards),
@@ -84,6 +92,52 @@ def _cells(each: ServiceOverview) -> Sequence[str]:
         "none" if each.latency_ms is None else f"{about}{each.latency_ms:,.1f}",
         escape(each.replicas_text(TIMES)),
     )
+
+
+def _promises(verified: PlanOutcome, numbers: Mapping[str, int]) -> Iterator[str]:
+    """Yield what became of the queries in simulation."""
+    trial = verified.trial
+    yield "<h2>Promises, simulated</h2>"
+    yield (
+        "<p>Queries answered within the SLO, by the gateway's own code in simulated time, with 95 % confidence"
+        f"{f'; at {trial.load:g} times the rates' if trial.load != 1 else ''}"
+        f"{f'; batches take the seconds of the table with a spread of {trial.jitter:g}' if trial.jitter else ''}.</p>"
+    )
+    services = verified.services[:MOST_SERVICES]
+    rows = [(numbers.get(each.service, 0), each.service, _outcome_cells(each)) for each in services]
+    yield from service_table(_OUTCOME_COLUMNS, rows, len(verified.services) - len(services))
+    sized = [each for each in services if each.sizes]
+    if sized:
+        yield "<p>By the items of a query:</p>"
+        sizes = [
+            (
+                numbers.get(each.service, 0),
+                each.service,
+                (size.items, f"{size.queries:,}", _in_time(size.in_time)),
+            )
+            for each in sized
+            for size in each.sizes
+        ]
+        yield from service_table(("items", "queries", "in time"), sizes, 0)
+
+
+def _outcome_cells(each: ServiceOutcome) -> Sequence[str]:
+    p50, p95, p99 = ("none" if ms is None else f"{ms:,.1f}" for ms in each.latency_ms)
+    return (
+        f"{each.queries_per_second:,.6g}",
+        "none" if each.promised is None else f"{each.promised * 100:g} %",
+        _in_time(each.in_time),
+        "" if each.promised is None else each.verdict.value,
+        p50,
+        p95,
+        p99,
+        f"{each.refused * 100:.2f} %",
+        f"{each.busy * 100:.0f} %",
+    )
+
+
+def _in_time(share: Share) -> str:
+    return f"{share.value * 100:.2f} % ({share.low * 100:.2f} to {share.high * 100:.2f})"
 
 
 def _card(group: GpuGroup, numbers: Mapping[str, int]) -> GpuCard:

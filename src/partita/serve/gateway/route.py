@@ -116,6 +116,7 @@ class Route:
         starts: says when workers will be started again.
         hung_s: returns the seconds until a service's hung workers will have been killed.
         dividing: whether queries with more rows than a worker takes are split.
+        clock: tells the time in seconds; never goes back. A simulation has its own.
 
     Attributes:
         hung: number of workers that were killed because they hung.
@@ -130,8 +131,10 @@ class Route:
         dividing: bool,
         starts: WorkerStarts,
         hung_s: Callable[[str], float],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.service = service
+        self._clock = clock
         self.dispatcher = Dispatcher(Rules(service.deadline_s, batching), router)
         self.counters, self.observed = ServiceCounters(), ObservedQueries()
         self.hung = 0
@@ -169,7 +172,7 @@ class Route:
 
     def ask(self, query: Query, deadline_s: float | None, receiver: AnswerReceiver) -> PendingQuery:
         """Submit a query; `receiver` gets the answer or error, possibly before this returns."""
-        now = time.monotonic()
+        now = self._clock()
         batch = (query.batch or 1) if self._rows else 1
         if batch <= self._largest:
             self.observed.add(batch, now)
@@ -209,7 +212,7 @@ class Route:
         if batch is None or len(answers) != len(batch.queries):
             return False
         self.counters.executed(batch.items, seconds)
-        now, begun = time.monotonic(), time.perf_counter()
+        now, begun = self._clock(), time.perf_counter()
         decisions = self.dispatcher.done(worker, number, answers, seconds, now, waited=waited)
         self.counters.decided(time.perf_counter() - begun)
         self.execute(decisions, now)
@@ -260,7 +263,7 @@ class Route:
 
     def forget(self, pending: PendingQuery) -> None:
         """Cancel a query if it has not ended."""
-        now = time.monotonic()
+        now = self._clock()
         if pending.split is None:
             self.execute(self.dispatcher.cancel(pending), now)
         elif pending.state != ENDED:
@@ -335,7 +338,7 @@ class Route:
 
     def join(self, link: Link, hello: Hello) -> Worker:
         """Add a worker."""
-        now = time.monotonic()
+        now = self._clock()
         # HELLO does not name the GPU's model, so the table counts only if profile and processes identify it.
         size = (hello.profile, hello.processes)
         tables = [each for (_, *other), each in self.service.table.items() if tuple(other) == size]
@@ -374,11 +377,11 @@ class Route:
 
     def said_load(self, worker: Worker, batches: int) -> None:
         """Take note of the number of batches that a worker has from other gateways."""
-        now = time.monotonic()
+        now = self._clock()
         self.execute(self.dispatcher.said_load(worker, now, batches=batches), now)
 
     def _act(self, decide: Callable[[Worker, float], Decisions], worker: Worker) -> float:
-        now = time.monotonic()
+        now = self._clock()
         self._look_ahead(now)
         self.execute(decide(worker, now), now)
         return now
@@ -436,7 +439,7 @@ class Route:
         if was.batching.rows and not rows:  # queries are split by rows, which the new workers do not take
             for split in list(self._splits):
                 end = QueryEnd(split.whole, QueryOutcome.REFUSED, RefusalReason.WORKER_LOST)
-                self._end_split(split, end, time.monotonic())
+                self._end_split(split, end, self._clock())
 
     def _tell_batching(self, batching: Batching, batch: int) -> None:
         """Log whether queries are joined and why; a warning if they are not and the plan relies on it."""

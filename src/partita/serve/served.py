@@ -1,0 +1,48 @@
+"""What the workload and its tables say about each service before a worker does: deadlines, and seconds of batches."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from partita.perf.operating_point import strictest
+from partita.planning.formulate import quantile_of
+from partita.serve.gateway.route import QUANTILE, ServedService
+
+if TYPE_CHECKING:
+    from partita.planning.formulate import Measured
+    from partita.workload import ServiceSpec, Workload
+
+
+def served_services(workload: Workload, measured: Measured) -> list[ServedService]:
+    """Return a workload's services as a gateway knows them."""
+    return [
+        ServedService(
+            each.name,
+            each.model,
+            each.slo.latency_ms / 1000,
+            each.slo.quantile or QUANTILE,
+            seconds_of(each, measured),
+        )
+        for each in workload.services
+    ]
+
+
+def measured_seconds(
+    workload: Workload, measured: Measured
+) -> dict[str, dict[tuple[str, str, int], dict[int, float]]]:
+    """Return the seconds of batches of each service, by GPU model, profile and processes, and by batch size."""
+    return {service.name: seconds_of(service, measured) for service in workload.services}
+
+
+def seconds_of(service: ServiceSpec, measured: Measured) -> dict[tuple[str, str, int], dict[int, float]]:
+    """Return the same of one service, at its SLO's quantile; where a table lacks that, at its strictest one."""
+    found: dict[tuple[str, str, int], dict[int, float]] = {}
+    for gpu in measured.gpus:
+        rows = measured.of(service.model, gpu.name)
+        quantile = quantile_of(rows, service.slo.quantile) or strictest({row.quantile for row in rows})
+        for row in rows:
+            if row.quantile == quantile:
+                found.setdefault((gpu.name, row.profile, row.processes), {})[row.batch] = (
+                    row.latency_ms / 1000
+                )
+    return found
