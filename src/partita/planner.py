@@ -22,7 +22,7 @@ from partita.transition.nearest_plan import nearest_plan
 from partita.workload import Batches, locating, read_workload
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from partita.perf.table import PerfTable
@@ -51,6 +51,7 @@ class PreparedWorkload:
         formulation: the problem of the services that share GPUs.
         cuts: the services that have a cut.
         path: its file, for errors; None for a workload built in code.
+        bundled: whether bundles stand in the problem for the services that share instances.
     """
 
     workload: Workload
@@ -58,6 +59,7 @@ class PreparedWorkload:
     formulation: Formulation
     cuts: tuple[CutService, ...] = ()
     path: Path | None = None
+    bundled: bool = False
 
     @property
     def problem(self) -> Problem:
@@ -114,16 +116,18 @@ class PlanResult:
         plan: the plan.
         assumptions: a sentence each.
         reservations: the GPUs reserved for services with a cut, a sentence each.
+        sharing: which services share instances, a sentence each.
     """
 
     plan: Plan
     assumptions: tuple[str, ...] = ()
     reservations: tuple[str, ...] = ()
+    sharing: tuple[str, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
         """All notes for the user."""
-        return (*self.assumptions, *self.reservations)
+        return (*self.assumptions, *self.reservations, *self.sharing)
 
 
 def read_prepared(path: Path) -> PreparedWorkload:
@@ -193,6 +197,8 @@ def plan(
             hint="leave out --planner, or write --planner exact",
         )
     deadline = deadline or Deadline(TIME_LIMIT_S)
+    if not prepared.bundled and _may_share(prepared.workload):
+        return _plan_bundles(prepared, planner, deadline, seed, current, best_effort=best_effort)
     try:
         if prepared.cuts:
             return _plan_with_cuts(prepared, planner, deadline, seed, current, best_effort=best_effort)
@@ -209,6 +215,57 @@ def plan(
             short = met_shares(error.problem, Deadline(_SHORT_SECONDS, deadline.stop)).short(error.problem)
             error.what += f"; by priority these would fall short: {names(short)}"
         raise
+
+
+def _may_share(workload: Workload) -> bool:
+    return workload.limits.share_below is not None or any(spec.share for spec in workload.services)
+
+
+def _plan_bundles(
+    prepared: PreparedWorkload,
+    planner: str,
+    deadline: Deadline,
+    seed: int,
+    current: Deployment | None,
+    *,
+    best_effort: bool,
+) -> PlanResult:
+    """Decide which small services share an instance, and plan with each bundle of them as a service."""
+    # Most workloads share no instance.
+    from partita.planning.bundling import bundle  # noqa: PLC0415 -- as said above
+    from partita.planning.tenants import needs_of  # noqa: PLC0415 -- likewise
+
+    with locating(prepared.path):
+        needs = needs_of(prepared.problem, prepared.workload, prepared.formulation.measured)
+    made = (
+        None if needs is None else bundle(prepared.problem, needs, deadline, _shared_now(prepared, current))
+    )
+    problem = prepared.problem if made is None else made.problem
+    formulation = replace(prepared.formulation, problem=problem)
+    found = plan(
+        replace(prepared, formulation=formulation, bundled=True),
+        planner=planner,
+        deadline=deadline,
+        seed=seed,
+        best_effort=best_effort,
+        current=current,
+    )
+    if made is None:
+        return found
+    return replace(found, plan=made.unbundled(found.plan), sharing=(*made.needs.notes, *made.notes))
+
+
+def _shared_now(
+    prepared: PreparedWorkload, current: Deployment | None
+) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """Yield the size of each instance that is shared now, and its services."""
+    pools = prepared.problem.pools
+    sizes = {(pools[size.pool].gpu.name, size.profile): k for k, size in enumerate(prepared.problem.sizes)}
+    for gpu in current.gpus if current is not None else ():
+        for instance in gpu.instances:
+            k = sizes.get((gpu.model, instance.placement.profile))
+            if k is not None and instance.replica is not None and instance.replica.tenants:
+                yield k, tuple(each.service for each in instance.replica.tenants)
 
 
 def _plan_shared(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,27 @@ if TYPE_CHECKING:
 
     from partita.mig.gpu import GpuModel
     from partita.perf.table import Measurement
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """One of the services that share an instance, and how it is run there.
+
+    Attributes:
+        throughput: items/s that the instance reserves for it. Tenants that differ in nothing else are run alike, so
+            comparisons leave it out.
+        latency_ms: latency of one of its batches when nothing else runs, in milliseconds.
+        memory_mb: memory of its weights and workspace, in MB; the CUDA context of the process comes once for all.
+        estimated: whether a formula made these figures.
+    """
+
+    service: str
+    model: str
+    batch: int
+    throughput: float = field(compare=False)
+    latency_ms: float
+    memory_mb: float
+    estimated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +45,8 @@ class OperatingPoint:
         power_w: power of one instance in watts; None where not measured.
         memory_mb: memory used in MB; None where not measured.
         estimated: made by a formula, not measured.
+        tenants: the services that share the instance, run by one process one batch after another; empty where it
+            runs one service alone. `throughput` is then that of its slowest tenant alone, `latency_ms` the longest.
     """
 
     profile: str
@@ -35,6 +58,7 @@ class OperatingPoint:
     power_w: float | None = None
     memory_mb: float | None = None
     estimated: bool = False
+    tenants: tuple[Tenant, ...] = ()
 
     @classmethod
     def of(cls, row: Measurement) -> OperatingPoint:
