@@ -24,6 +24,7 @@ NAMES = (
     "promises_gateway",
     "kubernetes_first_fit",
     "kubernetes_scale",
+    "series",
 )
 
 

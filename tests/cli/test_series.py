@@ -67,11 +67,36 @@ def test_every_plan_of_a_series_applies(tmp_path, partita):
         assert ("reached in" in found.out) is (each is schedule["plans"][0] or each["time"] in moved)
 
 
+def test_a_day_is_forecast_from_a_history_and_its_error_told(tmp_path, partita):
+    history = tmp_path / "history.csv"
+    rows = [
+        f"2026-03-0{1 + hour // 24}T{hour % 24:02}:00,{name},{rate if 8 <= hour % 24 < 20 else 10}"
+        for hour in range(72)
+        for name, rate in (("first", 44), ("second", 170))
+    ]
+    history.write_text("time,service,rate\n" + "\n".join(rows))
+    found = partita("plan", "-f", workload(tmp_path), "--forecast", history, "-o", "json")
+    assert found.code == 0
+    assert "forecast for 2026-03-04T00:00 to 2026-03-05T00:00" in found.err
+    assert "off by 0% of the mean rate" in found.err
+    schedule = json.loads(found.out)
+    assert [each["time"] for each in schedule["plans"]] == [
+        "2026-03-04T00:00",
+        "2026-03-04T08:00",
+        "2026-03-04T20:00",
+    ]
+
+
 @pytest.mark.parametrize(
     ("words", "what"),
     [
         (("--series", "absent.csv"), "no such file"),
         (("--move-price", "1"), "it has no meaning without --series"),
+        (
+            ("--series", "rates.csv", "--forecast", "rates.csv"),
+            "rates over time are either given or forecast",
+        ),
+        (("--forecast", "rates.csv"), "a history needs dates"),
         (("--series", "rates.csv", "--best-effort"), "--best-effort"),
         (("--series", "rates.csv", "--check", "plan.json"), "--check"),
         (("--series", "rates.csv", "--out", "rates.csv"), "a series is a folder, and this is a file"),

@@ -53,13 +53,31 @@ Series = Annotated[
         help="Plan for rates over time: time,service,rate, or time and a column for each service. --out is a folder.",
     ),
 ]
+Forecast = Annotated[
+    Path | None,
+    typer.Option(
+        "--forecast",
+        metavar="HISTORY",
+        help="As --series, for the 24 hours after this history of rates: rates-history.csv in the state folder of "
+        "`partita serve`, or one's own.",
+    ),
+]
+ForecastShare = Annotated[
+    float,
+    typer.Option(
+        "--forecast-share",
+        min=0.01,
+        max=0.999,
+        help="Share of the rates that should stay within the forecast.",
+    ),
+]
 MovePrice = Annotated[
     float | None,
     typer.Option(
         "--move-price",
         min=0.0,
-        help="With --series: what moving a replica costs, in GPU-hours. (default: the seconds for which it is there "
-        "twice, 0.0106)",
+        help="With --series or --forecast: what moving a replica costs, in GPU-hours. (default: the seconds for "
+        "which it is there twice, 0.0106)",
         show_default=False,
     ),
 ]
@@ -74,6 +92,8 @@ def plan(
     best_effort: BestEffort = False,
     check: PlanToCheck = None,
     series: Series = None,
+    forecast: Forecast = None,
+    forecast_share: ForecastShare = 0.9,
     move_price: MovePrice = None,
     verify: Verify = False,
     cluster: OnCluster = False,
@@ -94,8 +114,8 @@ def plan(
     nodes' labels.
 
     With --series it plans a day at once: when to change to which plan, and when not, so that GPU-hours and moves
-    cost least. Changes between plans are checked as those of `partita diff`. --out DIR writes series.json and the
-    plans.
+    cost least. With --forecast the day is forecast from what was measured. Changes between plans are checked as those
+    of `partita diff`. --out DIR writes series.json and the plans.
 
     See it at work: `partita demo`. Ctrl-C returns the best plan so far.
     """
@@ -108,7 +128,8 @@ def plan(
         loaded, seen = prepared_on_cluster(loaded, kubeconfig, context, namespace)
     else:
         refuse_unused(kubeconfig, context, namespace)
-    if series is not None:
+    over_time = series is not None or forecast is not None
+    if over_time:
         _refuse_with_series(check, best_effort=best_effort, verify=verify)
     if check is not None and verify:
         hint = f"simulate it: partita simulate -f {workload} --plan {check}"
@@ -117,12 +138,12 @@ def plan(
         _check(loaded, check, output)
         return
     note(*seen)
-    if series is not None:
-        from partita.cli.series import plan_rates  # noqa: PLC0415 -- as below
+    if over_time:
+        from partita.cli.series import plan_rates, read_rates  # noqa: PLC0415 -- as below
 
         plan_rates(
             loaded,
-            series,
+            read_rates(loaded, series, forecast, forecast_share),
             planner,
             move_price,
             time_limit=time_limit,

@@ -10,9 +10,11 @@ from rich.text import Text
 from partita.cli.output import Format, emit_document, note, stdout
 from partita.cli.plan import search_progress, stoppable
 from partita.deadline import Deadline
+from partita.errors import InputError
 from partita.files import replacing
 from partita.planning.overview import number
 from partita.series.document import SCHEDULE, save_series, series_document, write_series
+from partita.series.forecast import forecast_file
 from partita.series.overview import SeriesOverview
 from partita.series.planning import plan_series
 from partita.series.rates import read_series
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from partita.planner import PreparedWorkload
     from partita.series.overview import PeriodRow
     from partita.series.planning import PlannedSeries
+    from partita.series.rates import RateSeries
 
 _BAR = 24
 """Characters of the longest bar."""
@@ -33,9 +36,31 @@ _BAR = 24
 _MOST_PERIODS = 96
 
 
+def read_rates(
+    prepared: PreparedWorkload, series: Path | None, history: Path | None, share: float
+) -> RateSeries:
+    """Return the rates of a file, or their forecast from a history, which a note describes.
+
+    Raises:
+        InputError: the file cannot be used, or there are both.
+    """
+    written = {spec.name: spec.rate for spec in prepared.workload.services}
+    if series is not None and history is not None:
+        raise InputError(
+            "rates over time are either given or forecast",
+            where="--forecast",
+            hint="leave out --series, or this",
+        )
+    if history is None:
+        return read_series(series or "-", written)
+    found = forecast_file(history, written, share)
+    note(found.note)
+    return found.series
+
+
 def plan_rates(
     prepared: PreparedWorkload,
-    rates: Path,
+    series: RateSeries,
     planner: str,
     move_price: float | None,
     *,
@@ -45,13 +70,11 @@ def plan_rates(
     out: Path | None,
     html: Path | None,
 ) -> None:
-    """Plan the rates of a file with progress on stderr, and let Ctrl-C return the best so far.
+    """Plan rates over time with progress on stderr, and let Ctrl-C return the best so far.
 
     Raises:
-        InputError: the file cannot be used.
         InfeasibleError: the GPUs do not suffice at some time.
     """
-    series = read_series(rates, {spec.name: spec.rate for spec in prepared.workload.services})
     with stoppable() as stop, search_progress("planning the series", None) as report:
         planned = plan_series(
             prepared,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, pairwise
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from partita.deadline import Deadline
 from partita.errors import InfeasibleError, InputError, PartitaError
 from partita.planning.plan import Objective, Plan, Solver
 from partita.registry import make, maker_of
+from partita.series.rates import largest
 from partita.transition.between import whole_nodes
 from partita.transition.check import check_transition
 from partita.transition.deployment import DeployedGpu, Deployment, deployment_of
@@ -337,6 +338,17 @@ def at_rates(prepared: PreparedWorkload, rates: ServiceRates) -> PreparedWorkloa
     return planning.prepare(workload.replace(services=services), prepared.table, prepared.path)
 
 
+def _for_both(one: Plan, other: Plan) -> Plan:
+    """Return a plan of the same deployment as two, for the larger rate of each service."""
+    rates = largest({service.name: service.rate for service in plan.services} for plan in (one, other))
+    bound = max(one.objective.lower_bound, other.objective.lower_bound)
+    return replace(
+        other,
+        objective=replace(other.objective, lower_bound=bound),
+        services=tuple(replace(service, rate=rates[service.name]) for service in other.services),
+    )
+
+
 Runs = tuple[tuple[int, int], ...]
 """First period of each run and the one after its last; they cover all periods."""
 
@@ -407,8 +419,13 @@ class _Search:
         made = self._change(prefix, run[0], plan)
         if made is None:
             return None
-        changes = (*prefix.changes, made) if made.transition.actions else prefix.changes
-        return _Prefix(made.transition.target, (*prefix.runs, PlannedRun(*run, plan)), changes)
+        if not made.transition.actions:
+            *before, last = prefix.runs
+            kept = PlannedRun(last.first, run[1], _for_both(last.plan, plan))
+            return _Prefix(made.transition.target, (*before, kept), prefix.changes)
+        return _Prefix(
+            made.transition.target, (*prefix.runs, PlannedRun(*run, plan)), (*prefix.changes, made)
+        )
 
     def _cluster(self, plan: Plan) -> Deployment:
         """Return all GPUs there are, with a plan on them: those of the pools, or enough for every period and more."""

@@ -146,12 +146,13 @@ def as_series(table: RatesTable, written: ServiceRates) -> RateSeries:
     return RateSeries(periods, start, hour)
 
 
-def read_rates(path: Path | str, services: Sequence[str]) -> RatesTable:
+def read_rates(path: Path | str, services: Sequence[str], *, others: bool = False) -> RatesTable:
     """Read what a file says of each time.
 
     Args:
         path: the file; `-` is stdin.
         services: names of the services there are.
+        others: as of a history, leave out other services, take the last of several rates, and any number of times.
 
     Raises:
         InputError: all that is wrong, each with its line.
@@ -184,10 +185,10 @@ def read_rates(path: Path | str, services: Sequence[str]) -> RatesTable:
             if (start is None) is not (dated[0] is None):
                 raise cell.fault("some times have a date and some have none", "write all of them in one way")
             times.setdefault(at, {})
-            if cell.missing:
+            if cell.missing or (others and cell.service not in services):
                 continue
             cell.known(services)
-            if (at, cell.service) in seen:
+            if (at, cell.service) in seen and not others:
                 raise cell.fault(
                     f"{cell.service} has a rate at this time already, on line {seen[at, cell.service]}"
                 )
@@ -196,7 +197,7 @@ def read_rates(path: Path | str, services: Sequence[str]) -> RatesTable:
         except InputError as error:
             faults.append(error)
     refuse(records.path, faults)
-    if len(times) > MOST_PERIODS:
+    if len(times) > MOST_PERIODS and not others:
         raise InputError(
             f"{len(times):,} times are more than {MOST_PERIODS:,}",
             where=records.path,

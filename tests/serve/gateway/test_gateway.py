@@ -12,6 +12,7 @@ from tests.serve.dispatching.rehearsal import hello
 from tests.serve.gateway.workers import Workers, document, query, workers
 
 from partita.errors import InputError
+from partita.series.rates import read_rates
 from partita.serve.dispatching.query import QueryRefusedError, RefusalReason
 from partita.serve.gateway.gateway import Gateway
 from partita.serve.gateway.route import ServedService
@@ -248,6 +249,23 @@ def test_rates_are_written_while_there_are_any(tmp_path: Path, monkeypatch: pyte
 
     with_workers(tmp_path, body, {1: 0.001})
     assert document(rates) == {}
+
+
+def test_rates_have_a_history_from_which_a_day_can_be_forecast(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("partita.serve.gateway.gateway.HISTORY_S", 0.05)
+    history = tmp_path / "rates-history.csv"
+
+    def measured() -> list[float]:
+        times = read_rates(history, ["one"], others=True).times if history.exists() else ()
+        return [each.rates["one"] for each in times]
+
+    async def body(_: Workers) -> None:
+        async with gateway(tmp_path, rates=tmp_path / "rates.json") as made:
+            await until(lambda: measured()[-1:] == [0.0])
+            await asyncio.gather(*ask(made, 30, 4))
+            await until(lambda: max(measured()) > 0)
+
+    with_workers(tmp_path, body, {1: 0.001})
 
 
 def test_what_speaks_no_protocol_of_ours_is_left_alone(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from partita.serve.dispatching.query import (
 from partita.serve.gateway.addresses import OPEN, WorkerAccess, WorkerAddresses
 from partita.serve.gateway.link import Link, WorkersFolder
 from partita.serve.gateway.oip import VERSION, Model, RequestError, RequestLimits, Signature, quoted
+from partita.serve.gateway.rates_history import FORGET_S, HISTORY_S, RATES_HISTORY, RatesHistory
 from partita.serve.gateway.route import Route, ServedService, WorkerStarts, no_starts
 from partita.serve.gateway.statistics import GatewaySnapshot, ServiceStatistics, rates, write_rates
 from partita.serve.gateway.watchdog import LOOK_S, Watchdog
@@ -65,7 +67,7 @@ class Gateway:
         router: name of the policy: `late-binding`, `price`, `elsa` or `fifs`.
         batching: whether waiting queries are joined into batches.
         dividing: whether queries with more rows than a worker takes are split.
-        rates: file to which observed rates are written; None for no file.
+        rates: file to which observed rates are written, with their history beside it; None for no file.
         starts: says when workers will be started again, so that queries can wait for them.
         access: credentials for workers on other hosts.
 
@@ -114,6 +116,7 @@ class Gateway:
         self._spawn(self._keep_prices())
         if self._rates is not None:
             self._spawn(self._keep_rates(self._rates))
+            self._spawn(self._keep_history(RatesHistory(self._rates.with_name(RATES_HISTORY))))
         self._spawn(self._watch())
         self._tick()
 
@@ -388,6 +391,26 @@ class Gateway:
                     await asyncio.to_thread(write_rates, path, found)
                 except PartitaError as error:
                     _LOG.warning("%s", error)
+
+    async def _keep_history(self, history: RatesHistory) -> None:
+        before, forgot = time.monotonic(), -FORGET_S
+        while True:
+            now, at = time.monotonic(), datetime.now(tz=UTC)
+            rows = history.rows(
+                {name: route.observed.items for name, route in self._routes.items()},
+                max(now - before, 1e-9),
+                at,
+            )
+            before = now
+            try:
+                if now - forgot >= FORGET_S:
+                    forgot = now
+                    await asyncio.to_thread(history.forget, at)
+                if rows:
+                    await asyncio.to_thread(history.append, rows)
+            except PartitaError as error:
+                _LOG.warning("%s", error)
+            await asyncio.sleep(HISTORY_S)
 
     async def know_all(self) -> None:
         """Return when all workers that can be found have sent HELLO, or that took too long."""
