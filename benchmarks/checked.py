@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,8 @@ from partita.planning.check import RequiredPool, RequiredService, Requirements, 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from partita.planning.plan import Plan, Planner
-    from partita.planning.problem import Problem
+    from partita.planning.plan import Instance, Plan, PlannedGpu, Planner
+    from partita.planning.problem import Problem, Service
 
     Make = Callable[[Planner, Problem], Plan]
 
@@ -45,8 +46,36 @@ def _checked(make: Make) -> Make:
 
 
 def faults(plan: Plan, asked: Problem) -> list[Violation]:
-    """Return the faults that the checker finds in a plan for a problem."""
-    return check_plan(plan, _required(asked), _table(asked))
+    """Return the faults that the checker finds in a plan for a problem.
+
+    Services that share an instance are one service here: what of them fits together, the problem takes as given.
+    """
+    one = tuple(_as_one(service) for service in asked.services)
+    asked = asked.with_services(one)
+    gpus = tuple(
+        replace(gpu, instances=tuple(map(_as_one_instance, gpu.instances))) if _shared(gpu) else gpu
+        for gpu in plan.gpus
+    )
+    return check_plan(replace(plan, gpus=gpus), _required(asked), _table(asked))
+
+
+def _shared(gpu: PlannedGpu) -> bool:
+    return any(each.point.tenants for each in gpu.instances)
+
+
+def _as_one(service: Service) -> Service:
+    if not any(point and point.tenants for point in service.points):
+        return service
+    points = tuple(
+        None if point is None else replace(point, tenants=(), quantile="mean") for point in service.points
+    )
+    return replace(service, model=service.name, points=points)
+
+
+def _as_one_instance(instance: Instance) -> Instance:
+    if not instance.point.tenants:
+        return instance
+    return replace(instance, model=instance.service, point=replace(instance.point, tenants=()))
 
 
 def _required(asked: Problem) -> Requirements:

@@ -154,7 +154,7 @@ def _bindings(
         for each in plan.gpus
         if each.model == gpu
         for instance in each.instances
-        if instance.service == service
+        if any(name == service for name, _ in instance.serves)
     ]
     largest = max((row.batch for row in rows), default=0)
     return [

@@ -172,7 +172,8 @@ class PlannedWorkload(Result):
         instances: dict[str, int] = {}
         for gpu in self.plan.gpus:
             for each in gpu.instances:
-                instances[each.service] = instances.get(each.service, 0) + 1
+                for name, _ in each.serves:
+                    instances[name] = instances.get(name, 0) + 1
         return frame_of(
             {
                 "service": [each.name for each in self.services],

@@ -7,6 +7,7 @@ own (`serve.reserving`). All commands that plan, `control` and the library use t
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,20 +17,21 @@ from partita.perf.reading import read_tables
 from partita.planning.check import check_plan, requirements
 from partita.planning.exact import TooFewGpusError, met_shares, plan_best_effort, plan_what_fits
 from partita.planning.formulate import formulate, names
+from partita.planning.plan import falls_short
 from partita.registry import make
 from partita.serve.reserving.services import cut_services
 from partita.transition.nearest_plan import nearest_plan
 from partita.workload import Batches, locating, read_workload
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from partita.perf.table import PerfTable
     from partita.planning.check import Violation
-    from partita.planning.formulate import Formulation
+    from partita.planning.formulate import Capacities, Formulation, Measured
     from partita.planning.plan import Plan
-    from partita.planning.problem import Pool, Problem
+    from partita.planning.problem import Pool, Problem, Service
     from partita.serve.reserving.services import CutService
     from partita.transition.deployment import Deployment
     from partita.workload import ServiceSpec, Workload
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 TIME_LIMIT_S = 30.0
 """Default time limit of the search, in seconds."""
 
+_REPAIRS = 8
+"""Most times that a plan whose sets hold too little is made again."""
 _SHORT_SECONDS = 5.0
 """Most seconds to find which services would fall short."""
 
@@ -51,6 +55,7 @@ class PreparedWorkload:
         formulation: the problem of the services that share GPUs.
         cuts: the services that have a cut.
         path: its file, for errors; None for a workload built in code.
+        bundled: whether bundles stand in the problem for the services that share instances.
     """
 
     workload: Workload
@@ -58,6 +63,7 @@ class PreparedWorkload:
     formulation: Formulation
     cuts: tuple[CutService, ...] = ()
     path: Path | None = None
+    bundled: bool = False
 
     @property
     def problem(self) -> Problem:
@@ -86,7 +92,7 @@ class PreparedWorkload:
         Raises:
             InfeasibleError: too few of a service's queries can be answered in time.
         """
-        problem = _at_rates(self.problem, rates)
+        problem = self.formulation.at(self.workload, rates)
         problem = problem.with_counts(_pool_counts(problem.pools, gpus))
         formulation = replace(self.formulation, problem=problem)
         if not self.cuts:
@@ -114,16 +120,18 @@ class PlanResult:
         plan: the plan.
         assumptions: a sentence each.
         reservations: the GPUs reserved for services with a cut, a sentence each.
+        sharing: which services share instances, a sentence each.
     """
 
     plan: Plan
     assumptions: tuple[str, ...] = ()
     reservations: tuple[str, ...] = ()
+    sharing: tuple[str, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
         """All notes for the user."""
-        return (*self.assumptions, *self.reservations)
+        return (*self.assumptions, *self.reservations, *self.sharing)
 
 
 def read_prepared(path: Path) -> PreparedWorkload:
@@ -152,9 +160,18 @@ def prepare(workload: Workload, table: PerfTable | None = None, path: Path | Non
         InfeasibleError: a service cannot run on any profile; `where` as above.
     """
     table = read_tables(workload.performance) if table is None else table
-    made = formulate(workload, table)
+    made = formulate(workload, table, _capacities(workload))
     cuts = cut_services(workload, made.problem.pools, made.measured)
     return PreparedWorkload(workload, table, made, cuts, path)
+
+
+def _capacities(workload: Workload) -> Callable[[Measured], Capacities] | None:
+    if not any(service.waits for service in workload.services):
+        return None
+    # It imports numba, which takes a second and which other workloads of few services do not need.
+    from partita.serve.waiting import CapacityModel  # noqa: PLC0415
+
+    return CapacityModel
 
 
 def plan(
@@ -193,17 +210,19 @@ def plan(
             hint="leave out --planner, or write --planner exact",
         )
     deadline = deadline or Deadline(TIME_LIMIT_S)
+    if not prepared.bundled and _may_share(prepared.workload):
+        return _plan_bundles(prepared, planner, deadline, seed, current, best_effort=best_effort)
     try:
         if prepared.cuts:
             return _plan_with_cuts(prepared, planner, deadline, seed, current, best_effort=best_effort)
         problem = prepared.problem
         try:
-            found = _plan_shared(problem, planner, deadline, seed, current)
+            found, notes = _plan_shared(prepared, problem, planner, deadline, seed, current)
         except InfeasibleError:
             if not best_effort:
                 raise
-            found = plan_what_fits(problem, _rest(deadline), seed)
-        return PlanResult(found, prepared.assumptions)
+            found, notes = plan_what_fits(problem, _rest(deadline), seed), ()
+        return PlanResult(found, (*prepared.assumptions, *notes))
     except TooFewGpusError as error:
         if error.problem is not None:
             short = met_shares(error.problem, Deadline(_SHORT_SECONDS, deadline.stop)).short(error.problem)
@@ -211,11 +230,136 @@ def plan(
         raise
 
 
-def _plan_shared(
-    problem: Problem, planner: str, deadline: Deadline, seed: int, current: Deployment | None
-) -> Plan:
-    found: Plan = make("planners", planner, seed=seed, deadline=deadline).plan(problem)
-    return found if current is None else nearest_plan(problem, found, current)
+def _may_share(workload: Workload) -> bool:
+    return workload.limits.share_below is not None or any(spec.share for spec in workload.services)
+
+
+def _plan_bundles(
+    prepared: PreparedWorkload,
+    planner: str,
+    deadline: Deadline,
+    seed: int,
+    current: Deployment | None,
+    *,
+    best_effort: bool,
+) -> PlanResult:
+    """Decide which small services share an instance, and plan with each bundle of them as a service."""
+    # Most workloads share no instance.
+    from partita.planning.bundling import bundle  # noqa: PLC0415 -- as said above
+    from partita.planning.tenants import needs_of  # noqa: PLC0415 -- likewise
+
+    with locating(prepared.path):
+        needs = needs_of(prepared.problem, prepared.workload, prepared.formulation.measured)
+    made = (
+        None if needs is None else bundle(prepared.problem, needs, deadline, _shared_now(prepared, current))
+    )
+    problem = prepared.problem if made is None else made.problem
+    formulation = replace(prepared.formulation, problem=problem)
+    found = plan(
+        replace(prepared, formulation=formulation, bundled=True),
+        planner=planner,
+        deadline=deadline,
+        seed=seed,
+        best_effort=best_effort,
+        current=current,
+    )
+    if made is None:
+        return found
+    return replace(found, plan=made.unbundled(found.plan), sharing=(*made.needs.notes, *made.notes))
+
+
+def _shared_now(
+    prepared: PreparedWorkload, current: Deployment | None
+) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """Yield the size of each instance that is shared now, and its services."""
+    pools = prepared.problem.pools
+    sizes = {(pools[size.pool].gpu.name, size.profile): k for k, size in enumerate(prepared.problem.sizes)}
+    for gpu in current.gpus if current is not None else ():
+        for instance in gpu.instances:
+            k = sizes.get((gpu.model, instance.placement.profile))
+            if k is not None and instance.replica is not None and instance.replica.tenants:
+                yield k, tuple(each.service for each in instance.replica.tenants)
+
+
+def _plan_shared(  # noqa: PLR0917 -- as `plan` has them
+    prepared: PreparedWorkload,
+    problem: Problem,
+    planner: str,
+    deadline: Deadline,
+    seed: int,
+    current: Deployment | None,
+) -> tuple[Plan, tuple[str, ...]]:
+    """Return a plan whose sets of instances hold their rates with waiting queries, and notes.
+
+    Capacities with waiting are those of sets of equal instances. A set of unlike ones that does not hold its rate in
+    simulation counts from then on with what it holds, and all is planned again. The bound is that of the first plan.
+    """
+    bound = None
+    less: dict[str, float] = {}
+    for attempt in range(_REPAIRS + 1):
+        found: Plan = make("planners", planner, seed=seed, deadline=deadline).plan(problem)
+        found = found if current is None else nearest_plan(problem, found, current)
+        bound = found.objective.lower_bound if bound is None else min(bound, found.objective.lower_bound)
+        found = replace(found, objective=replace(found.objective, lower_bound=bound))
+        short = _short(prepared, problem, found)
+        if not short:
+            break
+        if attempt == _REPAIRS or deadline.over:
+            return found, (*_repaired(less), *_broken(short))
+        for name, share in short.items():
+            less[name] = less.get(name, 1.0) * share
+        problem = problem.with_services(tuple(_lessened(each, short) for each in problem.services))
+    return found, _repaired(less)
+
+
+def _short(prepared: PreparedWorkload, problem: Problem, found: Plan) -> dict[str, float]:
+    """Return, by service whose set does not hold its rate, what the set holds as a share of its capacity."""
+    model = prepared.formulation.capacities
+    if model is None:
+        return {}
+    waiting = {spec.name: spec for spec in prepared.workload.services if spec.waits}
+    sets: dict[str, Counter[tuple[str, str, int, int]]] = {name: Counter() for name in waiting}
+    for gpu in found.gpus:
+        for each in gpu.instances:
+            if each.service in sets:
+                point = each.point
+                sets[each.service][gpu.model, point.profile, point.batch, point.processes] += 1
+    capacity = {each.name: each.capacity for each in found.services}
+    short = {}
+    for service in problem.services:
+        spec = waiting.get(service.name)
+        if spec is not None and not falls_short(capacity[service.name], service.rate):
+            held = model.held(spec, sets[service.name], service.rate)
+            if held < service.rate:
+                # Just below the rate, whatever the capacity has beyond it.
+                short[service.name] = 0.999 * held / capacity[service.name]
+    return short
+
+
+def _lessened(service: Service, short: Mapping[str, float]) -> Service:
+    if service.name not in short:
+        return service
+    share = short[service.name]
+    return replace(
+        service,
+        points=tuple(
+            None if point is None else replace(point, throughput=point.throughput * share)
+            for point in service.points
+        ),
+    )
+
+
+def _repaired(less: Mapping[str, float]) -> tuple[str, ...]:
+    if not less:
+        return ()
+    what = names(f"{name} {1 - share:.1%}" for name, share in less.items())
+    return (f"instances count with less than by themselves, since unlike ones hold less together: {what}",)
+
+
+def _broken(short: Mapping[str, float]) -> tuple[str, ...]:
+    return (
+        f"{names(short)}: fewer queries than promised are in time in simulation, and no better plan was found",
+    )
 
 
 def _plan_with_cuts(
@@ -236,8 +380,12 @@ def _plan_with_cuts(
     runs = None if current is None else running(current, cuts)
     shared = None if current is None else shared_part(current, cuts)
 
+    notes: tuple[str, ...] = ()
+
     def whole(rest: Problem) -> Plan:
-        return _plan_shared(rest, planner, deadline, seed, shared)
+        nonlocal notes
+        found, notes = _plan_shared(prepared, rest, planner, deadline, seed, shared)
+        return found
 
     with locating(prepared.path):
         try:
@@ -252,7 +400,9 @@ def _plan_with_cuts(
 
             found = reserve_best_effort(problem, cuts, what_fits, later, seed=seed, running=runs)
     return PlanResult(
-        found.plan, prepared.assumptions, tuple(describe(each, problem.pools) for each in found.made)
+        found.plan,
+        (*prepared.assumptions, *notes),
+        tuple(describe(each, problem.pools) for each in found.made),
     )
 
 
@@ -269,20 +419,6 @@ def check(plan: Plan, prepared: PreparedWorkload) -> list[Violation]:
 
         faults += check_reserved(plan, prepared.cuts, prepared.problem.pools)
     return faults
-
-
-def _at_rates(problem: Problem, rates: Mapping[str, float]) -> Problem:
-    """Return the problem with these rates, plus each service's headroom."""
-    return problem.with_services(
-        tuple(
-            replace(
-                service,
-                asked_rate=rates[service.name],
-                rate=rates[service.name] * service.rate / service.asked_rate,
-            )
-            for service in problem.services
-        )
-    )
 
 
 def _pool_counts(pools: tuple[Pool, ...], gpus: Mapping[str, int]) -> dict[str, int | None]:

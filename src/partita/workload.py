@@ -246,6 +246,16 @@ class ServiceSpec(Value):
             examples=["search"],
         ),
     ] = None
+    share: Annotated[
+        bool | None,
+        Meta(
+            description="Whether it may share an instance with other services that say so, if it needs less than "
+            "one. One process then runs the batches of all, one after another, and `slo.quantile` of its queries (by "
+            "default 0.95) are answered within the SLO, waiting for the others included. Without it, "
+            "`limits.share_below` decides.",
+            examples=[True],
+        ),
+    ] = None
     batches: Annotated[
         Batches | None,
         Meta(
@@ -276,6 +286,22 @@ class ServiceSpec(Value):
         if self.cut is None and self.batches is not None:
             what = "batches without a cut have no meaning"
             yield FieldFault(("batches",), what, "write cut: search, or leave out batches")
+        if self.share and self.cut is not None:
+            yield FieldFault(
+                ("share",), "a service with a cut has GPUs of its own", "leave out share, or cut"
+            )
+        if self.share and max(self.min_replicas, self.spread) > 1:
+            yield FieldFault(
+                ("share",),
+                "a service that shares runs on one instance",
+                "leave out share, or min_replicas and spread",
+            )
+        if self.share and isinstance(self.arrivals, ArrivalsSpec):
+            yield FieldFault(
+                ("share",),
+                "the wait on an instance that is shared is known for Poisson arrivals alone",
+                "write arrivals: poisson, or leave out share",
+            )
 
 
 class PoolSpec(Value):
@@ -372,6 +398,15 @@ class LimitsSpec(Value):
             examples=["node"],
         ),
     ] = "none"
+    share_below: Annotated[
+        Annotated[float, Meta(gt=0, le=1)] | None,
+        Meta(
+            description="Services that keep the smallest instance they can run on busy for less than this part of "
+            "the time share instances with others, unless they say `share: false`, need several instances or "
+            "have a cut.",
+            examples=[0.25],
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
         """Write combinations in one way."""
@@ -453,6 +488,7 @@ class Workload(Value):
             if service.cut is not None and self.objective == "watts":
                 what = "objective watts is not for services with a cut: how busy a slice is decides its power"
                 yield FieldFault(("services", index, "cut"), what, "write objective: gpus, or leave out cut")
+        yield from _share_with(self)
 
 
 def survived(service: ServiceSpec, limits: LimitsSpec) -> tuple[Loss | None, float]:
@@ -461,6 +497,14 @@ def survived(service: ServiceSpec, limits: LimitsSpec) -> tuple[Loss | None, flo
     if isinstance(spec, SurviveSpec):
         return spec.loss, spec.share
     return (None if spec == "none" else spec), 1.0
+
+
+def may_share(service: ServiceSpec, limits: LimitsSpec) -> bool:
+    """Say whether a service is to share an instance where it needs less than one: it, or the workload, says so."""
+    asked = limits.share_below is not None if service.share is None else service.share
+    several = max(service.min_replicas, service.spread) > 1 or survived(service, limits)[0] is not None
+    bursts = isinstance(service.arrivals, ArrivalsSpec)
+    return asked and service.cut is None and not several and not bursts and not 0 < service.spot < 1
 
 
 def may_use(service: ServiceSpec, pool: PoolSpec) -> bool:
@@ -537,6 +581,38 @@ def _without_cost(workload: Workload) -> Iterator[FieldFault]:
             yield FieldFault(
                 ("gpus", index), "objective cost needs cost_per_hour", "for example cost_per_hour: 2.5"
             )
+
+
+def _share_with(workload: Workload) -> Iterator[FieldFault]:
+    asked: list[tuple[str | int, ...]] = [
+        ("services", index, "share") for index, service in enumerate(workload.services) if service.share
+    ]
+    if workload.limits.share_below is not None:
+        asked.append(("limits", "share_below"))
+    if not asked:
+        return
+    for index, service in enumerate(workload.services):
+        if service.share and survived(service, workload.limits)[0] is not None:
+            yield FieldFault(
+                ("services", index, "share"),
+                "a service that shares runs on one instance, and survives no loss",
+                "leave out share, or write survive: none for it",
+            )
+        if service.share and 0 < service.spot < 1:
+            yield FieldFault(
+                ("services", index, "share"),
+                "a service that shares runs on one instance, which is spot or not",
+                "leave out share, or write spot: 0 or 1",
+            )
+    if workload.objective == "watts":
+        what = "objective watts is not for services that share: how busy an instance is decides its power"
+        yield FieldFault(asked[0], what, "write objective: gpus, or let no service share")
+    if workload.limits.max_services_per_gpu is not None:
+        yield FieldFault(
+            asked[0],
+            "services that share an instance are several on a GPU, which max_services_per_gpu limits",
+            "leave out one of them",
+        )
 
 
 def _absent_files(workload: Workload, folder: Path) -> Iterator[FieldFault]:

@@ -29,7 +29,7 @@ def row(profile: str, throughput: float, latency: float = 50.0, **other: Any) ->
 
 
 def service(name: str = "s", **other: Any) -> dict[str, Any]:
-    return {"name": name, "model": "m", "rate": 10.0, "slo": SLO, **other}
+    return {"name": name, "model": "m", "rate": 10.0, "slo": SLO, "arrivals": "constant", **other}
 
 
 def formulated(rows: list[Measurement], *services: dict[str, Any], **other: Any) -> Formulation:

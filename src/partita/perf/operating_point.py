@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from math import log
+from statistics import NormalDist, median
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from partita.mig.gpu import GpuModel
     from partita.perf.table import Measurement
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """One of the services that share an instance, and how it is run there.
+
+    Attributes:
+        throughput: items/s that the instance reserves for it. Tenants that differ in nothing else are run alike, so
+            comparisons leave it out.
+        latency_ms: latency of one of its batches when nothing else runs, in milliseconds.
+        memory_mb: memory of its weights and workspace, in MB; the CUDA context of the process comes once for all.
+        estimated: whether a formula made these figures.
+    """
+
+    service: str
+    model: str
+    batch: int
+    throughput: float = field(compare=False)
+    latency_ms: float
+    memory_mb: float
+    estimated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +47,8 @@ class OperatingPoint:
         power_w: power of one instance in watts; None where not measured.
         memory_mb: memory used in MB; None where not measured.
         estimated: made by a formula, not measured.
+        tenants: the services that share the instance, run by one process one batch after another; empty where it
+            runs one service alone. `throughput` is then that of its slowest tenant alone, `latency_ms` the longest.
     """
 
     profile: str
@@ -35,6 +60,7 @@ class OperatingPoint:
     power_w: float | None = None
     memory_mb: float | None = None
     estimated: bool = False
+    tenants: tuple[Tenant, ...] = ()
 
     @classmethod
     def of(cls, row: Measurement) -> OperatingPoint:
@@ -104,6 +130,43 @@ def _of_quantile(rows: tuple[Measurement, ...], quantile: str | None) -> tuple[M
 def strictest(quantiles: Iterable[str]) -> str | None:
     """Return the highest quantile of a table; `mean` is the weakest, None if there are none."""
     return max(quantiles, key=lambda q: -1.0 if q == "mean" else float(q), default=None)
+
+
+JITTER = 0.05
+"""Standard deviation of the logarithm of a batch's seconds where the table has nothing but means."""
+
+
+def batch_times(rows: Sequence[Measurement], asked: float | None) -> tuple[tuple[Measurement, ...], float]:
+    """Return the rows whose latencies are the batch times to plan with where queries wait, and how batches vary.
+
+    Means are preferred: where the same cells have a quantile too, it says how batches vary around them; where they
+    have none, batches vary by `JITTER`. Of quantiles alone, the one asked for stands for every batch, or else the
+    strictest; if that is below the one asked for, batches vary by `JITTER` around it.
+
+    Args:
+        rows: of one model on one GPU.
+        asked: share of the queries that must be in time; None for no particular one.
+
+    Returns:
+        The rows, and the standard deviation of the logarithm of a batch's seconds.
+    """
+    means = tuple(row for row in rows if row.quantile == "mean")
+    if not means:
+        exact = next(
+            (row.quantile for row in rows if asked is not None and float(row.quantile) == asked), None
+        )
+        taken = exact or strictest(row.quantile for row in rows)
+        weaker = taken is not None and asked is not None and float(taken) < asked
+        return tuple(row for row in rows if row.quantile == taken), JITTER if weaker else 0.0
+    mean = {(row.profile, row.batch, row.processes): row.latency_ms for row in means}
+    spreads = [
+        max(0.0, log(row.latency_ms / mean[cell])) / NormalDist().inv_cdf(float(row.quantile))
+        for row in rows
+        if row.quantile != "mean"
+        and float(row.quantile) > 0.5
+        and (cell := (row.profile, row.batch, row.processes)) in mean
+    ]
+    return means, median(spreads) if spreads else JITTER
 
 
 def _rank(row: Measurement) -> tuple[float, float, int, int]:

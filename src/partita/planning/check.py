@@ -10,12 +10,14 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Protocol
 
 from partita.mig.catalogue import gpu_model
+from partita.planning.check_tenants import SharedRules, bundle_violations, shared_rules
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from partita.mig.gpu import GpuModel, Profile
     from partita.mig.layout import Placement
+    from partita.perf.operating_point import Tenant
     from partita.perf.table import Measurement
     from partita.planning.plan import Instance, Plan
     from partita.workload import LimitsSpec, PoolSpec, ServiceSpec, Workload
@@ -96,15 +98,19 @@ class RequiredPool:
     spot: bool = False
 
 
+NOTHING_SHARED = SharedRules()
+
+
 @dataclass(frozen=True, slots=True)
 class Requirements:
-    """Services, pools, and the limits that hold for all."""
+    """Services, pools, and the limits that hold for all; `shared` says who may share an instance."""
 
     services: tuple[RequiredService, ...]
     pools: tuple[RequiredPool, ...]
     max_batch: int | None = None
     max_processes: int = 1
     max_services_per_gpu: int | None = None
+    shared: SharedRules = NOTHING_SHARED
 
 
 def requirements(workload: Workload) -> Requirements:
@@ -116,6 +122,7 @@ def requirements(workload: Workload) -> Requirements:
         max_batch=limits.max_batch,
         max_processes=limits.max_processes,
         max_services_per_gpu=limits.max_services_per_gpu,
+        shared=shared_rules(workload),
     )
 
 
@@ -233,7 +240,7 @@ def _pool_violations(wanted: Requirements, groups: list[_Group]) -> Iterator[Vio
             for index, pool in enumerate(wanted.pools)
             if pool.gpu.name == group.model and group.pool in ("", pool.name)
         ]
-        named = dict.fromkeys(each.service for each in group.instances)
+        named = dict.fromkeys(name for each in group.instances for name, _ in each.serves)
         services = [known[name] for name in named if name in known]
         fitting = [
             index
@@ -354,8 +361,9 @@ def _service_violations(
     replicas: Counter[str] = Counter()
     for group in groups:
         for instance in group.instances:
-            capacity[instance.service] += instance.point.throughput * len(group.ids)
-            replicas[instance.service] += len(group.ids)
+            for name, throughput in instance.serves:
+                capacity[name] += throughput * len(group.ids)
+                replicas[name] += len(group.ids)
     for listed in plan.services:
         held = capacity[listed.name]
         if not close(listed.capacity, held):
@@ -377,7 +385,7 @@ def _nodes(names: set[str], groups: list[_Group]) -> dict[str, set[str]]:
     nodes: dict[str, set[str]] = {name: set() for name in names}
     for group in groups if names else ():
         on = {_node(gpu_id) for gpu_id in group.ids}
-        for name in names & {instance.service for instance in group.instances}:
+        for name in names & {name for instance in group.instances for name, _ in instance.serves}:
             nodes[name] |= on
     return nodes
 
@@ -395,8 +403,7 @@ def _loss_violations(wanted: Requirements, groups: list[_Group]) -> Iterator[Vio
     spot: defaultdict[str, float] = defaultdict(float)
     lost: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
     for group in groups:
-        for instance in group.instances:
-            name, each = instance.service, instance.point.throughput
+        for name, each in (served for instance in group.instances for served in instance.serves):
             total[name] += each * len(group.ids)
             spot[name] += each * len(group.ids) if domains.spot(group) else 0.0
             for gpu_id in group.ids if levels.get(name, "none") != "none" else ():
@@ -530,7 +537,7 @@ class GpuChecker:
             return
         for why in layout_violations(gpu, [instance.placement for instance in instances]):
             yield Violation(where, why)
-        services = {instance.service for instance in instances}
+        services = {name for instance in instances for name, _ in instance.serves}
         limit = self._wanted.max_services_per_gpu
         if limit is not None and len(services) > limit:
             yield Violation(where, f"{len(services)} services share it, at most {limit} may")
@@ -550,7 +557,53 @@ class GpuChecker:
         row = self._row(service, model, instance) if service else None
         return math.nan if row is None or row.power_w is None else row.power_w
 
+    def _shared_violations(self, gpu: GpuModel, instance: Instance) -> Iterator[str]:
+        """Yield what is wrong with an instance that services share: with each of them, and with all together."""
+        point, profile = instance.point, instance.placement.profile
+        if point.profile != profile:
+            yield f"its operating point is for {point.profile}"
+        if point.processes != 1:
+            yield f"{point.processes} processes; services that share an instance are run by one"
+        for tenant in point.tenants:
+            yield from self._tenant_violations(gpu, profile, tenant)
+        slos = {each.name: (each.latency_slo_ms, each.quantile) for each in self._wanted.services}
+        memory = next((each.memory_mib for each in gpu.profiles if each.name == profile), None)
+        yield from bundle_violations(point.tenants, slos, memory)
+
+    def _tenant_violations(self, gpu: GpuModel, profile: str, tenant: Tenant) -> Iterator[str]:
+        service = self._services.get(tenant.service)
+        if service is None:
+            yield f"service {tenant.service} is not in the workload"
+            return
+        if service.name not in self._wanted.shared.may:
+            yield f"service {service.name} may not share an instance"
+        if tenant.model != service.model:
+            yield f"runs model {tenant.model}, service {service.name} is {service.model}"
+        if not _allowed(service, profile):
+            yield f"service {service.name} may not run on {profile}"
+        if self._wanted.max_batch is not None and tenant.batch > self._wanted.max_batch:
+            yield f"batch {tenant.batch} is above {self._wanted.max_batch}"
+        rows = _single(self._rows.of(service.model, gpu.name), service.quantile, profile)
+        row = next((row for row in rows if row.batch == tenant.batch), None)
+        if row is None:
+            yield f"the table has no row for {service.model} on {gpu.name} {profile}, batch {tenant.batch}"
+            return
+        if not close(tenant.latency_ms, row.latency_ms):
+            yield f"latency {tenant.latency_ms:g} ms of {service.name}, the table says {row.latency_ms:g} ms"
+        if tenant.estimated != row.estimated:
+            yield f"service {service.name} is wrongly marked as measured or as an estimate"
+        memory = self._wanted.shared.memory(
+            service.model, tenant.batch, row.memory_mb, estimated=row.estimated
+        )
+        if memory is None:
+            yield f"nothing says how much memory {service.model} takes"
+        elif tenant.memory_mb < memory - 1.0:
+            yield f"memory {tenant.memory_mb:g} MB of {service.name}, it takes {memory:g}"
+
     def _instance_violations(self, gpu: GpuModel, instance: Instance) -> Iterator[str]:
+        if instance.point.tenants:
+            yield from self._shared_violations(gpu, instance)
+            return
         service = self._services.get(instance.service)
         if service is None:
             yield f"service {instance.service} is not in the workload"

@@ -27,7 +27,7 @@ from partita.errors import InputError
 from partita.files import read_text
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import Placement, fault
-from partita.perf.operating_point import OperatingPoint
+from partita.perf.operating_point import OperatingPoint, Tenant
 from partita.planning.plan import Instance, Objective, Plan, PlannedGpu, ServiceCapacity, Solver
 
 if TYPE_CHECKING:
@@ -74,8 +74,33 @@ class ServiceDocument(Value):
     latency_slo_ms: Amount
 
 
+class TenantDocument(Value, omit_defaults=True):
+    """One of the services that share an instance: items/s reserved for it, its batch alone, its own memory."""
+
+    service: Text
+    model: Text
+    batch: Count
+    throughput: Amount
+    latency_ms: Amount
+    memory_mb: Amount
+    estimated: bool = False
+
+    @property
+    def tenant(self) -> Tenant:
+        """The value that this describes."""
+        return Tenant(*(getattr(self, name) for name in self.__struct_fields__))
+
+
+def tenant_document(each: Tenant) -> TenantDocument:
+    """Return the document of a service that shares an instance."""
+    return TenantDocument(
+        each.service, each.model, int(each.batch), number(each.throughput), number(each.latency_ms),
+        number(each.memory_mb), bool(each.estimated),
+    )  # fmt: skip
+
+
 class InstanceDocument(Value, omit_defaults=True):
-    """A placed profile with the service that runs on it, and how it is run."""
+    """A placed profile with the service that runs on it, and how it is run; `tenants` if several share it."""
 
     profile: Text
     start: Whole
@@ -86,6 +111,7 @@ class InstanceDocument(Value, omit_defaults=True):
     throughput: Amount
     latency_ms: Amount
     estimated: bool = False
+    tenants: tuple[TenantDocument, ...] = ()
 
 
 class GpuDocument(Value):
@@ -181,6 +207,7 @@ def _instance_text(instance: Instance) -> str:
     document = InstanceDocument(
         place.profile, int(place.start), instance.service, instance.model, int(point.batch), int(point.processes),
         number(point.throughput), number(point.latency_ms), bool(point.estimated),
+        tuple(map(tenant_document, point.tenants)),
     )  # fmt: skip
     return line(document)
 
@@ -262,5 +289,6 @@ def _instance(each: InstanceDocument) -> Instance:
         latency_ms=each.latency_ms,
         quantile="",
         estimated=each.estimated,
+        tenants=tuple(tenant.tenant for tenant in each.tenants),
     )
     return Instance(Placement(each.start, each.profile), each.service, each.model, point)

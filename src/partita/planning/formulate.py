@@ -6,17 +6,17 @@ import math
 import re
 from bisect import bisect_right
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from partita.errors import InfeasibleError, InputError, nearest
 from partita.mig.catalogue import gpu_model
 from partita.perf.estimate import ModelWork, estimate_table
-from partita.perf.operating_point import Limits, OperatingPoint, operating_points, strictest
+from partita.perf.operating_point import Limits, OperatingPoint, batch_times, operating_points, strictest
 from partita.planning.problem import Pool, Problem, Service, Size
 from partita.workload import may_use, survived
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from partita.mig.gpu import GpuModel, Profile
     from partita.perf.table import Measurement, PerfTable
@@ -31,21 +31,80 @@ MOST_GPUS = 1_000_000
 """A rate that needs more GPUs than this is refused: a plan names each GPU."""
 
 
+class Capacities(Protocol):
+    """What instances hold where queries wait (`serve.waiting`)."""
+
+    def points(self, service: ServiceSpec, rate: float) -> Points:
+        """Return a service's operating points, each with the items/s that it adds to a set that holds the rate."""
+        ...
+
+    def held(
+        self, service: ServiceSpec, instances: Mapping[tuple[str, str, int, int], int], rate: float
+    ) -> float:
+        """Return the rate that instances hold together, at most `rate`.
+
+        Args:
+            service: whose queries wait.
+            instances: how many there are of each GPU, profile, largest batch and number of processes.
+            rate: items/s.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Formulation:
-    """A planning problem, what is known of its models, and what was assumed to make it, for the user to read."""
+    """A planning problem, what is known of its models, and what was assumed to make it, for the user to read.
+
+    Attributes:
+        capacities: of the services whose queries wait; None where there are none.
+    """
 
     problem: Problem
     measured: Measured
     notes: tuple[str, ...]
+    capacities: Capacities | None = None
+
+    def at(self, workload: Workload, rates: Mapping[str, float]) -> Problem:
+        """Return the problem at other rates in items/s, without headroom, which is added.
+
+        Args:
+            workload: that was formulated.
+            rates: by service.
+        """
+        specs = {spec.name: spec for spec in workload.services}
+        return self.problem.with_services(
+            tuple(
+                self._at(service, specs[service.name], workload, rates[service.name])
+                for service in self.problem.services
+            )
+        )
+
+    def _at(self, service: Service, spec: ServiceSpec, workload: Workload, asked: float) -> Service:
+        rate = asked * service.rate / service.asked_rate
+        points = service.points
+        if spec.waits and self.capacities is not None and asked != service.asked_rate:
+            usable = _usable(spec, workload)
+            found = _PointsOnPools(self.problem.pools, self.measured, self.capacities).points(
+                spec, usable, rate
+            )
+            points = _per_size(self.problem.pools, self.problem.sizes, found, usable)
+        return replace(service, asked_rate=asked, rate=rate, points=points)
 
 
-def formulate(workload: Workload, table: PerfTable) -> Formulation:
+def formulate(
+    workload: Workload, table: PerfTable, capacities: Callable[[Measured], Capacities] | None = None
+) -> Formulation:
     """Return the problem of placing a workload's services; those with a `cut` are left out: they share no GPU.
 
     On each profile a service runs at the operating point of largest throughput within `latency_factor` of its
     SLO (MIG-Serving, section 5). Services that run alike share one tuple of points, so that a hundred
-    thousand services cost little more than one of each kind.
+    thousand services cost little more than one of each kind. Where queries wait, an instance has the throughput that
+    it holds with them.
+
+    Args:
+        workload: what to place.
+        table: performance of its models.
+        capacities: makes the capacities of services whose queries wait; needed where there are such services.
 
     Raises:
         InputError: a model without measurements, a quantile that the table lacks, watts without power, or a rate
@@ -56,9 +115,10 @@ def formulate(workload: Workload, table: PerfTable) -> Formulation:
     measured = Measured(workload, table, list({pool.gpu.name: pool.gpu for pool in pools}.values()))
     _refuse_unmeasured(workload, measured)
     usable = [_usable(service, workload) for service in workload.services]
-    allowed = _PointsOnPools(pools, measured)
+    waiting = capacities(measured) if capacities is not None else None
+    allowed = _PointsOnPools(pools, measured, waiting)
     points = {
-        index: allowed.points(service, usable[index])
+        index: allowed.points(service, usable[index], service.rate * (1 + service.headroom))
         for index, service in enumerate(workload.services)
         if service.cut is None
     }
@@ -80,7 +140,7 @@ def formulate(workload: Workload, table: PerfTable) -> Formulation:
         objective=workload.objective,
         max_services_per_gpu=workload.limits.max_services_per_gpu,
     )
-    return Formulation(problem, measured, _notes(workload, measured))
+    return Formulation(problem, measured, _notes(workload, measured), waiting)
 
 
 def _pools(workload: Workload) -> tuple[Pool, ...]:
@@ -130,21 +190,29 @@ def _usable(service: ServiceSpec, workload: Workload) -> tuple[str, ...] | None:
 class _PointsOnPools:
     """Operating points on the GPUs of the pools that a service may use; equal services share one object."""
 
-    def __init__(self, pools: Sequence[Pool], measured: Measured) -> None:
+    def __init__(self, pools: Sequence[Pool], measured: Measured, capacities: Capacities | None) -> None:
         self._pools = pools
         self._measured = measured
+        self._capacities = capacities
         self._made: dict[tuple[int, tuple[str, ...]], Points] = {}
 
-    def points(self, service: ServiceSpec, usable: tuple[str, ...] | None) -> Points:
-        """Return operating points by GPU and profile on the usable pools, None for all."""
+    def points(self, service: ServiceSpec, usable: tuple[str, ...] | None, rate: float) -> Points:
+        """Return operating points by GPU and profile on the usable pools, None for all, at a rate with headroom."""
+        if service.waits and self._capacities is not None:
+            return self._on(self._capacities.points(service, rate), usable)
         found = self._measured.points(service)
         if usable is None:
             return found
         key = (id(found), usable)
         if key not in self._made:
-            gpus = {pool.gpu.name for pool in self._pools if pool.name in usable}
-            self._made[key] = {at: point for at, point in found.items() if at[0] in gpus}
+            self._made[key] = self._on(found, usable)
         return self._made[key]
+
+    def _on(self, found: Points, usable: tuple[str, ...] | None) -> Points:
+        if usable is None:
+            return found
+        gpus = {pool.gpu.name for pool in self._pools if pool.name in usable}
+        return {at: point for at, point in found.items() if at[0] in gpus}
 
 
 def _service(spec: ServiceSpec, limits: LimitsSpec, points: tuple[OperatingPoint | None, ...]) -> Service:
@@ -335,20 +403,22 @@ def _notes(workload: Workload, measured: Measured) -> tuple[str, ...]:
         ]
     said: dict[str, set[str]] = {}
     placed = [service for service in workload.services if service.cut is None]
-    for model, asked in sorted({(s.model, s.slo.quantile) for s in placed}, key=str):
+    for model, asked, waits in sorted({(s.model, s.slo.quantile, s.waits) for s in placed}, key=str):
         for gpu in measured.gpus:
-            for note in _notes_on(measured, model, asked, gpu.name):
+            for note in _notes_on(measured, model, asked, gpu.name, waits=waits):
                 said.setdefault(note, set()).add(model)
     return (*costs, *(f"{names(models)}: {note}" for note, models in said.items()))
 
 
-def _notes_on(measured: Measured, model: str, asked: float | None, gpu: str) -> list[str]:
+def _notes_on(measured: Measured, model: str, asked: float | None, gpu: str, *, waits: bool) -> list[str]:
     rows = measured.rows(model).get(gpu, ())
     if not rows:
         return [f"not measured on {gpu}, so not placed on it"]
     said = []
     if rows[0].estimated:
         said.append(f"no measurement on {gpu}, planned with an estimate")
+    if waits:
+        return said + _notes_on_batches(rows, asked, gpu)
     quantile = quantile_of(rows, asked)
     if quantile is None:
         said.append(f"no latency at quantile {asked} on {gpu}, so not placed on it")
@@ -357,6 +427,22 @@ def _notes_on(measured: Measured, model: str, asked: float | None, gpu: str) -> 
     elif asked is None:
         said.append(f"no quantile asked, the strictest on {gpu} is used: {quantile}")
     return said
+
+
+def _notes_on_batches(rows: Sequence[Measurement], asked: float | None, gpu: str) -> list[str]:
+    """Return what is assumed of batch times where queries wait."""
+    taken, jitter = batch_times(rows, asked)
+    quantile = taken[0].quantile
+    if quantile == "mean":
+        known = {row.quantile for row in rows} - {"mean"}
+        why = f"measured at {', '.join(sorted(known))}" if known else "assumed"
+        return [f"latencies on {gpu} are means; batches vary around them by {jitter:.1%} ({why})"]
+    if asked is not None and float(quantile) != asked:
+        more = f", and to vary by {jitter:.1%} (assumed)" if jitter else ""
+        return [
+            f"no latency at quantile {asked} on {gpu}: each batch is taken to last as at {quantile}{more}"
+        ]
+    return []
 
 
 def names(words: Iterable[str], most: int = 5) -> str:
@@ -386,8 +472,9 @@ def _refuse_unmeasured(workload: Workload, measured: Measured) -> None:
     """
     asked: dict[tuple[str, float | None], int] = {}
     for index, service in enumerate(workload.services):
-        # With a cut the quantile is a share of the queries, whichever latencies there are.
-        asked.setdefault((service.model, None if service.cut else service.slo.quantile), index)
+        # With a cut or with waiting the quantile is a share of the queries, whichever latencies there are.
+        whichever = service.cut is not None or service.waits
+        asked.setdefault((service.model, None if whichever else service.slo.quantile), index)
     for (model, quantile), index in asked.items():
         by_gpu = measured.rows(model)
         if not by_gpu and not measured.can_estimate(model):
@@ -488,6 +575,8 @@ def _why_pools(service: ServiceSpec, workload: Workload, measured: Measured) -> 
 
 def _rows(service: ServiceSpec, measured: Measured, gpu: str) -> list[Measurement]:
     rows = measured.rows(service.model).get(gpu, ())
+    if service.waits:
+        return list(batch_times(rows, service.slo.quantile)[0])
     quantile = quantile_of(rows, service.slo.quantile)
     return [row for row in rows if row.quantile == quantile]
 
@@ -503,6 +592,12 @@ def _why_limits(service: ServiceSpec, measured: Measured, allowed: list[Measurem
             f"the smallest has batch {least.batch} and {least.processes} processes: raise the limits",
         )
     fastest = min(within, key=lambda row: row.latency_ms)
+    if service.waits and fastest.latency_ms <= measured.limit(service):
+        return _Reason(
+            f"too slow: at the lowest rate fewer than {service.slo.quantile or 0.95:.4g} of the queries are answered "
+            f"within {service.slo.latency_ms:g} ms, since batches vary around {fastest.latency_ms:.4g} ms",
+            f"raise slo.latency_ms to {fastest.latency_ms * 1.5:.3g}, or lower the quantile",
+        )
     factor, slo = limits.latency_factor, service.slo.latency_ms
     scaled = f" ({factor:g} x {slo:g})" if factor < 1 else ""
     enough = math.ceil(fastest.latency_ms / factor * 10) / 10

@@ -42,16 +42,21 @@ class PlanOverview:
         replicas: dict[str, Counter[tuple[str, str]]] = {each.name: Counter() for each in self.plan.services}
         latency: dict[str, float] = {}
         estimated: set[str] = set()
+        shared: set[str] = set()
         mixed = len({group.model for group in self.groups}) > 1
         for group in self.groups:
             for instance in group.instances:
-                name, point = instance.service, instance.point
-                replicas.setdefault(name, Counter())[group.model, instance.placement.profile] += len(
-                    group.ids
-                )
-                latency[name] = max(latency.get(name, 0.0), point.latency_ms)
-                if point.estimated:
-                    estimated.add(name)
+                point, size = instance.point, (group.model, instance.placement.profile)
+                parts = [(each.service, each.latency_ms, each.estimated) for each in point.tenants]
+                for name, latency_ms, guessed in parts or [
+                    (instance.service, point.latency_ms, point.estimated)
+                ]:
+                    replicas.setdefault(name, Counter())[size] += len(group.ids)
+                    latency[name] = max(latency.get(name, 0.0), latency_ms)
+                    if point.tenants:
+                        shared.add(name)
+                    if guessed:
+                        estimated.add(name)
         return [
             ServiceOverview(
                 service,
@@ -60,6 +65,7 @@ class PlanOverview:
                 tuple(replicas[service.name].most_common()),
                 mixed,
                 service.name in estimated,
+                service.name in shared,
             )
             for service in self.plan.services
         ]
@@ -105,6 +111,7 @@ class ServiceOverview:
         replicas: instances by GPU model and profile, the most frequent first.
         mixed: whether the plan has GPUs of several models.
         estimated: whether one of its operating points is an estimate.
+        shared: whether other services run on its instance, so that the latency is that of a batch alone.
     """
 
     service: ServiceCapacity
@@ -113,12 +120,13 @@ class ServiceOverview:
     replicas: tuple[tuple[tuple[str, str], int], ...]
     mixed: bool
     estimated: bool
+    shared: bool = False
 
     def replicas_text(self, times: str) -> str:
         """Return its instances as text, GPU by GPU where the plan has several models; `times` is the sign between."""
         by_gpu: dict[str, list[str]] = {}
         for (model, profile), n in self.replicas:
-            by_gpu.setdefault(model, []).append(f"{n:,}{times}{profile}")
+            by_gpu.setdefault(model, []).append(f"{n:,}{times}{profile}{' shared' * self.shared}")
         if not self.mixed:
             return ", ".join(text for texts in by_gpu.values() for text in texts) or "none"
         return "; ".join(f"{model}: {', '.join(texts)}" for model, texts in by_gpu.items()) or "none"

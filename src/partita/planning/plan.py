@@ -16,12 +16,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """A placed profile with the service that runs on it, and how it is run."""
+    """A placed profile with the service that runs on it, and how it is run.
+
+    Where services share it (`point.tenants`), `service` and `model` are those of the first and the number of others,
+    as in `search +3`.
+    """
 
     placement: Placement
     service: str
     model: str
     point: OperatingPoint
+
+    @property
+    def serves(self) -> tuple[tuple[str, float], ...]:
+        """The services that run on it, each with its items/s there."""
+        if self.point.tenants:
+            return tuple((each.service, each.throughput) for each in self.point.tenants)
+        return ((self.service, self.point.throughput),)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from partita.perf.operating_point import Tenant  # noqa: TC001 -- the codec reads it
+
 if TYPE_CHECKING:
     from partita.mig.layout import Placement
     from partita.planning.plan import Plan, ServiceCapacity
@@ -18,6 +20,8 @@ class Replica:
     Attributes:
         throughput: items/s that it can answer, by the performance table.
         latency_ms: latency of one batch.
+        tenants: the services that share the instance, served by one process; empty where it serves one alone. Then
+            `service` and `model` are those of the first and the number of others, as in `search +3`.
     """
 
     service: str
@@ -26,6 +30,14 @@ class Replica:
     processes: int
     throughput: float
     latency_ms: float
+    tenants: tuple[Tenant, ...] = ()
+
+    @property
+    def serves(self) -> tuple[tuple[str, float], ...]:
+        """The services it answers for, each with its items/s."""
+        if self.tenants:
+            return tuple((each.service, each.throughput) for each in self.tenants)
+        return ((self.service, self.throughput),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +79,8 @@ class Deployment:
         for gpu in self.gpus:
             for instance in gpu.instances:
                 if instance.replica is not None:
-                    total[instance.replica.service] += instance.replica.throughput
+                    for service, throughput in instance.replica.serves:
+                        total[service] += throughput
         return dict(total)
 
     @property
@@ -107,6 +120,7 @@ def deployment_of(wanted: Plan | Layouts) -> Deployment:
                             each.point.processes,
                             each.point.throughput,
                             each.point.latency_ms,
+                            each.point.tenants,
                         ),
                     )
                     for each in gpu.instances

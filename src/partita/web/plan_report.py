@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MOST_GROUPS = 500
 MOST_SERVICES = 1000
+_MOST_TENANTS = 20
 _COLUMNS = ("rate/s", "capacity/s", "spare", "SLO ms", "latency ms", "replicas")
 _OUTCOME_COLUMNS = (
     "queries/s", "promised", "in time", "kept", "p50 ms", "p95 ms", "p99 ms", "refused", "busy",
@@ -141,13 +142,15 @@ def _in_time(share: Share) -> str:
 
 
 def _card(group: GpuGroup, numbers: Mapping[str, int]) -> GpuCard:
-    boxes = [_box(each, numbers.get(each.service, 0)) for each in group.instances]
+    boxes = [_box(each, numbers.get(each.serves[0][0], 0)) for each in group.instances]
     return GpuCard(group.model, group.label, group.ids, (boxes,))
 
 
 def _box(instance: Instance, number: int) -> InstanceBox:
     point = instance.point
     about = "≈" if point.estimated else ""
+    if point.tenants:
+        return _shared_box(instance, number)
     processes = f", {point.processes} processes" if point.processes > 1 else ""
     hint = f"{instance.service} ({instance.model}) on {instance.placement.profile} at {instance.placement.start}: "
     hint += (
@@ -156,3 +159,14 @@ def _box(instance: Instance, number: int) -> InstanceBox:
     return InstanceBox(
         instance.placement, number, instance.service, hint, f"{about}{point.throughput:,.4g}/s"
     )
+
+
+def _shared_box(instance: Instance, number: int) -> InstanceBox:
+    tenants = instance.point.tenants
+    total = sum(each.throughput for each in tenants)
+    about = "≈" if instance.point.estimated else ""
+    named = ", ".join(each.service for each in tenants[:_MOST_TENANTS])
+    more = f" and {len(tenants) - _MOST_TENANTS} more" if len(tenants) > _MOST_TENANTS else ""
+    hint = f"{named}{more} share {instance.placement.profile} at {instance.placement.start}: "
+    hint += f"{about}{sum(each.memory_mb for each in tenants):,.0f} MB, {total:,.6g}/s together"
+    return InstanceBox(instance.placement, number, instance.service, hint, f"{total:,.4g}/s shared")

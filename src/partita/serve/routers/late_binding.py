@@ -32,8 +32,8 @@ _TICK = 1e-9
 
 
 def cheapest(  # noqa: PLR0917 -- compiled code takes no keywords
-    seconds: Sequence[float],
-    extra: Sequence[float],
+    seconds: Sequence[float] | NDArray[np.float64],
+    extra: Sequence[float] | NDArray[np.float64],
     idle: Sequence[Any] | NDArray[np.int64],
     sizes: range,
     left: float,

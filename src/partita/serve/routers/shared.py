@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from partita.serve.dispatching.query import Group, PendingQuery, Worker
 
 _BATCH = (1 << KIND_SHIFT) - 1
-_HURRY = 0.95
+HURRY = 0.95
 """Part of its slack that a query may be forecast to wait; the rest is for batches that take longer."""
 
 
@@ -82,7 +82,7 @@ class SharedQueue:
         if not self._rules.early or query.tries or query.batch > self._fleet.most:
             return False
         slack = query.due - now - self._fleet.quickest[query.size_class][query.batch]
-        return pace.wait(self._queues.before(query), now) > _HURRY * slack
+        return pace.wait(self._queues.before(query), now) > HURRY * slack
 
     def _started(self, query: PendingQuery, now: float) -> None:
         pace = self._paces.get(query.kind)
@@ -233,7 +233,7 @@ class Queues:
         return sum(1 for key, _, each in heap if key <= query.key and each.state == QUEUED)
 
 
-_ENOUGH = 4
+ENOUGH = 4
 """Starts that tell a pace."""
 
 
@@ -272,6 +272,6 @@ class Pace:
         if self._since is None:
             return 0.0
         span = now - self._since
-        if self._starts < _ENOUGH and span < self._horizon / 2:
+        if self._starts < ENOUGH and span < self._horizon / 2:
             return 0.0
         return before * span / max(self._starts, 1.0)

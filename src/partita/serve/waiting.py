@@ -1,0 +1,299 @@
+"""Capacity with waiting: what instances hold when queries come at random and wait for each other.
+
+The arithmetic of a performance table says how many items per second an instance runs without a pause. Queries that
+come at random cannot use all of that: one that finds all instances busy waits, and must still be answered within the
+SLO. So `CapacityModel` asks the gateway's own decisions, simulated (`serve.routers.joined`), for the largest rate at
+which a number of equal instances behind one router answers the promised share of the queries in time, waiting
+included.
+
+Many instances hold more than as many single ones (pooling). To keep the planner's program linear, an instance counts
+with what it adds to a set of its kind that holds the service's rate R: R / n, n being the fractional number of
+such instances that holds R. A set of unlike instances may hold a little more or less than the sum says. Therefore
+the sets of a plan are simulated again before the plan is returned (`CapacityModel.held`), and a service whose set
+falls short is planned anew with less.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from partita.perf.operating_point import OperatingPoint, batch_times
+from partita.planning.formulate import allows, plain
+from partita.serve.dispatching.estimates import table_of
+from partita.serve.routers.joined import Servers, serve
+from partita.sim.traffic import unit_arrivals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Literal
+
+    from numpy.typing import NDArray
+
+    from partita.perf.table import Measurement
+    from partita.planning.formulate import Measured, Points
+    from partita.workload import ArrivalsSpec, ServiceSpec
+
+SHARE = 0.95
+"""Promised share of the queries where the SLO has no quantile."""
+_MARGIN = 0.9
+"""Share of the late queries that the promise allows which the model uses; the rest is for its own error."""
+_TOLERANCE = 0.004
+_SEEDS = (1, 2)
+_SURE = 0.95
+"""The same for the last look at a plan's own sets, which has nothing but chance to allow for."""
+_FRESH_SEEDS = (11, 12, 13)
+_MOST_QUERIES = 200_000.0
+_WARM = 0.1
+_LEAST = 1e-3
+"""Share of the arithmetic capacity below which an instance counts as unable."""
+_GRID = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256)
+"""Numbers of instances whose capacity is simulated; between them the capacity of one is interpolated."""
+
+
+Runs = tuple[str, str, int, int]
+"""How an instance runs: GPU, profile, largest batch, processes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """What a service promises.
+
+    Attributes:
+        deadline: seconds from a query's arrival to its latest answer.
+        share: of the queries that are answered by then.
+        process: how they come.
+    """
+
+    deadline: float
+    share: float
+    process: Literal["poisson", "constant"] | ArrivalsSpec
+
+    @classmethod
+    def of(cls, service: ServiceSpec) -> Promise:
+        """Return what a service promises."""
+        return cls(service.slo.latency_ms / 1000, service.slo.quantile or SHARE, service.process)
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceKind:
+    """How instances of one kind run.
+
+    Attributes:
+        slices: compute slices, by which a router prefers smaller ones.
+        seconds: of a batch of 0, 1, 2, ... items, up to the largest.
+        processes: batches that run at once.
+        jitter: standard deviation of the logarithm of a batch's seconds.
+    """
+
+    slices: int
+    seconds: tuple[float, ...]
+    processes: int
+    jitter: float
+
+    @property
+    def arithmetic(self) -> float:
+        """Items/s of one instance without a pause."""
+        most = len(self.seconds) - 1
+        return self.processes * most / self.seconds[most]
+
+
+class CapacityModel:
+    """Capacities with waiting, each simulated once.
+
+    Args:
+        measured: rows of the workload's models, and its limits.
+    """
+
+    def __init__(self, measured: Measured) -> None:
+        self._measured = measured
+        self._held: dict[tuple[InstanceKind, int, Promise], float] = {}
+        self._gaps: dict[
+            tuple[Literal["poisson", "constant"] | ArrivalsSpec, int, int], NDArray[np.float64]
+        ] = {}
+        self._kinds: dict[tuple[str, str, str, int, int, float | None], InstanceKind] = {}
+
+    def points(self, service: ServiceSpec, rate: float) -> Points:
+        """Return the operating points of a service by GPU and profile, each with its capacity as throughput.
+
+        Args:
+            service: whose queries wait.
+            rate: items/s that its instances hold together.
+        """
+        found: Points = {}
+        promise = Promise.of(service)
+        for gpu in self._measured.gpus:
+            rows = self._rows(service, gpu.name)
+            for profile in gpu.profiles:
+                own = [row for row in rows if row.profile == profile.name]
+                if not own and profile.name in (service.profiles or ()):
+                    own = [row for row in rows if row.profile == plain(profile.name)]
+                if own and allows(service, profile):
+                    point = self._best(service, promise, gpu.name, own, rate)
+                    if point is not None:
+                        found[gpu.name, profile.name] = replace(point, profile=profile.name)
+        return found
+
+    def _rows(self, service: ServiceSpec, gpu: str) -> list[Measurement]:
+        limits = self._measured.limits
+        rows, _ = batch_times(self._measured.of(service.model, gpu), service.slo.quantile)
+        return [
+            row
+            for row in rows
+            if row.latency_ms <= self._measured.limit(service)
+            and row.processes <= limits.max_processes
+            and (limits.max_batch is None or row.batch <= limits.max_batch)
+        ]
+
+    def kind(self, service: ServiceSpec, gpu: str, profile: str, batch: int, processes: int) -> InstanceKind:
+        """Return how instances run that take batches up to this size, by the table as the gateway reads it."""
+        asked = service.slo.quantile
+        key = (service.model, gpu, profile, batch, processes, asked)
+        if key not in self._kinds:
+            rows, jitter = batch_times(self._measured.of(service.model, gpu), asked)
+            mine = [row for row in rows if row.processes == processes]
+            own = [row for row in mine if row.profile == profile] or [
+                row for row in mine if row.profile == plain(profile)
+            ]
+            seconds = table_of({row.batch: row.latency_ms / 1000 for row in own}, batch, 0.0)
+            slices = int(profile.partition("g.")[0])
+            self._kinds[key] = InstanceKind(slices, tuple(seconds), processes, jitter)
+        return self._kinds[key]
+
+    def _best(
+        self, service: ServiceSpec, promise: Promise, gpu: str, rows: Sequence[Measurement], rate: float
+    ) -> OperatingPoint | None:
+        """Return the row whose instances add the most, None if none can keep the promise."""
+        best, most = None, 0.0
+        for row in sorted(rows, key=lambda row: (-row.throughput, row.processes)):
+            kind = self.kind(service, gpu, row.profile, row.batch, row.processes)
+            if min(row.throughput, kind.arithmetic) <= most or not self._adds_more(kind, promise, rate, most):
+                continue
+            held = min(row.throughput, self.adds(kind, promise, rate))
+            if held > most:
+                best, most = replace(OperatingPoint.of(row), throughput=held), held
+        return best
+
+    def adds(self, kind: InstanceKind, promise: Promise, rate: float) -> float:
+        """Return the items/s that an instance adds to a set of its kind that holds the rate."""
+        alone = self.holds(kind, 1, promise)
+        if rate <= alone or alone <= 0.0:
+            return alone
+        # As many as there would be without waiting; it takes no fewer.
+        at = bisect_right(_GRID, rate / kind.arithmetic) - 1
+        at = max(at, 0)
+        while at + 1 < len(_GRID) and self.holds(kind, _GRID[at + 1], promise) < rate:
+            at += 1
+        low = _GRID[at]
+        below = self.holds(kind, low, promise)
+        if at + 1 == len(_GRID) or below >= rate:
+            return below / low
+        high = _GRID[at + 1]
+        above = self.holds(kind, high, promise)
+        return rate / (low + (high - low) * (rate - below) / (above - below))
+
+    def _adds_more(self, kind: InstanceKind, promise: Promise, rate: float, than: float) -> bool:
+        """Say whether an instance seems to add more than so much, by one look."""
+        instances = _GRID[max(0, bisect_right(_GRID, rate / than) - 1)] if than > 0.0 else 1
+        return self._keeps(kind, instances, instances * than, promise)
+
+    def _keeps(self, kind: InstanceKind, instances: int, rate: float, promise: Promise) -> bool:
+        if rate <= 0.0:
+            return True
+        late = [1.0 - self._in_time([(kind, instances)], rate, promise, seed) for seed in _SEEDS]
+        return sum(late) / len(late) <= _MARGIN * (1.0 - promise.share)
+
+    def holds(self, kind: InstanceKind, instances: int, promise: Promise) -> float:
+        """Return the largest rate in items/s at which equal instances keep a promise; 0 if they keep it at none."""
+        key = (kind, instances, promise)
+        if key not in self._held:
+            most = instances * kind.arithmetic
+            # More instances hold no less each: those of the number before are where the search begins.
+            alone = self._held.get((kind, 1, promise), 0.0)
+            self._held[key] = _largest(
+                lambda rate: self._keeps(kind, instances, rate, promise),
+                most,
+                max(instances * alone, 0.8 * most),
+            )
+        return self._held[key]
+
+    def held(self, service: ServiceSpec, instances: Mapping[Runs, int], rate: float) -> float:
+        """Return the rate in items/s that a service's instances hold together, at most `rate`.
+
+        The queries are other ones than those that the capacities come from.
+
+        Args:
+            service: whose queries wait.
+            instances: how many run in each way.
+            rate: items/s, with headroom.
+        """
+        promise = Promise.of(service)
+        kinds = [(self.kind(service, *runs), n) for runs, n in instances.items()]
+
+        def kept(rate: float) -> bool:
+            late = [1.0 - self._in_time(kinds, rate, promise, seed) for seed in _FRESH_SEEDS]
+            return sum(late) / len(late) <= _SURE * (1.0 - promise.share)
+
+        return _largest(kept, rate, 0.98 * rate)
+
+    def _in_time(
+        self, instances: Sequence[tuple[InstanceKind, int]], rate: float, promise: Promise, seed: int
+    ) -> float:
+        servers = _servers(instances)
+        at_once = int((servers.lanes * servers.most).sum())
+        count = _queries(promise, at_once)
+        gaps = self._arrivals(promise.process, count, seed)
+        jitter = max(kind.jitter for kind, _ in instances)
+        took = serve(gaps / rate, servers, promise.deadline, _factors(jitter))
+        steady = took[int(_WARM * len(took)) :]
+        return float(np.count_nonzero(steady <= promise.deadline + 1e-9) / len(steady))
+
+    def _arrivals(
+        self, process: Literal["poisson", "constant"] | ArrivalsSpec, count: int, seed: int
+    ) -> NDArray[np.float64]:
+        key = (process, count, seed)
+        if key not in self._gaps:
+            self._gaps[key] = unit_arrivals(process, count, np.random.default_rng(seed))
+        return self._gaps[key]
+
+
+def _largest(kept: Callable[[float], bool], most: float, guess: float) -> float:
+    """Return the largest rate that is kept up to `most`, by bisection from a guess; 0 if none is."""
+    if kept(most):
+        return most
+    high, low = most, min(guess, (1.0 - _TOLERANCE) * most)
+    while not kept(low):
+        high, low = low, 0.6 * low
+        if low < _LEAST * most:
+            return 0.0
+    while high - low > _TOLERANCE * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if kept(middle) else (low, middle)
+    return low
+
+
+def _queries(promise: Promise, at_once: int) -> int:
+    """Return how many queries to simulate: enough late ones, and many times what runs at once; a power of two."""
+    rare = 100 / (1.0 - promise.share)
+    wanted = max(8_000.0, rare) * (1 if promise.process == "poisson" else 4)
+    return 1 << math.ceil(math.log2(min(max(wanted, 30.0 * at_once), _MOST_QUERIES)))
+
+
+def _servers(instances: Sequence[tuple[InstanceKind, int]]) -> Servers:
+    ordered = sorted(instances, key=lambda each: (each[0].slices, each[0].processes, each[0].seconds))
+    most = np.array([len(kind.seconds) - 1 for kind, _ in ordered])
+    seconds = np.full((len(ordered), int(most.max()) + 1), np.inf)
+    for at, (kind, _) in enumerate(ordered):
+        seconds[at, : len(kind.seconds)] = kind.seconds
+    return Servers(seconds, most, np.array([kind.processes * n for kind, n in ordered]))
+
+
+def _factors(jitter: float) -> NDArray[np.float64]:
+    """Return factors of batch seconds, log-normal with mean 1."""
+    if jitter <= 0.0:
+        return np.ones(1)
+    return np.exp(np.random.default_rng(0).normal(-jitter * jitter / 2, jitter, 4093))
