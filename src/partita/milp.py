@@ -31,6 +31,7 @@ class Solution:
     Attributes:
         columns: value of each column; empty if there is no solution.
         duals: dual value of each row, of linear programs only.
+        reduced: reduced cost of each column, of linear programs only.
         value: objective of `columns`.
         bound: proven lower bound of the objective.
         infeasible: whether it is proven that there is no solution.
@@ -38,6 +39,7 @@ class Solution:
 
     columns: NDArray[np.float64]
     duals: NDArray[np.float64]
+    reduced: NDArray[np.float64]
     value: float
     bound: float
     infeasible: bool
@@ -90,6 +92,7 @@ class Program:
     """A minimisation, to which rows and blocks of columns are added."""
 
     solver: highspy.Highs = field(default_factory=new_solver)
+    _whole: bool = field(default=False, init=False)  # whether columns must be whole numbers
 
     def __post_init__(self) -> None:
         self.solver.setOptionValue("threads", 1)
@@ -145,17 +148,20 @@ class Program:
         starts, rows, values = packed[0].astype(np.int32), packed[1].astype(np.int32), packed[2].astype(float)
         self.solver.addCols(count, cost, np.zeros(count), upper, len(rows), starts, rows, values)
         if integer:
+            self._whole = True
             kinds = np.array([highspy.HighsVarType.kInteger] * count)
             self.solver.changeColsIntegrality(count, np.arange(first, first + count, dtype=np.int32), kinds)
         return first
 
     def make_integer(self) -> None:
         """Require integers in all present columns."""
+        self._whole = True
         kinds = np.array([highspy.HighsVarType.kInteger] * self.width)
         self.solver.changeColsIntegrality(self.width, np.arange(self.width, dtype=np.int32), kinds)
 
     def make_continuous(self) -> None:
         """Allow fractions in all present columns."""
+        self._whole = False
         kinds = np.array([highspy.HighsVarType.kContinuous] * self.width)
         self.solver.changeColsIntegrality(self.width, np.arange(self.width, dtype=np.int32), kinds)
 
@@ -167,12 +173,35 @@ class Program:
         """Add the row values . columns >= `least`."""
         self.solver.addRow(least, INFINITY, len(columns), columns, values)
 
+    def limit_columns(self, first: int, upper: NDArray[np.float64]) -> None:
+        """Change the upper bounds of neighbouring columns from `first` on."""
+        columns = np.arange(first, first + len(upper), dtype=np.int32)
+        self.solver.changeColsBounds(len(upper), columns, np.zeros(len(upper)), upper)
+
+    def bound_row(self, row: int, lower: float, upper: float) -> None:
+        """Change the bounds of a row."""
+        self.solver.changeRowBounds(row, lower, upper)
+
     def maximise(
         self, columns: NDArray[np.int32], values: NDArray[np.float64], deadline: Deadline
     ) -> Solution:
         """Maximise values . columns and nothing else; the solution's value and bound are its negative."""
+        return self.minimise(columns, -values, deadline)
+
+    def minimise(
+        self,
+        columns: NDArray[np.int32],
+        values: NDArray[np.float64],
+        deadline: Deadline,
+        start: NDArray[np.float64] | None = None,
+    ) -> Solution:
+        """Minimise values . columns and nothing else, from a solution if one is known; one that breaks a row is ignored."""
         self.clear_costs()
-        self.solver.changeColsCost(len(columns), columns, -values)
+        self.solver.changeColsCost(len(columns), columns, values)
+        if start is not None:  # after all changes, each of which makes HiGHS forget it
+            known = highspy.HighsSolution()
+            known.col_value = list(start)
+            self.solver.setSolution(known)
         return self.solve(deadline)
 
     def solve(self, deadline: Deadline, *, enough: float = -INFINITY, offset: float = 0.0) -> Solution:
@@ -183,7 +212,9 @@ class Program:
             enough: stop at a solution with this objective.
             offset: added to the objective in reports of progress.
         """
-        self.solver.setOptionValue("time_limit", float(self.solver.getRunTime() + min(deadline.left, 1e9)))
+        # HiGHS counts the seconds of an integer program from the beginning of this run, of a linear one from the first.
+        before = 0.0 if self._whole else self.solver.getRunTime()
+        self.solver.setOptionValue("time_limit", float(before + min(deadline.left, 1e9)))
         self.solver.setOptionValue("objective_target", enough)
 
         def look(event: highspy.HighsCallbackEvent) -> None:
@@ -213,6 +244,7 @@ class Program:
         return Solution(
             columns=np.array(found.col_value) if has else np.zeros(0),
             duals=np.array(found.row_dual),
+            reduced=np.array(found.col_dual),
             value=info.objective_function_value if has else INFINITY,
             bound=info.objective_function_value if proven else info.mip_dual_bound,
             infeasible=status == highspy.HighsModelStatus.kInfeasible,

@@ -362,7 +362,7 @@ def assemble(
             where="services",
             hint="lower `spread`, add nodes, or try --planner exact, which finds a way or proves that there is none",
         )
-    named = _named(problem)
+    named = pool_names(problem)
     gpus = tuple(
         PlannedGpu(
             f"node-{node}/gpu-{position}",
@@ -385,7 +385,7 @@ def assemble(
     )
 
 
-def _named(problem: Problem) -> list[str]:
+def pool_names(problem: Problem) -> list[str]:
     """Return, by pool, the pool name that the plan writes: empty where the GPU model alone identifies the pool."""
     models = Counter(pool.gpu.name for pool in problem.pools)
     return [

@@ -1,0 +1,603 @@
+"""The plan with the fewest moves from what runs, among plans of equal value, and the trade between the two.
+
+GPUs that hold the same are a *class*. What becomes of a GPU is a *column* of its class: which of its replicas stay
+where they are, and which sizes of new instances have room beside them. New instances of one size are interchangeable,
+so whole numbers of columns and of new instances describe a plan with its exact moves. One integer program over them
+has the plan's value as a row and the moves as its objective, or the other way round.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import chain, combinations
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from partita.errors import InfeasibleError
+from partita.mig.layout import maximal_layouts
+from partita.milp import INFINITY, Program
+from partita.planning.assemble import pool_names
+from partita.planning.plan import Instance, Objective, Plan, PlannedGpu, ServiceCapacity
+from partita.planning.problem import RATE_SLACK, WATTS_PER_GPU
+from partita.transition.deployment import deployment_of
+from partita.transition.moves import moves_between, total_moves
+from partita.transition.nearest import nearest
+from partita.transition.transition import MEASURED, Request
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from partita.deadline import Deadline
+    from partita.mig.gpu import GpuModel
+    from partita.mig.layout import Placement
+    from partita.milp import Solution
+    from partita.planning.problem import Problem
+    from partita.transition.deployment import DeployedGpu, Deployment
+
+_Pair = tuple[int, int]
+"""A service and a size."""
+
+_WISHES_S = 2.0
+"""Most seconds for the smaller wishes, once the moves are known."""
+
+_STEPS = (0.05, 0.4), (0.5, 0.5), (INFINITY, 1.0)
+"""The greatest reduced cost of the columns of each step of a search, and its share of the time that is left."""
+
+_ROUNDING = 1e-6
+
+_BEYOND = 1e-4
+"""By how much more than needed the last step's columns reach, so that rounding does not spoil the proof."""
+
+_USED_AGAIN = 0.1
+"""What an instance that is used again is worth, in starts."""
+
+
+@dataclass(frozen=True, slots=True)
+class NearPlan:
+    """A plan and its moves from what runs.
+
+    Attributes:
+        plan: the plan, on the GPUs there are.
+        moves: as `moves.total_moves` counts them.
+        least: no plan of at most this value has fewer moves (proven).
+    """
+
+    plan: Plan
+    moves: int
+    least: int
+
+    @property
+    def proven(self) -> bool:
+        """Whether it is proven that no plan of at most this value has fewer moves."""
+        return self.moves <= self.least
+
+
+def near_plan(problem: Problem, plan: Plan, current: Deployment, deadline: Deadline) -> NearPlan:
+    """Return the plan with the fewest moves from what runs among those as good as a plan.
+
+    Args:
+        problem: the services and pools.
+        plan: a plan for it.
+        current: what runs, on all GPUs there are.
+        deadline: when to return the best so far, with what is proven of the moves.
+    """
+    given = NearPlan(plan, total_moves(moves_between(current, deployment_of(plan))), 0)
+    models = [pool.gpu.name for pool in problem.pools]
+    if len(set(models)) < len(models):
+        return given
+    found = MoveProgram(problem, current, plan).fewest(value_of(problem, plan), deadline)
+    if found is None:
+        return given
+    if found.moves <= given.moves and within_limits(problem, found.plan):
+        return found
+    return replace(given, least=found.least)
+
+
+def value_of(problem: Problem, plan: Plan) -> float:
+    """Return the value of a plan as programs count it."""
+    gpus = WATTS_PER_GPU * len(plan.gpus) if problem.objective == "watts" else 0.0
+    return plan.objective.value + gpus
+
+
+def within_limits(problem: Problem, plan: Plan) -> bool:
+    """Say whether no GPU has more services than may share one, and all services are on as many nodes as asked."""
+    most = problem.max_services_per_gpu or math.inf
+    nodes: dict[str, set[str]] = defaultdict(set)
+    for gpu in plan.gpus:
+        services = {each.service for each in gpu.instances}
+        if len(services) > most:
+            return False
+        for name in services:
+            nodes[name].add(gpu.id.rpartition("/")[0])
+    return all(len(nodes[service.name]) >= service.spread for service in problem.services)
+
+
+# --- what runs, and what may become of it
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """What becomes of a GPU: the placements whose replicas stay, and those where instances may come."""
+
+    stays: frozenset[Placement]
+    room: tuple[Placement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Class:
+    """GPUs that hold the same, and what may become of each.
+
+    Attributes:
+        pool: index of their pool.
+        gpus: the GPUs.
+        held: replicas that may stay, by placement.
+        columns: what may become of a GPU; one for which none is chosen becomes empty.
+    """
+
+    pool: int
+    gpus: tuple[DeployedGpu, ...]
+    held: Mapping[Placement, _Pair]
+    columns: tuple[_Column, ...]
+
+
+def _classes(problem: Problem, current: Deployment) -> tuple[_Class, ...]:
+    """Return the GPUs that a plan may use by what they hold; those with fixed instances or that leave are not among them."""
+    pools = {pool.gpu.name: index for index, pool in enumerate(problem.pools)}
+    alike: dict[object, list[DeployedGpu]] = defaultdict(list)
+    for gpu in current.gpus:
+        if gpu.model in pools and not gpu.leaving and not any(each.fixed for each in gpu.instances):
+            alike[gpu.model, gpu.instances].append(gpu)
+    keep = _Keeper(problem)
+    found = []
+    for gpus in alike.values():
+        pool = pools[gpus[0].model]
+        held = keep.held(gpus[0])
+        there = frozenset(each.placement for each in gpus[0].instances)
+        found.append(_Class(pool, tuple(gpus), held, keep.columns(pool, held, there)))
+    return tuple(found)
+
+
+class _Keeper:
+    """Says what may stay on a GPU, and what may come beside it."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        self._service = {service.name: s for s, service in enumerate(problem.services)}
+        self._size = {(problem.pools[z.pool].gpu.name, z.profile): k for k, z in enumerate(problem.sizes)}
+        self._gpus = [
+            pool.gpu.restricted([size.profile for size in problem.sizes if size.pool == index])
+            for index, pool in enumerate(problem.pools)
+        ]
+
+    def held(self, gpu: DeployedGpu) -> dict[Placement, _Pair]:
+        """Return the replicas of a GPU that run at the problem's operating points."""
+        found = {}
+        for each in gpu.instances:
+            if each.replica is None:
+                continue
+            s = self._service.get(each.replica.service)
+            k = self._size.get((gpu.model, each.placement.profile))
+            if s is None or k is None:
+                continue
+            point = self._problem.services[s].points[k]
+            if point and (point.batch, point.processes) == (each.replica.batch, each.replica.processes):
+                found[each.placement] = s, k
+        return found
+
+    def columns(
+        self, pool: int, held: Mapping[Placement, _Pair], there: frozenset[Placement]
+    ) -> tuple[_Column, ...]:
+        """Return what may become of a GPU, without what is no better than another in any way.
+
+        Args:
+            pool: index of its pool.
+            held: what may stay.
+            there: all instances that are there.
+        """
+        # GPUs whose replicas differ only by the services' names have the same columns.
+        kinds: dict[_Pair, int] = {}
+        pattern = tuple((place, kinds.setdefault(held[place], len(kinds))) for place in sorted(held))
+        # With watts a replica that stays has a price, so that leaving it out can be better.
+        priced = self._problem.objective == "watts"
+        return _columns(self._gpus[pool], pattern, there, priced)
+
+
+@lru_cache(maxsize=16384)
+def _columns(
+    gpu: GpuModel, held: tuple[tuple[Placement, int], ...], there: frozenset[Placement], priced: bool
+) -> tuple[_Column, ...]:
+    kind = dict(held)
+    kinds = len(set(kind.values()))
+    names = [profile.name for profile in gpu.profiles]
+    best: dict[tuple[int, ...], tuple[int, _Column]] = {}
+    for layout in maximal_layouts(gpu):
+        placements = frozenset(layout.placements)
+        may_stay = [place for place in kind if place in placements]
+        for stays in chain.from_iterable(combinations(may_stay, n) for n in range(len(may_stay) + 1)):
+            room = placements.difference(stays)
+            what = Counter(kind[place] for place in stays)
+            sizes = Counter(place.profile for place in room)
+            key = (*(what[i] for i in range(kinds)), *(sizes[name] for name in names))
+            again = len(room & there)
+            if key not in best or again > best[key][0]:
+                first = sorted(room, key=lambda place: (place not in there, place))
+                best[key] = again, _Column(frozenset(stays), tuple(first))
+    keys = np.array(list(best))
+    columns = [column for _, column in best.values()]
+    return tuple(columns[i] for i in _undominated(keys, kinds if priced else 0))
+
+
+def _undominated(keys: NDArray[np.int64], same: int) -> list[int]:
+    """Return the rows that no other is at least equal to in all columns, and equal to in the first `same` ones."""
+    found = []
+    for i, key in enumerate(keys):
+        above = (keys >= key).all(axis=1) & (keys[:, :same] == key[:same]).all(axis=1)
+        if above.sum() == 1:
+            found.append(i)
+    return found
+
+
+# --- the program
+
+
+class MoveProgram:
+    """Plans for a problem on the GPUs there are, by value and by moves.
+
+    Limits that counts do not express (services per GPU, nodes of a service) are left to the caller: `within_limits`.
+    What is proven holds with them, too.
+
+    Args:
+        problem: what to plan; its pools are of unlike models.
+        current: what runs, on all GPUs there are.
+        given: a plan for the problem; its bound holds for all plans.
+    """
+
+    def __init__(self, problem: Problem, current: Deployment, given: Plan) -> None:
+        self._problem = problem
+        self._current = current
+        self._given = given
+        self._order = {gpu.id: i for i, gpu in enumerate(current.gpus)}
+        self._size = {(size.pool, size.profile): k for k, size in enumerate(problem.sizes)}
+        self._classes = _classes(problem, current)
+        self._at = [(c, j) for c, each in enumerate(self._classes) for j in range(len(each.columns))]
+        self._pairs = np.argwhere(problem.throughput > 0)
+        runs = Counter(
+            each.replica.service
+            for gpu in current.gpus
+            for each in gpu.instances
+            if each.replica is not None and not each.fixed
+        )
+        self._runs = np.array([float(runs.pop(service.name, 0)) for service in problem.services])
+        self._gone = runs.total()
+        self._gpu_costs = np.array([self._gpu_cost(c, j) for c, j in self._at])
+        self._new_costs = problem.instance_cost[self._pairs[:, 0], self._pairs[:, 1]]
+        self._most = np.array([float(len(self._classes[c].gpus)) for c, _ in self._at])
+        self._keeps = np.array(
+            [len(self._classes[c].columns[j].stays) == len(self._classes[c].held) for c, j in self._at]
+        )
+        self._build()
+        self._value_costs, self._move_costs = np.zeros((2, self._program.width))
+        self._value_costs[self._chosen] = self._gpu_costs
+        self._value_costs[self._new] = self._new_costs
+        self._move_costs[self._moved] = 1.0
+
+    def _gpu_cost(self, c: int, j: int) -> float:
+        """Return what a GPU of a class adds to the value with one of its columns, new instances left out."""
+        problem, mine = self._problem, self._classes[c]
+        stay = sum(float(problem.instance_cost[mine.held[place]]) for place in mine.columns[j].stays)
+        return problem.gpu_cost(mine.pool) + stay
+
+    def _build(self) -> None:
+        problem, pairs = self._problem, self._pairs
+        services, classes = len(problem.services), len(self._classes)
+        program = self._program = Program()
+        endless = np.full(services, INFINITY)
+        self._rates = program.add_rows(np.ones(services), endless)
+        self._replicas = program.add_rows(problem.replicas.astype(np.float64), endless)
+        self._stops = program.add_rows(self._runs, endless)
+        self._starts = program.add_rows(np.zeros(services), endless)
+        self._sizes = program.add_rows(np.zeros(len(problem.sizes)), np.full(len(problem.sizes), INFINITY))
+        there = np.array([float(len(each.gpus)) for each in self._classes])
+        self._there = program.add_rows(np.full(classes, -INFINITY), there)
+        counts = np.array([INFINITY if p.count is None else float(p.count) for p in problem.pools])
+        self._pools = program.add_rows(np.full(len(counts), -INFINITY), counts)
+        self._value = program.add_rows(np.array([-INFINITY]), np.array([INFINITY]))
+        self._moves = program.add_rows(np.array([-INFINITY]), np.array([INFINITY]))
+        self._chosen = self._add([self._chosen_entry(i) for i in range(len(self._at))], self._most)
+        self._new = self._add([self._new_entry(i) for i in range(len(pairs))], np.full(len(pairs), INFINITY))
+        self._moved = self._add(
+            [{self._stops + s: 1.0, self._starts + s: 1.0, self._moves: 1.0} for s in range(services)],
+            endless,
+        )
+
+    def _add(self, entries: Sequence[Mapping[int, float]], upper: NDArray[np.float64]) -> slice:
+        packed = [
+            (np.array(list(each), dtype=np.int32), np.array(list(each.values()), dtype=np.float64))
+            for each in entries
+        ]
+        first = self._program.add_columns(np.zeros(len(entries)), upper, packed, integer=True)
+        return slice(first, first + len(entries))
+
+    def _chosen_entry(self, i: int) -> dict[int, float]:
+        """Return the rows and coefficients of one GPU of a class with one of its columns."""
+        c, j = self._at[i]
+        mine = self._classes[c]
+        found: dict[int, float] = defaultdict(float)
+        found[self._there + c] = found[self._pools + mine.pool] = 1.0
+        found[self._value] = float(self._gpu_costs[i])
+        for place in mine.columns[j].stays:
+            s, k = mine.held[place]
+            found[self._rates + s] += float(self._problem.throughput[s, k] / self._problem.rate[s])
+            found[self._replicas + s] += 1.0
+            found[self._stops + s] += 1.0
+        for place in mine.columns[j].room:
+            found[self._sizes + self._size[mine.pool, place.profile]] += 1.0
+        return found
+
+    def _new_entry(self, i: int) -> dict[int, float]:
+        """Return the rows and coefficients of one new instance."""
+        s, k = (int(index) for index in self._pairs[i])
+        return {
+            self._rates + s: float(self._problem.throughput[s, k] / self._problem.rate[s]),
+            self._replicas + s: 1.0,
+            self._starts + s: -1.0,
+            self._sizes + k: -1.0,
+            self._value: float(self._new_costs[i]),
+        }
+
+    # --- what is asked of it
+
+    def fewest(self, most: float, deadline: Deadline) -> NearPlan | None:
+        """Return the plan with the fewest moves among those of at most some value; None if none is found in time.
+
+        Args:
+            most: the greatest value, as `value_of` counts it; infinite for any.
+            deadline: when to return the best so far.
+
+        Raises:
+            InfeasibleError: no plan has at most this value.
+        """
+        self._bound(most, INFINITY)
+        given = self._encoded(self._given) if value_of(self._problem, self._given) <= most else None
+        found, least = self._search(self._move_costs, 1.0, deadline, given)
+        return None if found is None else self._settled(found, round(least) + self._gone, deadline)
+
+    def cheapest(self, most: int, deadline: Deadline) -> tuple[NearPlan, float] | None:
+        """Return the plan of least value among those of at most so many moves, and a proven bound of its value.
+
+        None if none is found in time.
+
+        Args:
+            most: the most moves.
+            deadline: when to return the best so far.
+
+        Raises:
+            InfeasibleError: no plan has so few moves.
+        """
+        self._bound(INFINITY, most - self._gone)
+        unit = 1.0 if self._problem.objective == "gpus" else 0.0
+        found, bound = self._search(self._value_costs, unit, deadline, None)
+        return None if found is None else (self._settled(found, self._gone, deadline), bound)
+
+    def _settled(self, columns: NDArray[np.float64], least: int, deadline: Deadline) -> NearPlan:
+        """Return the plan of a solution, after the smaller wishes: few starts and stops, and instances used again."""
+        moved = round(float(columns @ self._move_costs))
+        self._bound(float(columns @ self._value_costs), moved)
+        wishes = np.zeros(self._program.width)
+        wishes[self._new] = 1.0
+        wishes[self._chosen] = [-self._stay_worth(c, j) for c, j in self._at]
+        later = self._solve(wishes, deadline.at_most(_WISHES_S), columns)
+        better = len(later.columns) and self._meets_rates(later.columns)
+        return NearPlan(self._plan(later.columns if better else columns), moved + self._gone, least)
+
+    def _stay_worth(self, c: int, j: int) -> float:
+        mine = self._classes[c]
+        column = mine.columns[j]
+        there = {each.placement for each in mine.gpus[0].instances}
+        return len(column.stays) + _USED_AGAIN * sum(1 for place in column.room if place in there)
+
+    def _bound(self, value: float, moves: float) -> None:
+        slack = 1e-9 * max(1.0, abs(value)) if math.isfinite(value) else 0.0
+        self._program.bound_row(self._value, -INFINITY, value + slack)
+        self._program.bound_row(self._moves, -INFINITY, moves)
+
+    def _search(
+        self, costs: NDArray[np.float64], unit: float, deadline: Deadline, start: NDArray[np.float64] | None
+    ) -> tuple[NDArray[np.float64] | None, float]:
+        """Return the solution of least cost found in time, None if there is none, and a proven bound of the cost.
+
+        What is likely to become of GPUs is searched first: all that leaves them as they are, and columns of small reduced cost
+        in the linear program. A solution with another column costs at least the linear program's value and that
+        column's reduced cost, so the last step proves the solution without columns for which this is too much.
+
+        Args:
+            costs: of each column of the program.
+            unit: the least difference between two costs.
+            deadline: when to return the best so far.
+            start: a solution, if one is known.
+
+        Raises:
+            InfeasibleError: it is proven that there is no solution.
+        """
+        program, chosen = self._program, self._chosen
+        program.make_continuous()
+        program.limit_columns(chosen.start, self._most)
+        relaxed = self._solve(costs, deadline, None)
+        program.make_integer()
+        if relaxed.infeasible:
+            raise InfeasibleError("no plan has so small a value and so few moves")
+        if not len(relaxed.columns):
+            return start, 0.0
+        best, bound = start, _whole(relaxed.value, unit)
+        for step, share in _STEPS:
+            cost = INFINITY if best is None else float(best @ costs)
+            needed = cost - unit - relaxed.value + _BEYOND
+            if bound >= cost - _ROUNDING or deadline.over:
+                break
+            reach = min(step, needed)
+            on = self._keeps | (relaxed.reduced[chosen] <= reach)
+            if best is not None:
+                on |= best[chosen] > 0.5
+            program.limit_columns(chosen.start, np.where(on, self._most, 0.0))
+            found = self._solve(costs, deadline.share(1.0 if reach == needed else share), best)
+            if found.infeasible and step == INFINITY:
+                raise InfeasibleError("no plan has so small a value and so few moves")
+            if (
+                len(found.columns)
+                and self._meets_rates(found.columns)
+                and float(found.columns @ costs) < cost
+            ):
+                best = found.columns
+            inside = INFINITY if found.infeasible else found.bound
+            bound = max(bound, _whole(min(inside, relaxed.value + reach), unit))
+        program.limit_columns(chosen.start, self._most)
+        return best, bound if best is None else min(bound, float(best @ costs))
+
+    def _solve(
+        self, costs: NDArray[np.float64], deadline: Deadline, start: NDArray[np.float64] | None
+    ) -> Solution:
+        every = np.arange(self._program.width, dtype=np.int32)
+        return self._program.minimise(every, costs, deadline, start)
+
+    def _meets_rates(self, columns: NDArray[np.float64]) -> bool:
+        """Say whether a solution meets all rates in exact numbers: the solver's tolerances are absolute."""
+        capacity = np.zeros(len(self._problem.services))
+        for s, k, n in self._instances(columns):
+            capacity[s] += n * self._problem.throughput[s, k]
+        return bool((capacity >= self._problem.rate * (1 - 2 * RATE_SLACK)).all())
+
+    def _instances(self, columns: NDArray[np.float64]) -> Iterator[tuple[int, int, int]]:
+        """Yield service, size and number of all instances of a solution."""
+        for (c, j), n in zip(self._at, np.rint(columns[self._chosen]).astype(int), strict=True):
+            for place in self._classes[c].columns[j].stays if n else ():
+                yield *self._classes[c].held[place], int(n)
+        for (s, k), n in zip(self._pairs, np.rint(columns[self._new]).astype(int), strict=True):
+            yield int(s), int(k), int(n)
+
+    def _encoded(self, plan: Plan) -> NDArray[np.float64] | None:
+        """Return a plan as a solution; None if it does not fit the GPUs there are."""
+        try:
+            wanted = nearest(Request(self._current, deployment_of(plan), {}, {}, MEASURED))
+        except InfeasibleError:
+            return None
+        first = {c: i for i, (c, j) in reversed(list(enumerate(self._at))) if not j}
+        service = {each.name: s for s, each in enumerate(self._problem.services)}
+        pair = {(int(s), int(k)): i for i, (s, k) in enumerate(self._pairs)}
+        columns = np.zeros(self._program.width)
+        stays, starts = np.zeros_like(self._runs), np.zeros_like(self._runs)
+        for c, mine in enumerate(self._classes):
+            for gpu in mine.gpus:
+                if not (here := wanted[gpu.id]):
+                    continue
+                now = {each.placement: each.replica for each in gpu.instances}
+                keep = {place for place in mine.held if here.get(place) == now[place]}
+                come = Counter(place.profile for place in here.keys() - keep)
+                j = _covering(mine, Counter(mine.held[place] for place in keep), come)
+                columns[self._chosen.start + first[c] + j] += 1
+                for place in mine.columns[j].stays:
+                    stays[mine.held[place][0]] += 1
+                for place in here.keys() - keep:
+                    replica = here[place]
+                    if replica is not None:
+                        s, k = service[replica.service], self._size[mine.pool, place.profile]
+                        columns[self._new.start + pair[s, k]] += 1
+                        starts[s] += 1
+        columns[self._moved] = np.maximum(self._runs - stays, starts)
+        return columns
+
+    # --- from a solution to a plan
+
+    def _plan(self, columns: NDArray[np.float64]) -> Plan:
+        """Return the plan of a solution."""
+        problem = self._problem
+        labels = pool_names(problem)
+        capacity = np.zeros(len(problem.services))
+        value = 0.0
+        gpus = []
+        for each in self._filled(columns):
+            if not each.content:
+                continue
+            instances = []
+            for place, (s, k) in sorted(each.content.items()):
+                service, point = problem.services[s], problem.services[s].points[k]
+                if point is None:
+                    raise AssertionError(f"{service.name} cannot run on {place.profile}")
+                instances.append(Instance(place, service.name, service.model, point))
+                capacity[s] += point.throughput
+                value += float(problem.instance_cost[s, k])
+            value += 0.0 if problem.objective == "watts" else problem.gpu_cost(each.pool)
+            gpus.append(PlannedGpu(each.gpu.id, each.gpu.model, tuple(instances), labels[each.pool]))
+        services = tuple(
+            ServiceCapacity(service.name, service.asked_rate, float(capacity[s]), service.latency_slo_ms)
+            for s, service in enumerate(problem.services)
+        )
+        objective = Objective(problem.objective, value, min(self._given.objective.lower_bound, value))
+        return replace(self._given, objective=objective, services=services, gpus=tuple(gpus))
+
+    def _filled(self, columns: NDArray[np.float64]) -> list[_Filled]:
+        """Return what each GPU is to hold: what stays there, and the new instances.
+
+        New instances go beside others of their service first, then GPU after GPU, most room first, so that a service
+        fills GPUs alone.
+        """
+        rest = np.zeros(self._problem.throughput.shape, dtype=np.int64)
+        rest[self._pairs[:, 0], self._pairs[:, 1]] = np.rint(columns[self._new])
+        filled = []
+        left = [list(each.gpus) for each in self._classes]
+        for (c, j), n in zip(self._at, np.rint(columns[self._chosen]).astype(int), strict=True):
+            mine = self._classes[c]
+            column = mine.columns[j]
+            for _ in range(n):
+                content = {place: mine.held[place] for place in column.stays}
+                filled.append(_Filled(left[c].pop(0), mine.pool, content, list(column.room)))
+        filled.sort(key=lambda each: -len(each.room))
+        for beside in (True, False):
+            for each in filled:
+                for place in list(each.room):
+                    k = self._size[each.pool, place.profile]
+                    s = _next(rest[:, k], {s for s, _ in each.content.values()}, beside=beside)
+                    if s is not None:
+                        rest[s, k] -= 1
+                        each.room.remove(place)
+                        each.content[place] = s, k
+        return sorted(filled, key=lambda each: self._order[each.gpu.id])
+
+
+@dataclass(frozen=True, slots=True)
+class _Filled:
+    """A GPU, what it is to hold, and the placements that are free."""
+
+    gpu: DeployedGpu
+    pool: int
+    content: dict[Placement, _Pair]
+    room: list[Placement]
+
+
+def _next(rest: NDArray[np.int64], here: set[int], *, beside: bool) -> int | None:
+    """Return the service that an instance is best given to: one that is here already, or has the most to place."""
+    mine = [s for s in here if rest[s] > 0]
+    if mine:
+        return max(mine, key=lambda s: (rest[s], -s))
+    best = int(np.argmax(rest))
+    return best if rest[best] > 0 and not beside else None
+
+
+def _covering(mine: _Class, keep: Counter[_Pair], come: Counter[str]) -> int:
+    """Return the column of a class with room for what comes in which the fewest stay beyond what is to stay."""
+    return min(
+        (len(column.stays), j)
+        for j, column in enumerate(mine.columns)
+        if keep <= Counter(mine.held[place] for place in column.stays)
+        and come <= Counter(place.profile for place in column.room)
+    )[1]
+
+
+def _whole(bound: float, unit: float) -> float:
+    """Return the least cost that a solution can have at or above the bound."""
+    return math.ceil((bound - _ROUNDING) / unit) * unit if unit and math.isfinite(bound) else bound
