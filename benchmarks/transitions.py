@@ -26,16 +26,20 @@ from benchmarks.transition_cases import (
     tight_pair,
     walk,
 )
+from partita.deadline import Deadline
 from partita.errors import InfeasibleError
 from partita.transition.check import check_transition
 from partita.transition.exchange_compact import ExchangeCompact
-from partita.transition.nearest_plan import nearest_plan
+from partita.transition.fewest_moves import near_plan
 from partita.transition.shortest import Shortest, search
 from partita.transition.transition import MEASURED, PAPER, ActionKind, Request
 
 if TYPE_CHECKING:
     from benchmarks.transition_cases import Change
     from partita.transition.transition import Transition, Transitioner
+
+NEAREST_S = 10.0
+"""Seconds of search for the plan with the fewest moves."""
 
 
 def run(*, quick: bool) -> str:
@@ -153,7 +157,9 @@ def _day_night_rates(seed: int) -> tuple[dict[str, float], dict[str, float]]:
 
 def _nearest(pair: Change) -> Request:
     """Return the request to the nearest of the equally good plans."""
-    plan = nearest_plan(problem_of(pair.request.new_rates), pair.after, pair.request.current)
+    plan = near_plan(
+        problem_of(pair.request.new_rates), pair.after, pair.request.current, Deadline(NEAREST_S)
+    ).plan
     return replace(pair.request, target=on_cluster(plan, len(pair.request.current.gpus)))
 
 
@@ -221,7 +227,7 @@ def _figure_7(*, quick: bool) -> str:
         for old, new in pairwise(hours):
             plan = plan_for(new)
             if near:
-                plan = nearest_plan(problem_of(new), plan, now)
+                plan = near_plan(problem_of(new), plan, now, Deadline(NEAREST_S)).plan
             request = Request(now, on_cluster(plan, 16), old, new, PAPER)
             found = algorithm.transition(request)
             faults += len(check_transition(request, found))
@@ -258,7 +264,7 @@ def _thousand(*, quick: bool) -> str:
     gpus = max(len(before.gpus), len(after.gpus)) + 16
     current = on_cluster(before, gpus)
     begin = time.perf_counter()
-    plan = nearest_plan(problem_of(new), after, current)
+    plan = near_plan(problem_of(new), after, current, Deadline(NEAREST_S)).plan
     choosing = time.perf_counter() - begin
     for label, chosen, first in (("as planned", after, 0.0), ("nearest plan", plan, choosing)):
         request = Request(current, on_cluster(chosen, gpus), old, new, MEASURED)

@@ -195,13 +195,29 @@ class Program:
         deadline: Deadline,
         start: NDArray[np.float64] | None = None,
     ) -> Solution:
-        """Minimise values . columns and nothing else, from a solution if one is known; one that breaks a row is ignored."""
+        """Minimise values . columns and nothing else.
+
+        Args:
+            columns: indices.
+            values: the cost of each.
+            deadline: as for `solve`.
+            start: a solution to begin with, with a value for every column; ignored if it breaks a row.
+        """
         self.clear_costs()
         self.solver.changeColsCost(len(columns), columns, values)
-        if start is not None:  # after all changes, each of which makes HiGHS forget it
-            known = highspy.HighsSolution()
-            known.col_value = list(start)
-            self.solver.setSolution(known)
+        if start is None:
+            return self.solve(deadline)
+        known = highspy.HighsSolution()
+        known.col_value = list(start)
+        self.solver.setSolution(known)  # after all changes, each of which makes HiGHS forget it
+        found = self.solve(deadline)
+        # HiGHS 1.16 may give a start another value once it has simplified the program, and then prove that.
+        right = len(found.columns) and abs(found.columns[columns] @ values - found.value) <= 1e-6 * max(
+            1.0, abs(found.value)
+        )
+        if right or found.infeasible:
+            return found
+        self.solver.clearSolver()
         return self.solve(deadline)
 
     def solve(self, deadline: Deadline, *, enough: float = -INFINITY, offset: float = 0.0) -> Solution:
@@ -212,7 +228,7 @@ class Program:
             enough: stop at a solution with this objective.
             offset: added to the objective in reports of progress.
         """
-        # HiGHS counts the seconds of an integer program from the beginning of this run, of a linear one from the first.
+        # HiGHS counts the seconds of an integer program from this run on, those of a linear one from the first.
         before = 0.0 if self._whole else self.solver.getRunTime()
         self.solver.setOptionValue("time_limit", float(before + min(deadline.left, 1e9)))
         self.solver.setOptionValue("objective_target", enough)

@@ -17,10 +17,13 @@ from partita.perf.reading import read_tables
 from partita.planning.check import check_plan, requirements
 from partita.planning.exact import TooFewGpusError, met_shares, plan_best_effort, plan_what_fits
 from partita.planning.formulate import formulate, names
-from partita.planning.plan import falls_short
+from partita.planning.plan import PlanMoves, TradePoint, falls_short
 from partita.registry import make
 from partita.serve.reserving.services import cut_services
-from partita.transition.nearest_plan import nearest_plan
+from partita.transition.between import with_room
+from partita.transition.deployment import deployment_of
+from partita.transition.fewest_moves import TooManyMovesError, near_plan, plan_within, trade_off
+from partita.transition.moves import moves_between, total_moves
 from partita.workload import Batches, locating, read_workload
 
 if TYPE_CHECKING:
@@ -41,6 +44,10 @@ TIME_LIMIT_S = 30.0
 
 _REPAIRS = 8
 """Most times that a plan whose sets hold too little is made again."""
+
+_VALUE_SHARE = 0.75
+"""Share of the time for the best value, where the moves to it are to be few as well."""
+
 _SHORT_SECONDS = 5.0
 """Most seconds to find which services would fall short."""
 
@@ -182,6 +189,8 @@ def plan(
     seed: int = 0,
     best_effort: bool = False,
     current: Deployment | None = None,
+    most_moves: int | None = None,
+    trade: bool = False,
 ) -> PlanResult:
     """Plan the fewest GPUs that meet all services of a workload.
 
@@ -191,11 +200,14 @@ def plan(
         deadline: time limit, stop request and progress; None for a limit of 30 seconds.
         seed: of random choices; the same input and seed give the same plan.
         best_effort: with too few GPUs, meet the most services by priority, and the others in part.
-        current: what runs now; among equally good plans, one close to it is preferred.
+        current: what runs now; of equally good plans, the one with the fewest moves from it is preferred.
+        most_moves: the most moves from `current` (`partita.transition.moves`); of the plans with so few, the best.
+        trade: look for plans, too, that take more than the best one and have fewer moves (`Plan.moves`).
 
     Raises:
         InputError: as `prepare`; or there is no such planner, or it does not support the options.
-        InfeasibleError: the GPUs do not suffice; names the services that would fall short.
+        InfeasibleError: the GPUs do not suffice; names the services that would fall short; or no plan has so few
+            moves.
         PartitaError: the time limit was reached before a plan was found.
     """
     if best_effort and planner != "exact":
@@ -211,17 +223,32 @@ def plan(
         )
     deadline = deadline or Deadline(TIME_LIMIT_S)
     if not prepared.bundled and _may_share(prepared.workload):
-        return _plan_bundles(prepared, planner, deadline, seed, current, best_effort=best_effort)
+        return _plan_bundles(
+            prepared,
+            planner,
+            deadline,
+            seed,
+            current,
+            best_effort=best_effort,
+            most_moves=most_moves,
+            trade=trade,
+        )
     try:
         if prepared.cuts:
-            return _plan_with_cuts(prepared, planner, deadline, seed, current, best_effort=best_effort)
+            result = _plan_with_cuts(prepared, planner, deadline, seed, current, best_effort=best_effort)
+            return result if current is None else _with_moves(prepared, result, current, most_moves)
         problem = prepared.problem
+        start = None if current is None else _Start(current, deadline, most_moves, trade)
         try:
-            found, notes = _plan_shared(prepared, problem, planner, deadline, seed, current)
+            found, notes = _plan_shared(prepared, problem, planner, deadline, seed, start)
+        except TooManyMovesError:
+            raise
         except InfeasibleError:
             if not best_effort:
                 raise
             found, notes = plan_what_fits(problem, _rest(deadline), seed), ()
+            if start is not None:
+                found = start.nearest(_met_by(problem, found), found)
         return PlanResult(found, (*prepared.assumptions, *notes))
     except TooFewGpusError as error:
         if error.problem is not None:
@@ -242,6 +269,8 @@ def _plan_bundles(
     current: Deployment | None,
     *,
     best_effort: bool,
+    most_moves: int | None,
+    trade: bool,
 ) -> PlanResult:
     """Decide which small services share an instance, and plan with each bundle of them as a service."""
     # Most workloads share no instance.
@@ -262,6 +291,8 @@ def _plan_bundles(
         seed=seed,
         best_effort=best_effort,
         current=current,
+        most_moves=most_moves,
+        trade=trade,
     )
     if made is None:
         return found
@@ -287,7 +318,7 @@ def _plan_shared(  # noqa: PLR0917 -- as `plan` has them
     planner: str,
     deadline: Deadline,
     seed: int,
-    current: Deployment | None,
+    start: _Start | None,
 ) -> tuple[Plan, tuple[str, ...]]:
     """Return a plan whose sets of instances hold their rates with waiting queries, and notes.
 
@@ -297,8 +328,9 @@ def _plan_shared(  # noqa: PLR0917 -- as `plan` has them
     bound = None
     less: dict[str, float] = {}
     for attempt in range(_REPAIRS + 1):
-        found: Plan = make("planners", planner, seed=seed, deadline=deadline).plan(problem)
-        found = found if current is None else nearest_plan(problem, found, current)
+        time = deadline if start is None else start.deadline.share(_VALUE_SHARE)
+        found: Plan = make("planners", planner, seed=seed, deadline=time).plan(problem)
+        found = found if start is None else start.nearest(problem, found)
         bound = found.objective.lower_bound if bound is None else min(bound, found.objective.lower_bound)
         found = replace(found, objective=replace(found.objective, lower_bound=bound))
         short = _short(prepared, problem, found)
@@ -310,6 +342,77 @@ def _plan_shared(  # noqa: PLR0917 -- as `plan` has them
             less[name] = less.get(name, 1.0) * share
         problem = problem.with_services(tuple(_lessened(each, short) for each in problem.services))
     return found, _repaired(less)
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """What runs, from which a plan is to have few moves.
+
+    Attributes:
+        current: what runs.
+        deadline: of all planning.
+        most_moves: the most moves; None for any number.
+        trade: whether plans with fewer moves are looked for, too.
+    """
+
+    current: Deployment
+    deadline: Deadline
+    most_moves: int | None = None
+    trade: bool = False
+
+    def nearest(self, problem: Problem, found: Plan) -> Plan:
+        """Return the plan with the fewest moves among those as good as one, or the best with so few moves.
+
+        Raises:
+            TooManyMovesError: no plan with so few moves was found.
+        """
+        current = with_room(self.current, found, problem.pools)
+        whole = self.deadline.time_limit * (1 - _VALUE_SHARE)
+        deadline = Deadline(max(self.deadline.left, min(whole, TIME_LIMIT_S)), self.deadline.stop)
+        near = near_plan(problem, found, current, deadline.share(0.5) if self.trade else deadline)
+        points: tuple[TradePoint, ...] = ()
+        if self.most_moves is not None and near.moves > self.most_moves:
+            near = plan_within(problem, near.plan, current, self.most_moves, deadline)
+        elif self.trade:
+            points = tuple(
+                TradePoint(len(each.plan.gpus), each.plan.objective.value, each.moves)
+                for each in trade_off(problem, near, current, deadline)
+            )
+        given = {service.name: service for service in near.plan.services}
+        services = tuple(given.get(service.name, service) for service in found.services)
+        return replace(near.plan, services=services, moves=PlanMoves(near.moves, near.least, points))
+
+
+def _met_by(problem: Problem, found: Plan) -> Problem:
+    """Return the problem as far as a best-effort plan meets it: without services that get nothing."""
+    capacity = {service.name: service.capacity for service in found.services}
+    services = tuple(
+        replace(each, rate=capacity[each.name], min_replicas=1, spread=1, survive=None)
+        if falls_short(capacity[each.name], each.rate)
+        else each
+        for each in problem.services
+        if capacity.get(each.name, 0.0) > 0
+    )
+    return problem.with_services(services)
+
+
+def _with_moves(
+    prepared: PreparedWorkload, result: PlanResult, current: Deployment, most_moves: int | None
+) -> PlanResult:
+    """Return a result with the moves to its plan, of which nothing is proven.
+
+    Raises:
+        TooManyMovesError: there are more than the most.
+    """
+    there = with_room(current, result.plan, prepared.problem.pools)
+    count = total_moves(moves_between(there, deployment_of(result.plan)))
+    if most_moves is not None and count > most_moves:
+        raise TooManyMovesError(
+            f"the plan has {count} moves, and with services that have a `cut` no other is looked for",
+            where="--most-moves",
+            hint=f"allow {count}, or leave it out",
+        )
+    return replace(result, plan=replace(result.plan, moves=PlanMoves(count, 0)))
 
 
 def _short(prepared: PreparedWorkload, problem: Problem, found: Plan) -> dict[str, float]:
@@ -382,9 +485,11 @@ def _plan_with_cuts(
 
     notes: tuple[str, ...] = ()
 
+    start = None if shared is None else _Start(shared, deadline)
+
     def whole(rest: Problem) -> Plan:
         nonlocal notes
-        found, notes = _plan_shared(prepared, rest, planner, deadline, seed, shared)
+        found, notes = _plan_shared(prepared, rest, planner, deadline, seed, start)
         return found
 
     with locating(prepared.path):

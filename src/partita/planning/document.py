@@ -28,10 +28,19 @@ from partita.files import read_text
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import Placement, fault
 from partita.perf.operating_point import OperatingPoint, Tenant
-from partita.planning.plan import Instance, Objective, Plan, PlannedGpu, ServiceCapacity, Solver
+from partita.planning.plan import (
+    Instance,
+    Objective,
+    Plan,
+    PlanMoves,
+    PlannedGpu,
+    ServiceCapacity,
+    Solver,
+    TradePoint,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
     from typing import TextIO
 
@@ -142,6 +151,22 @@ def layout_fault(model: str, placements: tuple[Placement, ...]) -> FieldFault | 
     return None
 
 
+class TradePointDocument(Value):
+    """A plan that takes more for fewer moves: its GPUs, its value in units of the objective, and its moves."""
+
+    gpus: Whole
+    value: Amount
+    moves: Whole
+
+
+class MovesDocument(Value, omit_defaults=True):
+    """Replicas that the plan moves, starts or stops; no plan of this value has fewer than `least`."""
+
+    count: Whole
+    least: Whole
+    trade: tuple[TradePointDocument, ...] = ()
+
+
 class PlanDocument(Value):
     """A plan as files hold it."""
 
@@ -149,6 +174,7 @@ class PlanDocument(Value):
     solver: SolverDocument
     services: tuple[ServiceDocument, ...]
     gpus: tuple[GpuDocument, ...]
+    moves: MovesDocument | None = None
 
 
 PLAN = DocumentKind(
@@ -169,23 +195,24 @@ def write_plan(plan: Plan, stream: TextIO) -> None:
         ServiceDocument(each.name, *map(_figure, (each.rate, each.capacity, each.latency_slo_ms)))
         for each in plan.services
     )
-    gpus = _gpu_lines(plan)
-    write(
-        PLAN,
-        stream,
-        {
-            "objective": ObjectiveDocument(
-                objective.name,
-                _figure(objective.value),
-                _figure(objective.lower_bound),
-                _figure(objective.gap),
-                bool(objective.proven),
-            ),
-            "solver": SolverDocument(solver.name, int(solver.seed), _figure(solver.seconds)),
-            "services": services,
-            "gpus": gpus,
-        },
-    )
+    parts: dict[str, Value | str | Iterable[Value | str]] = {
+        "objective": ObjectiveDocument(
+            objective.name,
+            _figure(objective.value),
+            _figure(objective.lower_bound),
+            _figure(objective.gap),
+            bool(objective.proven),
+        ),
+        "solver": SolverDocument(solver.name, int(solver.seed), _figure(solver.seconds)),
+    }
+    if plan.moves is not None:
+        parts["moves"] = _moves_document(plan.moves)
+    write(PLAN, stream, parts | {"services": services, "gpus": _gpu_lines(plan)})
+
+
+def _moves_document(moves: PlanMoves) -> MovesDocument:
+    trade = (TradePointDocument(int(each.gpus), _figure(each.value), int(each.moves)) for each in moves.trade)
+    return MovesDocument(int(moves.count), int(moves.least), tuple(trade))
 
 
 def _gpu_lines(plan: Plan) -> Iterator[str]:
@@ -266,7 +293,13 @@ def _plan(document: PlanDocument) -> Plan:
             for each in document.services
         ),
         _gpus(document),
+        None if document.moves is None else _moves(document.moves),
     )
+
+
+def _moves(document: MovesDocument) -> PlanMoves:
+    trade = tuple(TradePoint(each.gpus, each.value, each.moves) for each in document.trade)
+    return PlanMoves(document.count, document.least, trade)
 
 
 def _gpus(document: PlanDocument) -> tuple[PlannedGpu, ...]:

@@ -95,16 +95,49 @@ class Solver:
 
 
 @dataclass(frozen=True, slots=True)
+class TradePoint:
+    """A plan that takes more for fewer moves: its GPUs, its value in units of the objective, and its moves."""
+
+    gpus: int
+    value: float
+    moves: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlanMoves:
+    """How many replicas a plan moves, starts or stops, from what ran when it was made.
+
+    Attributes:
+        count: moves, as `partita.transition.moves` counts them.
+        least: no plan of at most this value has fewer (proven).
+        trade: plans of more value and fewer moves, by value; empty if there are none, or nobody asked.
+    """
+
+    count: int
+    least: int
+    trade: tuple[TradePoint, ...] = ()
+
+    @property
+    def proven(self) -> bool:
+        """Whether no plan of at most this value has fewer moves."""
+        return self.count <= self.least
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """A deployment with its bound and gap.
 
     GPUs that are cut alike share one tuple of instances, so that a plan for a million GPUs fits in memory.
+
+    Attributes:
+        moves: from what ran; None for a plan that was made without regard to that.
     """
 
     objective: Objective
     solver: Solver
     services: tuple[ServiceCapacity, ...]
     gpus: tuple[PlannedGpu, ...]
+    moves: PlanMoves | None = None
 
 
 class Planner(Protocol):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from itertools import count
+import re
+from collections import Counter, defaultdict
+from itertools import chain, count
 from typing import TYPE_CHECKING
 
 from partita.transition.deployment import DeployedGpu, Deployment, deployment_of
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from partita.planning.plan import Plan, PlannedGpu
+    from partita.planning.problem import Pool
     from partita.transition.deployment import Layouts
     from partita.transition.transition import Durations
 
@@ -40,6 +42,36 @@ def request_between(
         extra_gpus,
         forbid,
     )
+
+
+def with_room(current: Deployment, plan: Plan, pools: Sequence[Pool]) -> Deployment:
+    """Return what runs, with empty GPUs as far as pools have them and a plan may need them.
+
+    New GPUs stand in nodes that have room, then in nodes of their own.
+
+    Args:
+        current: what runs.
+        plan: one that has as many GPUs of each pool as are needed.
+        pools: the pools, of unlike models.
+    """
+    there, needed = Counter(gpu.model for gpu in current.gpus), Counter(gpu.model for gpu in plan.gpus)
+    taken = {gpu.id for gpu in current.gpus}
+    nodes: dict[str, dict[str, None]] = defaultdict(dict)
+    for gpu in current.gpus:
+        nodes[gpu.model][gpu.id.rpartition("/")[0]] = None
+    numbers = [int(node[5:]) for mine in nodes.values() for node in mine if re.fullmatch(r"node-\d+", node)]
+    following = count(max(numbers, default=-1) + 1)
+    more: list[DeployedGpu] = []
+    for pool in pools:
+        model = pool.gpu.name
+        left = needed[model] if pool.count is None else min(needed[model], pool.count - there[model])
+        for node in chain(nodes[model], (f"node-{number}" for number in following)):
+            if left <= 0:
+                break
+            free = [name for i in range(pool.per_node) if (name := f"{node}/gpu-{i}") not in taken][:left]
+            more += [DeployedGpu(name, model, ()) for name in free]
+            left -= len(free)
+    return Deployment((*current.gpus, *more))
 
 
 def whole_nodes(gpus: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:

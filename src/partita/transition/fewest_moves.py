@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from partita.errors import InfeasibleError
+from partita.errors import InfeasibleError, InputError
 from partita.mig.layout import maximal_layouts
 from partita.milp import INFINITY, Program
 from partita.planning.assemble import pool_names
@@ -37,11 +37,21 @@ if TYPE_CHECKING:
     from partita.mig.gpu import GpuModel
     from partita.mig.layout import Placement
     from partita.milp import Solution
-    from partita.planning.problem import Problem
-    from partita.transition.deployment import DeployedGpu, Deployment
+    from partita.perf.operating_point import OperatingPoint
+    from partita.planning.problem import Problem, Service
+    from partita.transition.deployment import DeployedGpu, Deployment, Replica
 
 _Pair = tuple[int, int]
 """A service and a size."""
+
+_ENDS_SHARE = 0.3
+"""Share of the time for each end of a trade between value and moves."""
+
+_LEVELS = 6
+"""Most plans between the ends of a trade."""
+
+_SEARCH_SHARE = 0.9
+"""Share of the time for the search itself; the rest is for the smaller wishes."""
 
 _WISHES_S = 2.0
 """Most seconds for the smaller wishes, once the moves are known."""
@@ -87,9 +97,8 @@ def near_plan(problem: Problem, plan: Plan, current: Deployment, deadline: Deadl
         current: what runs, on all GPUs there are.
         deadline: when to return the best so far, with what is proven of the moves.
     """
-    given = NearPlan(plan, total_moves(moves_between(current, deployment_of(plan))), 0)
-    models = [pool.gpu.name for pool in problem.pools]
-    if len(set(models)) < len(models):
+    given = NearPlan(plan, _moves(current, plan), 0)
+    if not tells_gpus_apart(problem):
         return given
     found = MoveProgram(problem, current, plan).fewest(value_of(problem, plan), deadline)
     if found is None:
@@ -99,6 +108,115 @@ def near_plan(problem: Problem, plan: Plan, current: Deployment, deadline: Deadl
     return replace(given, least=found.least)
 
 
+def plan_within(problem: Problem, plan: Plan, current: Deployment, most: int, deadline: Deadline) -> NearPlan:
+    """Return the plan of least value found among those with at most so many moves from what runs.
+
+    Its bound is that of all plans with so few moves, its `least` only what is proven of the moves of all plans.
+
+    Args:
+        problem: the services and pools.
+        plan: a plan for it, with any number of moves.
+        current: what runs, on all GPUs there are.
+        most: the most moves.
+        deadline: when to return the best so far.
+
+    Raises:
+        TooManyMovesError: no plan was found with so few moves; says the fewest, and whether that is proven.
+        InputError: there are several pools of one GPU model, so that nothing says which of them a GPU is in.
+    """
+    if not tells_gpus_apart(problem):
+        raise InputError(
+            "moves cannot be counted where several pools have GPUs of one model",
+            where="gpus",
+            hint="give the pools unlike models, or leave out --most-moves",
+        )
+    program = MoveProgram(problem, current, plan)
+    few = program.fewest(INFINITY, deadline.share(_ENDS_SHARE))
+    if few is not None and not within_limits(problem, few.plan):
+        few = None
+    if few is None or few.moves > most:
+        raise _too_few_moves(most, few)
+    cheap = program.cheapest(most, deadline.share(0.5), few.plan)
+    best, bound = cheap if cheap is not None and within_limits(problem, cheap[0].plan) else (few, 0.0)
+    near = program.fewest(value_of(problem, best.plan), deadline, best.plan)
+    if near is not None and near.moves <= best.moves and within_limits(problem, near.plan):
+        best = near
+    objective = best.plan.objective
+    proven = min(max(objective.lower_bound, bound), objective.value)
+    return replace(best, plan=replace(best.plan, objective=replace(objective, lower_bound=proven)))
+
+
+class TooManyMovesError(InfeasibleError):
+    """No plan that meets the rates has so few moves, or none was found."""
+
+
+def _too_few_moves(most: int, few: NearPlan | None) -> TooManyMovesError:
+    if few is None:
+        return TooManyMovesError(
+            f"no plan with at most {most} moves was found in time",
+            where="--most-moves",
+            hint="raise it, or --time-limit",
+        )
+    fewest = "the fewest" if few.proven else "the fewest found"
+    return TooManyMovesError(
+        f"no plan that meets the rates has at most {most} moves; {fewest} are {few.moves}",
+        where="--most-moves",
+        hint=f"allow {few.moves}, or leave it out",
+    )
+
+
+def trade_off(problem: Problem, near: NearPlan, current: Deployment, deadline: Deadline) -> list[NearPlan]:
+    """Return plans that take more than a plan and have fewer moves, each at the least value found for its moves.
+
+    By value; the last has the fewest moves that are found at any value. Empty where nothing has fewer moves.
+
+    Args:
+        problem: the services and pools.
+        near: the plan with the fewest moves at the least value.
+        current: what runs, on all GPUs there are.
+        deadline: when to return what is found.
+    """
+    if not near.moves or not tells_gpus_apart(problem):
+        return []
+    program = MoveProgram(problem, current, near.plan)
+    few = program.fewest(INFINITY, deadline.share(_ENDS_SHARE))
+    if few is None or few.moves >= near.moves or not within_limits(problem, few.plan):
+        return []
+    cheap = program.cheapest(few.moves, deadline.share(_ENDS_SHARE), few.plan)
+    last = few if cheap is None or not within_limits(problem, cheap[0].plan) else cheap[0]
+    found: list[NearPlan] = []
+    levels = _levels(problem, value_of(problem, near.plan), value_of(problem, last.plan))
+    fewest = near.moves
+    for number, level in enumerate(levels):
+        each = program.fewest(level, deadline.share(1 / (len(levels) - number)), near.plan)
+        if each is not None and last.moves < each.moves < fewest and within_limits(problem, each.plan):
+            found.append(each)
+            fewest = each.moves
+    return [*found, last]
+
+
+def _levels(problem: Problem, low: float, high: float) -> list[float]:
+    """Return values between two, without the ends: whole numbers of GPUs where those are counted."""
+    if problem.objective == "gpus":
+        between = range(round(low) + 1, round(high))
+        return (
+            [float(between[i * len(between) // _LEVELS]) for i in range(_LEVELS)]
+            if len(between) > _LEVELS
+            else [float(value) for value in between]
+        )
+    return [low + (high - low) * i / (_LEVELS + 1) for i in range(1, _LEVELS + 1)]
+
+
+def tells_gpus_apart(problem: Problem) -> bool:
+    """Say whether the model of a GPU tells its pool, so that moves can be planned."""
+    models = [pool.gpu.name for pool in problem.pools]
+    return len(set(models)) == len(models)
+
+
+def _moves(current: Deployment, plan: Plan) -> int:
+    return total_moves(moves_between(current, deployment_of(plan)))
+
+
 def value_of(problem: Problem, plan: Plan) -> float:
     """Return the value of a plan as programs count it."""
     gpus = WATTS_PER_GPU * len(plan.gpus) if problem.objective == "watts" else 0.0
@@ -106,16 +224,28 @@ def value_of(problem: Problem, plan: Plan) -> float:
 
 
 def within_limits(problem: Problem, plan: Plan) -> bool:
-    """Say whether no GPU has more services than may share one, and all services are on as many nodes as asked."""
+    """Say whether a plan keeps the limits that counts do not express.
+
+    No GPU has more services than may share one, all services are on as many nodes as asked, and those that survive a
+    loss do. Losses of racks are not looked at: such a plan is never within the limits.
+    """
     most = problem.max_services_per_gpu or math.inf
-    nodes: dict[str, set[str]] = defaultdict(set)
+    on: dict[str, dict[str, Counter[str]]] = {level: defaultdict(Counter) for level in ("gpu", "node")}
     for gpu in plan.gpus:
-        services = {each.service for each in gpu.instances}
-        if len(services) > most:
+        if len({each.service for each in gpu.instances}) > most:
             return False
-        for name in services:
-            nodes[name].add(gpu.id.rpartition("/")[0])
-    return all(len(nodes[service.name]) >= service.spread for service in problem.services)
+        for each in gpu.instances:
+            on["gpu"][each.service][gpu.id] += each.point.throughput  # type: ignore[assignment]
+            on["node"][each.service][gpu.id.rpartition("/")[0]] += each.point.throughput  # type: ignore[assignment]
+    return all(len(on["node"][each.name]) >= each.spread and _survives(each, on) for each in problem.services)
+
+
+def _survives(service: Service, on: Mapping[str, Mapping[str, Mapping[str, float]]]) -> bool:
+    if service.survive is None or service.survive == "zone":  # losses of zones are rows of the program
+        return True
+    here = on.get(service.survive, {}).get(service.name, {})
+    left = sum(here.values()) - max(here.values(), default=0.0)
+    return left >= service.survivor_rate * (1 - RATE_SLACK)
 
 
 # --- what runs, and what may become of it
@@ -147,7 +277,7 @@ class _Class:
 
 
 def _classes(problem: Problem, current: Deployment) -> tuple[_Class, ...]:
-    """Return the GPUs that a plan may use by what they hold; those with fixed instances or that leave are not among them."""
+    """Return the GPUs that a plan may use, by what they hold: none that leave or have fixed instances."""
     pools = {pool.gpu.name: index for index, pool in enumerate(problem.pools)}
     alike: dict[object, list[DeployedGpu]] = defaultdict(list)
     for gpu in current.gpus:
@@ -186,7 +316,7 @@ class _Keeper:
             if s is None or k is None:
                 continue
             point = self._problem.services[s].points[k]
-            if point and (point.batch, point.processes) == (each.replica.batch, each.replica.processes):
+            if point and _run_alike(point, each.replica):
                 found[each.placement] = s, k
         return found
 
@@ -205,12 +335,17 @@ class _Keeper:
         pattern = tuple((place, kinds.setdefault(held[place], len(kinds))) for place in sorted(held))
         # With watts a replica that stays has a price, so that leaving it out can be better.
         priced = self._problem.objective == "watts"
-        return _columns(self._gpus[pool], pattern, there, priced)
+        return _columns(self._gpus[pool], pattern, there, priced=priced)
+
+
+def _run_alike(point: OperatingPoint, replica: Replica) -> bool:
+    mine = point.batch, point.processes, point.tenants
+    return mine == (replica.batch, replica.processes, replica.tenants)
 
 
 @lru_cache(maxsize=16384)
 def _columns(
-    gpu: GpuModel, held: tuple[tuple[Placement, int], ...], there: frozenset[Placement], priced: bool
+    gpu: GpuModel, held: tuple[tuple[Placement, int], ...], there: frozenset[Placement], *, priced: bool
 ) -> tuple[_Column, ...]:
     kind = dict(held)
     kinds = len(set(kind.values()))
@@ -282,6 +417,7 @@ class MoveProgram:
             [len(self._classes[c].columns[j].stays) == len(self._classes[c].held) for c, j in self._at]
         )
         self._build()
+        self._hold_parts()
         self._value_costs, self._move_costs = np.zeros((2, self._program.width))
         self._value_costs[self._chosen] = self._gpu_costs
         self._value_costs[self._new] = self._new_costs
@@ -315,6 +451,21 @@ class MoveProgram:
             [{self._stops + s: 1.0, self._starts + s: 1.0, self._moves: 1.0} for s in range(services)],
             endless,
         )
+
+    def _hold_parts(self) -> None:
+        """Require the rates that services need on some of their sizes alone."""
+        problem = self._problem
+        for part in problem.parts:
+            able = problem.throughput[part.service] * part.sizes / part.rate
+            found: dict[int, float] = {}
+            for i, (c, j) in enumerate(self._at):
+                mine = self._classes[c]
+                stay = [mine.held[place] for place in mine.columns[j].stays]
+                found[self._chosen.start + i] = float(sum(able[k] for s, k in stay if s == part.service))
+            for i, (s, k) in enumerate(self._pairs):
+                found[self._new.start + i] = float(able[k]) if s == part.service else 0.0
+            columns = np.array([column for column, value in found.items() if value], dtype=np.int32)
+            self._program.hold(columns, np.array([found[int(column)] for column in columns]), 1.0)
 
     def _add(self, entries: Sequence[Mapping[int, float]], upper: NDArray[np.float64]) -> slice:
         packed = [
@@ -353,22 +504,24 @@ class MoveProgram:
 
     # --- what is asked of it
 
-    def fewest(self, most: float, deadline: Deadline) -> NearPlan | None:
+    def fewest(self, most: float, deadline: Deadline, start: Plan | None = None) -> NearPlan | None:
         """Return the plan with the fewest moves among those of at most some value; None if none is found in time.
 
         Args:
             most: the greatest value, as `value_of` counts it; infinite for any.
             deadline: when to return the best so far.
+            start: a plan to begin with; None for the one that was given.
 
         Raises:
             InfeasibleError: no plan has at most this value.
         """
         self._bound(most, INFINITY)
-        given = self._encoded(self._given) if value_of(self._problem, self._given) <= most else None
-        found, least = self._search(self._move_costs, 1.0, deadline, given)
+        start = start or self._given
+        known = self._encoded(start) if value_of(self._problem, start) <= most else None
+        found, least = self._search(self._move_costs, 1.0, deadline.share(_SEARCH_SHARE), known)
         return None if found is None else self._settled(found, round(least) + self._gone, deadline)
 
-    def cheapest(self, most: int, deadline: Deadline) -> tuple[NearPlan, float] | None:
+    def cheapest(self, most: int, deadline: Deadline, start: Plan) -> tuple[NearPlan, float] | None:
         """Return the plan of least value among those of at most so many moves, and a proven bound of its value.
 
         None if none is found in time.
@@ -376,25 +529,29 @@ class MoveProgram:
         Args:
             most: the most moves.
             deadline: when to return the best so far.
+            start: a plan with so few moves.
 
         Raises:
             InfeasibleError: no plan has so few moves.
         """
         self._bound(INFINITY, most - self._gone)
         unit = 1.0 if self._problem.objective == "gpus" else 0.0
-        found, bound = self._search(self._value_costs, unit, deadline, None)
+        known = self._encoded(start)
+        found, bound = self._search(self._value_costs, unit, deadline.share(_SEARCH_SHARE), known)
         return None if found is None else (self._settled(found, self._gone, deadline), bound)
 
     def _settled(self, columns: NDArray[np.float64], least: int, deadline: Deadline) -> NearPlan:
         """Return the plan of a solution, after the smaller wishes: few starts and stops, and instances used again."""
-        moved = round(float(columns @ self._move_costs))
-        self._bound(float(columns @ self._value_costs), moved)
+        self._bound(float(columns @ self._value_costs), round(float(columns @ self._move_costs)))
         wishes = np.zeros(self._program.width)
         wishes[self._new] = 1.0
         wishes[self._chosen] = [-self._stay_worth(c, j) for c, j in self._at]
         later = self._solve(wishes, deadline.at_most(_WISHES_S), columns)
         better = len(later.columns) and self._meets_rates(later.columns)
-        return NearPlan(self._plan(later.columns if better else columns), moved + self._gone, least)
+        plan = self._plan(later.columns if better else columns)
+        # Where the search was cut short, the GPUs may be mapped better still.
+        moves = _moves(self._current, plan)
+        return NearPlan(plan, moves, min(least, moves))
 
     def _stay_worth(self, c: int, j: int) -> float:
         mine = self._classes[c]
@@ -412,9 +569,9 @@ class MoveProgram:
     ) -> tuple[NDArray[np.float64] | None, float]:
         """Return the solution of least cost found in time, None if there is none, and a proven bound of the cost.
 
-        What is likely to become of GPUs is searched first: all that leaves them as they are, and columns of small reduced cost
-        in the linear program. A solution with another column costs at least the linear program's value and that
-        column's reduced cost, so the last step proves the solution without columns for which this is too much.
+        What is likely is searched first: all that leaves GPUs as they are, and columns of small reduced cost in the
+        linear program. A solution with another column costs at least the linear program's value and that column's
+        reduced cost, so the last step proves the solution without the columns for which this is too much.
 
         Args:
             costs: of each column of the program.

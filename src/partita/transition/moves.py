@@ -1,8 +1,8 @@
 """Moves: how many replicas a change from one deployment to another starts or stops.
 
 A replica that ends while another of its service starts elsewhere is one move; so is one that starts beyond that, and
-one that ends beyond that. A service's moves are the larger of its starts and its stops. `partita diff` counts the same
-of the actions of a transition, where they are the columns `move`, `new` and `end`.
+one that ends beyond that. A service's moves are thus the larger of its starts and its stops. `partita diff` counts
+the same from the actions of a transition: they are its replicas that move, are new or end.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from partita.transition.transition import MEASURED, Request
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from partita.planning.plan import Plan
-    from partita.transition.deployment import Deployment, Layouts
+    from partita.transition.deployment import Deployment
 
 
 @dataclass(frozen=True, slots=True)
