@@ -179,6 +179,7 @@ class PublishedDocument(StrEnum):
     SERVICES = "services"
     GPU = "gpu"
     RATES = "rates"
+    SERIES = "series"
 
 
 _TYPES = {
@@ -189,6 +190,7 @@ _TYPES = {
     PublishedDocument.SERVICES: ("partita.serve.services", "ServicesDocument"),
     PublishedDocument.GPU: ("partita.mig.catalogue", "GpuTable"),
     PublishedDocument.RATES: ("partita.control.reconciler", "RatesDocument"),
+    PublishedDocument.SERIES: ("partita.series.document", "SERIES"),
 }
 """Where each document's type is; its module is imported when it is asked for."""
 

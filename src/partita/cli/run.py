@@ -48,6 +48,7 @@ from partita.cli.daemon import (
 from partita.cli.options import Algorithm, ExtraGpus
 from partita.cli.output import WorkloadFile, stderr
 from partita.control.controller import StopRequestedError
+from partita.control.following import FollowedSchedule, RatesAbove
 from partita.control.reconciler import FILE, Demand, Hysteresis, RatesFile, Reconciler, TransitionOptions
 from partita.deadline import Deadline
 from partita.drive.state import state_folder
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
 
     from partita.cli.apply import Stop
     from partita.control.controller import Reached
+    from partita.control.following import ScheduledWorkload
     from partita.control.sharing import SharedDriver
     from partita.planner import PreparedWorkload
     from partita.planning.plan import Plan
@@ -83,6 +85,14 @@ RatesOption = Annotated[
         metavar="FILE",
         help='Measured demand, {"service": items/s}, or with shares of batch sizes {"service": {"rate": items/s, '
         '"batches": {"1": 0.4, "8": 0.6}}}. (default: rates.json in the state folder, where the gateway writes it)',
+    ),
+]
+FollowSeries = Annotated[
+    Path | None,
+    typer.Option(
+        "--series",
+        metavar="DIR",
+        help="Follow the schedule that `partita plan --series --out DIR` wrote; plan anew only for rates above it.",
     ),
 ]
 DeadBand = Annotated[
@@ -113,6 +123,7 @@ def run(
     *,
     once: Annotated[bool, typer.Option("--once", help="Observe once, act, and exit.")] = False,
     rates: RatesOption = None,
+    series: FollowSeries = None,
     dead_band: DeadBand = 0.1,
     batch_shift: BatchShift = 0.15,
     hold: Hold = 300.0,
@@ -146,6 +157,9 @@ def run(
     Plans again when the file or the measured load has changed: rates, and for services with a cut the batch sizes of
     their queries. Repairs what others change. SIGTERM or Ctrl-C finish actions under way and end in a safe state.
 
+    With --series the plans are those of a schedule, each from the time at which the change to it has to begin. Times
+    of a day come again every day. A rate above the schedule by more than --dead-band is planned for.
+
     With --jobs it also runs the queue of `partita daemon`: jobs run on slices that services leave free, and
     checkpoint and wait again when a transition needs their slices.
     """
@@ -172,21 +186,28 @@ def run(
     if queue is not None:
         safe_state_folder()
     with asked_to_stop() as stop, lines() as reporter:
-        source = WatchedWorkload(workload, Planning(time_limit, seed, stop))
-        first = source.read()  # a fault in it is told before anything is opened
+        watched = WatchedWorkload(workload, Planning(time_limit, seed, stop))
+        first = watched.read()  # a fault in it is told before anything is opened
+        followed = None if series is None else FollowedSchedule(watched, series)
+        scheduled = None if followed is None else followed.read()
         seconds = measured_seconds(first.loaded.workload, first.loaded.formulation.measured)
         cluster = Cluster(driver, lives_by, services, allow_mig_mode, seconds)
         refuse_unrunnable(cluster, first.demand.rates)
         with ExitStack() as stack:
             opened = stack.enter_context(
-                open_cluster(cluster, lambda: simulated_gpus(simulate or ()) or _gpus_of(first))
+                open_cluster(cluster, lambda: simulated_gpus(simulate or ()) or _gpus_of(first, scheduled))
             )
             shared = stack.enter_context(shared_with_jobs(opened, driver, queue)) if queue else None
             controller = make_controller(opened, algorithm, reporter, stop, shared)
-            measured = RatesFile(rates or state_folder() / FILE)
+            file = RatesFile(rates or state_folder() / FILE)
+            measured = file if followed is None else RatesAbove(file, followed, dead_band)
             hysteresis = Hysteresis(dead_band, hold, batch_shift)
             keeper = Reconciler(
-                controller, source, measured, hysteresis, TransitionOptions(algorithm, extra_gpus)
+                controller,
+                followed or watched,
+                measured,
+                hysteresis,
+                TransitionOptions(algorithm, extra_gpus),
             )
             if once:
                 _tell(keeper.step(time.monotonic()))
@@ -218,12 +239,14 @@ def _tell(reached: Reached | None) -> None:
         stderr().print(f"reached in {reached.seconds:.0f} s with {reached.actions} actions", markup=False)
 
 
-def _gpus_of(first: FileWorkload) -> list[tuple[str, str]]:
-    """Return the GPUs of a simulated cluster for a workload: those it names, or as many as its plan takes."""
+def _gpus_of(first: FileWorkload, scheduled: ScheduledWorkload | None) -> list[tuple[str, str]]:
+    """Return the GPUs of a simulated cluster for a workload: those it names, or as many as its plans take."""
     pools = first.loaded.workload.gpus
     if all(pool.count is not None for pool in pools):
         return named([pool.model for pool in pools for _ in range(pool.count or 0)])
 
+    if scheduled is not None:
+        return whole_nodes([(gpu.id, gpu.model) for gpu in scheduled.schedule.largest.gpus])
     many = {pool.model: _PLENTY for pool in pools}
     made = first.plan(first.demand, many, Deployment(()))
     return whole_nodes([(gpu.id, gpu.model) for gpu in made.gpus])
