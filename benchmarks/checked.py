@@ -13,7 +13,7 @@ from partita.planning.check import RequiredPool, RequiredService, Requirements, 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from partita.planning.plan import Instance, Plan, PlannedGpu, Planner
+    from partita.planning.plan import Instance, Plan, Planner
     from partita.planning.problem import Problem, Service
 
     Make = Callable[[Planner, Problem], Plan]
@@ -48,34 +48,30 @@ def _checked(make: Make) -> Make:
 def faults(plan: Plan, asked: Problem) -> list[Violation]:
     """Return the faults that the checker finds in a plan for a problem.
 
-    Services that share an instance are one service here: what of them fits together, the problem takes as given.
+    Services that share an instance are one service here: what of them fits together, the problem takes as given. With
+    waiting, services of one model have unlike throughputs, so each service is its own model here.
     """
-    one = tuple(_as_one(service) for service in asked.services)
-    asked = asked.with_services(one)
-    gpus = tuple(
-        replace(gpu, instances=tuple(map(_as_one_instance, gpu.instances))) if _shared(gpu) else gpu
-        for gpu in plan.gpus
-    )
+    asked = asked.with_services(tuple(map(_as_model, asked.services)))
+    made: dict[int, tuple[Instance, ...]] = {}
+    for gpu in plan.gpus:
+        if id(gpu.instances) not in made:
+            made[id(gpu.instances)] = tuple(map(_as_model_instance, gpu.instances))
+    gpus = tuple(replace(gpu, instances=made[id(gpu.instances)]) for gpu in plan.gpus)
     return check_plan(replace(plan, gpus=gpus), _required(asked), _table(asked))
 
 
-def _shared(gpu: PlannedGpu) -> bool:
-    return any(each.point.tenants for each in gpu.instances)
-
-
-def _as_one(service: Service) -> Service:
-    if not any(point and point.tenants for point in service.points):
-        return service
-    points = tuple(
-        None if point is None else replace(point, tenants=(), quantile="mean") for point in service.points
-    )
+def _as_model(service: Service) -> Service:
+    points = service.points
+    if any(point and point.tenants for point in points):
+        points = tuple(
+            None if point is None else replace(point, tenants=(), quantile="mean") for point in points
+        )
     return replace(service, model=service.name, points=points)
 
 
-def _as_one_instance(instance: Instance) -> Instance:
-    if not instance.point.tenants:
-        return instance
-    return replace(instance, model=instance.service, point=replace(instance.point, tenants=()))
+def _as_model_instance(instance: Instance) -> Instance:
+    point = replace(instance.point, tenants=()) if instance.point.tenants else instance.point
+    return replace(instance, model=instance.service, point=point)
 
 
 def _required(asked: Problem) -> Requirements:

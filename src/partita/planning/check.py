@@ -59,6 +59,8 @@ class RequiredService:
         pools: names of the pools whose GPUs it may use; None for any.
         alone: has whole GPUs of its own, cut for queries of unlike sizes that run one at a time. `latency_ms` is then
             the SLO itself, and the quantile says how many queries keep it, not which latencies count.
+        waits: its capacity counts queries that wait, so an instance has at most the throughput of the table. Whether
+            enough of the queries are in time is what a simulation of the plan shows.
         survive: `gpu`, `node`, `rack` or `zone`: any one may be lost; `none` for nothing.
         survive_share: share of the rate, headroom included, that is left then.
         spot: most of the rate that may depend on spot GPUs, as a fraction; with 0 it uses none.
@@ -75,6 +77,7 @@ class RequiredService:
     min_replicas: int = 1
     spread: int = 1
     alone: bool = False
+    waits: bool = False
     pools: tuple[str, ...] | None = None
     survive: str = "none"
     survive_share: float = 1.0
@@ -140,6 +143,7 @@ def _service(spec: ServiceSpec, limits: LimitsSpec) -> RequiredService:
         min_replicas=spec.min_replicas,
         spread=spec.spread,
         alone=spec.cut is not None,
+        waits=spec.waits,
         pools=spec.pools,
         survive=asked if isinstance(asked, str) else asked.loss,
         survive_share=1.0 if isinstance(asked, str) else asked.share,
@@ -527,7 +531,7 @@ class GpuChecker:
         self._rows = rows
         self._gpus = {pool.gpu.name: pool.gpu for pool in wanted.pools}
         self._services = {service.name: service for service in wanted.services}
-        self._index: dict[tuple[str, str, float | None], dict[_Key, Measurement]] = {}
+        self._index: dict[tuple[str, str, float | None, bool], dict[_Key, Measurement]] = {}
 
     def check(self, where: str, model: str, instances: Sequence[Instance]) -> Iterator[Violation]:
         """Yield what is wrong on one GPU, or on several that are cut alike."""
@@ -655,7 +659,9 @@ class GpuChecker:
                 f"batch {point.batch}, processes {point.processes}{at}"
             )
             return
-        if not close(point.throughput, row.throughput):
+        if service.waits and not 0 < point.throughput <= row.throughput * (1 + 1e-6):
+            yield f"throughput {point.throughput:g}, with waiting at most {row.throughput:g} by the table"
+        if not service.waits and not close(point.throughput, row.throughput):
             yield f"throughput {point.throughput:g}, the table says {row.throughput:g}"
         if not close(point.latency_ms, row.latency_ms):
             yield f"latency {point.latency_ms:g} ms, the table says {row.latency_ms:g} ms"
@@ -665,9 +671,14 @@ class GpuChecker:
             )
 
     def _row(self, service: RequiredService, gpu: str, instance: Instance) -> Measurement | None:
-        key = (service.model, gpu, service.quantile)
+        key = (service.model, gpu, service.quantile, service.waits)
         if key not in self._index:
-            rows = _at_quantile(self._rows.of(service.model, gpu), service.quantile)
+            known = self._rows.of(service.model, gpu)
+            rows = (
+                _batch_times(known, service.quantile)
+                if service.waits
+                else _at_quantile(known, service.quantile)
+            )
             self._index[key] = {(row.profile, row.batch, row.processes): row for row in rows}
         rows_at, point = self._index[key], instance.point
         profile = instance.placement.profile
@@ -700,6 +711,12 @@ def _at_quantile(rows: Sequence[Measurement], asked: float | None) -> list[Measu
     rank = {row.quantile: -1.0 if row.quantile == "mean" else float(row.quantile) for row in rows}
     wanted = max(rank.values(), default=None) if asked is None else asked
     return [row for row in rows if rank[row.quantile] == wanted]
+
+
+def _batch_times(rows: Sequence[Measurement], asked: float | None) -> list[Measurement]:
+    """Return the rows that say how long batches last where queries wait: means, or else a quantile."""
+    means = [row for row in rows if row.quantile == "mean"]
+    return means or _at_quantile(rows, asked) or _at_quantile(rows, None)
 
 
 def _plain(profile: str) -> str:

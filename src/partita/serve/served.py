@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from partita.perf.operating_point import strictest
+from partita.perf.operating_point import batch_times, strictest
 from partita.planning.formulate import quantile_of
 from partita.serve.gateway.route import QUANTILE, ServedService
 
@@ -35,14 +35,18 @@ def measured_seconds(
 
 
 def seconds_of(service: ServiceSpec, measured: Measured) -> dict[tuple[str, str, int], dict[int, float]]:
-    """Return the same of one service, at its SLO's quantile; where a table lacks that, at its strictest one."""
+    """Return the same of one service, by the rows that it is planned with.
+
+    Without waiting these are at its SLO's quantile; where a table lacks that, at its strictest one.
+    """
     found: dict[tuple[str, str, int], dict[int, float]] = {}
     for gpu in measured.gpus:
         rows = measured.of(service.model, gpu.name)
-        quantile = quantile_of(rows, service.slo.quantile) or strictest({row.quantile for row in rows})
+        if service.waits:
+            rows, _ = batch_times(rows, service.slo.quantile)
+        else:
+            quantile = quantile_of(rows, service.slo.quantile) or strictest({row.quantile for row in rows})
+            rows = tuple(row for row in rows if row.quantile == quantile)
         for row in rows:
-            if row.quantile == quantile:
-                found.setdefault((gpu.name, row.profile, row.processes), {})[row.batch] = (
-                    row.latency_ms / 1000
-                )
+            found.setdefault((gpu.name, row.profile, row.processes), {})[row.batch] = row.latency_ms / 1000
     return found
