@@ -231,11 +231,12 @@ def plan(
             hint="leave out --planner, or write --planner exact",
         )
     deadline = deadline or Deadline(TIME_LIMIT_S)
-    if compare and any(service.survive for service in prepared.problem.services):
+    if compare and _domains_matter(prepared.problem):
+        surviving = any(service.survive for service in prepared.problem.services)
         made = plan(
             prepared,
             planner=planner,
-            deadline=deadline.share(_SURVIVING_SHARE),
+            deadline=deadline.share(_SURVIVING_SHARE) if surviving else deadline,
             seed=seed,
             best_effort=best_effort,
             current=current,
@@ -243,7 +244,8 @@ def plan(
             trade=trade,
             compare=False,
         )
-        return _compared(made, prepared.problem, deadline, seed)
+        made = replace(made, plan=with_domains(made.plan, prepared.problem))
+        return _compared(made, prepared, deadline, seed) if surviving else made
     if not prepared.bundled and _may_share(prepared.workload):
         return _plan_bundles(
             prepared,
@@ -279,15 +281,23 @@ def plan(
         raise
 
 
-def _compared(made: PlanResult, problem: Problem, deadline: Deadline, seed: int) -> PlanResult:
-    """Return the plan with the objective that it would have if no loss had to be survived, and a note of the rest."""
-    made = replace(made, plan=with_domains(made.plan, problem))
+def _domains_matter(problem: Problem) -> bool:
+    """Return whether any service survives a loss, or any pool says its zone or racks."""
+    return any(service.survive for service in problem.services) or any(
+        pool.zone or pool.nodes_per_rack for pool in problem.pools
+    )
+
+
+def _compared(made: PlanResult, prepared: PreparedWorkload, deadline: Deadline, seed: int) -> PlanResult:
+    """Return the plan with the objective that it would have if no loss had to be survived, and a note of that."""
     losses = {each.name: each.loss for each in made.plan.services}
     short = [name for name, loss in losses.items() if loss is not None and falls_short(loss.left, loss.least)]
     if short:
         return replace(made, losses=(f"these fall short after a loss: {names(short)}",))
-    without = make("planners", "exact", seed=seed, deadline=deadline.at_most(max(deadline.left, 1.0)))
-    found = replace(made.plan, without_survival=without.plan(problem.without_losses()).objective)
+    formulation = replace(prepared.formulation, problem=prepared.problem.without_losses())
+    rest = deadline.at_most(max(deadline.left, 1.0))
+    without = plan(replace(prepared, formulation=formulation), deadline=rest, seed=seed, compare=False)
+    found = replace(made.plan, without_survival=without.plan.objective)
     said = survival(found)
     return replace(made, plan=found, losses=(said,) if said else ())
 

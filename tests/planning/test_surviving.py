@@ -198,7 +198,7 @@ def test_nodes_of_a_pool_without_a_count_are_as_many_as_needed() -> None:
 
 
 @pytest.mark.parametrize("level", ["gpu", "node"])
-def test_services_that_may_not_share_a_gpu_survive_losses_too(level: str) -> None:
+def test_services_that_may_not_share_a_gpu_survive_losses_too(level: Any) -> None:
     runs = {"a": (4.0, {"1g.6gb": 1.0}), "b": (3.0, {"2g.12gb": 2.0})}
     asked = replace(problem([Pool("p", A30, 6, 2)], runs), max_services_per_gpu=1)
     asked = asked.with_services(tuple(replace(each, survive=level) for each in asked.services))
