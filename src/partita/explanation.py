@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from partita.perf.operating_point import Limits
     from partita.perf.table import Measurement
     from partita.planner import PreparedWorkload
-    from partita.planning.plan import Plan, WorstLoss
+    from partita.planning.plan import Plan
     from partita.serve.reserving.services import SliceOf
     from partita.workload import ServiceSpec
 
@@ -33,7 +33,6 @@ class ServiceExplanation:
     Attributes:
         gpus: what binds it on each profile, by the GPU's name.
         slices: of a service with a cut, in the place of `gpus`: what each of its slices answers; else None.
-        loss: the loss that leaves it the least; None if it need not survive any.
         changes: what a change of this service alone would do to the objective.
     """
 
@@ -41,7 +40,6 @@ class ServiceExplanation:
     changes: Sequence[Sensitivity]
     gpus: Mapping[str, Sequence[Binding]] = field(default_factory=dict)
     slices: Sequence[SliceOf] | None = None
-    loss: WorstLoss | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain data."""
@@ -51,8 +49,6 @@ class ServiceExplanation:
             found |= {"cut": spec.cut, "slices": [asdict(each) for each in self.slices]}
         else:
             found["gpus"] = {gpu: [asdict(each) for each in bound] for gpu, bound in self.gpus.items()}
-        if self.loss is not None:
-            found["loss"] = asdict(self.loss)
         return {**found, "changes": [asdict(each) for each in self.changes]}
 
 
@@ -102,10 +98,9 @@ class Sensitivity:
 
 def explain_service(prepared: PreparedWorkload, made: Plan, spec: ServiceSpec) -> ServiceExplanation:
     """Explain one service of a plan. The changes are planned anew, a few seconds each at most."""
-    slower = spec.slo.replace(latency_ms=spec.slo.latency_ms * 1.2)
     changes = [
-        _sensitivity("rate +10 %", prepared, spec.replace(rate=spec.rate * 1.1)),
-        _sensitivity("SLO +20 %", prepared, spec.replace(slo=slower)),
+        _sensitivity("rate +10 %", prepared, spec.name, rate=1.1, latency=1.0),
+        _sensitivity("SLO +20 %", prepared, spec.name, rate=1.0, latency=1.2),
     ]
     if spec.cut is not None:
         service = next(each for each in prepared.cuts if each.spec.name == spec.name)
@@ -120,19 +115,23 @@ def explain_service(prepared: PreparedWorkload, made: Plan, spec: ServiceSpec) -
         if limits is not None:
             rows = [row for row in measured.of(spec.model, gpu.name) if row.quantile == limits.quantile]
             by_gpu[gpu.name] = _bindings(made, spec.name, gpu.name, rows, limits)
-    loss = next((each.loss for each in made.services if each.name == spec.name), None)
-    if loss is not None:
-        changes.append(_sensitivity("survive: none", prepared, spec.replace(survive="none")))
-    return ServiceExplanation(spec, changes, by_gpu, loss=loss)
+    return ServiceExplanation(spec, changes, by_gpu)
 
 
-def _sensitivity(change: str, prepared: PreparedWorkload, changed: ServiceSpec) -> Sensitivity:
-    """Plan anew with one service changed."""
+def _sensitivity(
+    change: str, prepared: PreparedWorkload, service: str, *, rate: float, latency: float
+) -> Sensitivity:
+    """Plan anew with the service's rate and SLO multiplied."""
     workload = prepared.workload
-    services = tuple(changed if each.name == changed.name else each for each in workload.services)
+    services = tuple(
+        s.replace(rate=s.rate * rate, slo=s.slo.replace(latency_ms=s.slo.latency_ms * latency))
+        if s.name == service
+        else s
+        for s in workload.services
+    )
     try:
         asked = prepare(workload.replace(services=services), prepared.table, prepared.path)
-        found = plan(asked, deadline=Deadline(_SECONDS), compare=False).plan.objective
+        found = plan(asked, deadline=Deadline(_SECONDS)).plan.objective
     except PartitaError:
         return Sensitivity(change, None, proven=False)
     return Sensitivity(change, found.value, found.proven)

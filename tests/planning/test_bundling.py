@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pytest
@@ -45,6 +45,7 @@ def workload(
     share: bool | None = True,
     memory: bool = True,
     limits: LimitsSpec | None = None,
+    arrivals: Literal["constant"] | None = None,
 ) -> PreparedWorkload:
     """Prepare services on A30s: (rate, ms of a batch on a whole GPU, MB beside the context, SLO in ms) each."""
     table = PerfTable(
@@ -54,7 +55,12 @@ def workload(
     )
     specs = tuple(
         ServiceSpec(
-            name=f"s{i}", model=f"m{i}", rate=rate, slo=Slo(latency_ms=slo, quantile=0.99), share=share
+            name=f"s{i}",
+            model=f"m{i}",
+            rate=rate,
+            slo=Slo(latency_ms=slo, quantile=0.99),
+            share=share,
+            arrivals=arrivals,
         )
         for i, (rate, _, _, slo) in enumerate(services)
     )
@@ -204,6 +210,7 @@ def test_a_policy_lets_services_share_that_need_little_of_an_instance() -> None:
         [(0.5, 2.0, 300.0, 200.0), (0.5, 2.0, 300.0, 200.0), (50.0, 2.0, 300.0, 200.0)],
         share=None,
         limits=LimitsSpec(share_below=0.25),
+        arrivals="constant",
     )
     found = plan(asked)
     assert shared(found.plan) == [("s0", "s1")]

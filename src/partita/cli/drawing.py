@@ -216,7 +216,7 @@ class ClusterMap:
         size = instance.placement.profile.partition(".")[0]
         if instance.replica is None:
             return size.center(room), "dim"
-        number = self._names.index(instance.replica.replica.service) + 1
+        number = self._names.index(instance.replica.replica.serves[0][0]) + 1
         state = "-" if instance.replica.draining else "" if instance.replica.ready else "+"
         text = f"{number}{state} {size}" if room >= 2 * _SLICE - 1 else f"{number}{state}"
         colour = COLOURS[(number - 1) % len(COLOURS)]

@@ -183,12 +183,19 @@ def _gpu_data(status: Status, gpu: ObservedGpu) -> dict[str, Any]:
                 "ours": each.ours,
                 "busy": each.busy,
                 "service": each.replica.replica.service if each.replica else None,
+                **_shared(each),
                 "job": (job := status.job(gpu, each)),
                 "state": state_of(each, job),
             }
             for each in gpu.instances
         ],
     }
+
+
+def _shared(instance: ObservedInstance) -> dict[str, Any]:
+    """Return the services that share an instance; nothing where none do."""
+    tenants = instance.replica.replica.tenants if instance.replica else ()
+    return {"shared_by": [each.service for each in tenants]} if tenants else {}
 
 
 def state_of(instance: ObservedInstance, job: str | None = None) -> str:

@@ -428,7 +428,13 @@ def key_of(action: Action) -> Key:
 
 
 def words(replica: Replica) -> str:
-    """Return a replica as text that identifies it: `resnet50 batch 8`, `bert batch 4 x2`."""
+    """Return a replica as text that identifies it: `resnet50 batch 8`, `bert batch 4 x2`.
+
+    Where services share the instance, a digest stands for them: `search +3 (9a0364b9)`.
+    """
+    if replica.tenants:
+        runs = "\n".join(f"{each.service}\0{each.model}\0{each.batch}" for each in replica.tenants)
+        return f"{replica.service} ({hashlib.sha256(runs.encode()).hexdigest()[:8]})"
     processes = f" x{replica.processes}" if replica.processes > 1 else ""
     return f"{replica.service} batch {replica.batch}{processes}"
 

@@ -224,11 +224,12 @@ def require_same(running: Replica, asked: Replica, where: str) -> None:
     Raises:
         RefusedError: it is another.
     """
-    if (running.service, running.model, running.batch, running.processes) != (
+    if (running.service, running.model, running.batch, running.processes, running.tenants) != (
         asked.service,
         asked.model,
         asked.batch,
         asked.processes,
+        asked.tenants,
     ):
         raise RefusedError(f"a replica of {running.service} runs there already", where=where)
 

@@ -13,10 +13,10 @@ from partita.mig.catalogue import gpu_model
 from partita.perf.estimate import ModelWork, estimate_table
 from partita.perf.operating_point import Limits, OperatingPoint, batch_times, operating_points, strictest
 from partita.planning.problem import Pool, Problem, Service, Size
-from partita.workload import may_use, survived
+from partita.workload import may_share, may_use, survived
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from partita.mig.gpu import GpuModel, Profile
     from partita.perf.table import Measurement, PerfTable
@@ -82,13 +82,36 @@ class Formulation:
     def _at(self, service: Service, spec: ServiceSpec, workload: Workload, asked: float) -> Service:
         rate = asked * service.rate / service.asked_rate
         points = service.points
-        if spec.waits and self.capacities is not None and asked != service.asked_rate:
-            usable = _usable(spec, workload)
-            found = _PointsOnPools(self.problem.pools, self.measured, self.capacities).points(
-                spec, usable, rate
-            )
-            points = _per_size(self.problem.pools, self.problem.sizes, found, usable)
+        shares = may_share(spec, workload.limits)
+        if spec.waits and self.capacities is not None and asked != service.asked_rate and not shares:
+            points = self._waiting(spec, workload, rate)
         return replace(service, asked_rate=asked, rate=rate, points=points)
+
+    def _waiting(
+        self, spec: ServiceSpec, workload: Workload, rate: float
+    ) -> tuple[OperatingPoint | None, ...]:
+        usable = _usable(spec, workload)
+        allowed = _PointsOnPools(self.problem.pools, self.measured, self.capacities)
+        found = allowed.points(spec, usable, rate, shares=False)
+        return _per_size(self.problem.pools, self.problem.sizes, found, usable)
+
+    def apart(self, workload: Workload, sharing: Collection[str]) -> Problem:
+        """Return the problem with waiting counted for services that could share instances, and do not.
+
+        Args:
+            workload: that was formulated.
+            sharing: names of the services that do.
+        """
+        specs = {spec.name: spec for spec in workload.services}
+
+        def now(service: Service) -> Service:
+            spec = specs[service.name]
+            apart = may_share(spec, workload.limits) and service.name not in sharing
+            if not apart or not spec.waits or self.capacities is None:
+                return service
+            return replace(service, points=self._waiting(spec, workload, service.rate))
+
+        return self.problem.with_services(tuple(map(now, self.problem.services)))
 
 
 def formulate(
@@ -118,7 +141,12 @@ def formulate(
     waiting = capacities(measured) if capacities is not None else None
     allowed = _PointsOnPools(pools, measured, waiting)
     points = {
-        index: allowed.points(service, usable[index], service.rate * (1 + service.headroom))
+        index: allowed.points(
+            service,
+            usable[index],
+            service.rate * (1 + service.headroom),
+            shares=may_share(service, workload.limits),
+        )
         for index, service in enumerate(workload.services)
         if service.cut is None
     }
@@ -196,9 +224,16 @@ class _PointsOnPools:
         self._capacities = capacities
         self._made: dict[tuple[int, tuple[str, ...]], Points] = {}
 
-    def points(self, service: ServiceSpec, usable: tuple[str, ...] | None, rate: float) -> Points:
-        """Return operating points by GPU and profile on the usable pools, None for all, at a rate with headroom."""
-        if service.waits and self._capacities is not None:
+    def points(
+        self, service: ServiceSpec, usable: tuple[str, ...] | None, rate: float, *, shares: bool
+    ) -> Points:
+        """Return operating points by GPU and profile on the usable pools, None for all, at a rate with headroom.
+
+        Where a service shares instances, its wait depends on the others: the points are those of a batch alone.
+        """
+        if shares:
+            service = service.replace(slo=service.slo.replace(quantile=None))
+        elif service.waits and self._capacities is not None:
             return self._on(self._capacities.points(service, rate), usable)
         found = self._measured.points(service)
         if usable is None:

@@ -65,7 +65,8 @@ def least_capacity(request: Request, graph: ActionGraph) -> dict[str, float]:
     for i, action in enumerate(graph.actions):
         if action.replica is not None:
             sign = 1.0 if action.kind is ActionKind.START_REPLICA else -1.0
-            weights[action.replica.service][i] = sign * action.replica.throughput
+            for service, throughput in action.replica.serves:
+                weights[service][i] = sign * throughput
     names = {*capacity, *weights}
     return {name: capacity.get(name, 0.0) + least_sum(weights.get(name, {}), graph.direct) for name in names}
 

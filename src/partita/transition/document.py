@@ -24,7 +24,7 @@ from partita.documents.text import line, number, parse, read, write
 from partita.files import read_text
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import Placement
-from partita.planning.document import layout_fault, parse_plan
+from partita.planning.document import TenantDocument, layout_fault, parse_plan, tenant_document
 from partita.transition.check import graph_violations
 from partita.transition.deployment import DeployedGpu, DeployedInstance, Deployment, Layouts, Replica
 from partita.transition.transition import Action, ActionKind, Transition
@@ -50,6 +50,7 @@ class InstanceReplicaDocument(Value, omit_defaults=True, kw_only=True):
     processes: Count | None = None
     throughput: Amount | None = None
     latency_ms: Amount | None = None
+    tenants: tuple[TenantDocument, ...] = ()
 
     def faults(self) -> Iterator[FieldFault]:
         """Yield the fields that its replica lacks."""
@@ -61,7 +62,10 @@ class InstanceReplicaDocument(Value, omit_defaults=True, kw_only=True):
     @property
     def replica(self) -> Replica | None:
         """The replica on it."""
-        return None if self.service is None else Replica(*(getattr(self, name) for name in _REPLICA))
+        if self.service is None:
+            return None
+        values: dict[str, Any] = {name: getattr(self, name) for name in _REPLICA}
+        return Replica(**values, tenants=tuple(each.tenant for each in self.tenants))
 
 
 class ActionDocument(InstanceReplicaDocument, kw_only=True):
@@ -92,6 +96,7 @@ def _replica_fields(replica: Replica | None) -> dict[str, Any]:
     return {name: getattr(replica, name) for name in _REPLICA[:-2]} | {
         "throughput": number(replica.throughput),
         "latency_ms": number(replica.latency_ms),
+        **({"tenants": tuple(map(tenant_document, replica.tenants))} if replica.tenants else {}),
     }
 
 

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from partita.errors import InfeasibleError
+from partita.errors import InfeasibleError, InputError
 from partita.mig.layout import Placement
 from partita.transition.nearest import conflict, content, fit, legal, nearest, rules
 from partita.transition.relax import relax
@@ -45,8 +45,9 @@ class ExchangeCompact:
 
         Raises:
             InfeasibleError: the budget is too small; the error says the smallest that is enough.
-            InputError: the target has a fixed instance that does not run.
+            InputError: the target has a fixed instance that does not run, or services share an instance.
         """
+        _refuse_sharing(request)
         nearest(request)  # raises where no transition can reach the target
         found = self._within(request)
         if found is None:
@@ -78,6 +79,19 @@ class ExchangeCompact:
             where="extra_gpus",
             hint="use the algorithm `shortest`, or add GPUs",
         )
+
+
+def _refuse_sharing(request: Request) -> None:
+    """Refuse deployments in which services share instances: services are exchanged one after the other."""
+    for deployment in (request.current, request.target):
+        for gpu in deployment.gpus:
+            for each in gpu.instances:
+                if each.replica is not None and each.replica.tenants:
+                    raise InputError(
+                        f"exchange and compact moves one service at a time, and {each.replica.service} share one",
+                        where=f"{gpu.id} {each.placement}",
+                        hint="use the algorithm `shortest`",
+                    )
 
 
 def _kinds(deployment: Deployment) -> Iterator[_Kind]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -73,11 +73,10 @@ def service_changes(request: Request, transition: Transition) -> tuple[ServiceCh
     spots, target = _spots(request.current), _spots(transition.target)
     started = [a for a in transition.actions if a.kind is ActionKind.START_REPLICA]
     again = {(a.gpu, a.placement) for a in started}
-    starts = Counter(a.replica.service for a in started if a.replica)
+    starts = Counter(name for a in started if a.replica for name, _ in a.replica.serves)
     changes = []
     for name in sorted(before.keys() | after.keys()):
-        mine = {spot for spot, service in spots.items() if service == name}
-        theirs = {spot for spot, service in target.items() if service == name}
+        mine, theirs = spots[name], target[name]
         stay = len((mine & theirs) - again)
         go, come = len(mine) - stay, len(theirs) - stay
         move = min(go, come)
@@ -115,14 +114,14 @@ def gpu_changes(current: Deployment, target: Deployment) -> list[GpuGroupChange]
     return list(groups.values())
 
 
-def _spots(deployment: Deployment) -> dict[tuple[str, Placement], str]:
-    """Return which service has a replica where."""
-    return {
-        (gpu.id, each.placement): each.replica.service
-        for gpu in deployment.gpus
-        for each in gpu.instances
-        if each.replica
-    }
+def _spots(deployment: Deployment) -> dict[str, set[tuple[str, Placement]]]:
+    """Return where each service has a replica."""
+    found: dict[str, set[tuple[str, Placement]]] = defaultdict(set)
+    for gpu in deployment.gpus:
+        for each in gpu.instances:
+            for name, _ in each.replica.serves if each.replica else ():
+                found[name].add((gpu.id, each.placement))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +174,9 @@ def timeline(request: Request, transition: Transition, ran: Mapping[str, Bar] | 
         replica = bar.action.replica
         if replica is not None:
             started = bar.action.kind is ActionKind.START_REPLICA
-            change = (bar.end, replica.throughput) if started else (bar.begin, -replica.throughput)
-            changes.setdefault(replica.service, []).append(change)
+            for name, throughput in replica.serves:
+                change = (bar.end, throughput) if started else (bar.begin, -throughput)
+                changes.setdefault(name, []).append(change)
     first = request.current.capacity()
     return Timeline(
         bars=tuple(sorted(bars, key=lambda bar: (bar.begin, bar.end))),

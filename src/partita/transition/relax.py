@@ -269,12 +269,19 @@ class _Relaxation:
     def _replaced(self, step: Step, waits: set[int]) -> set[int]:
         """Return the starts that keep a service's floor when a replica of it stops."""
         replica = step.replica
-        if replica is None or replica.service not in self._floors:
+        served = [] if replica is None else [each for each in replica.serves if each[0] in self._floors]
+        if not served:
             return set()
         known = 0
         for w in waits:
             known |= self._ancestors[w] | (1 << w)
-        return set(self._spare[replica.service].take(replica.throughput, known))
+        taken: set[int] = set()
+        for service, throughput in served:
+            found = self._spare[service].take(throughput, known)
+            taken.update(found)
+            for w in found:
+                known |= self._ancestors[w] | (1 << w)
+        return taken
 
     def _reduced(self, waits: set[int]) -> tuple[int, ...]:
         """Return the waits without those that another of them implies."""
@@ -296,7 +303,8 @@ class _Relaxation:
             if not gpu.present:
                 self._give_up(gpu)
         elif step.kind is ActionKind.START_REPLICA and step.replica:
-            self._spare[step.replica.service].bring(i, self._end[i], step.replica.throughput)
+            for service, throughput in step.replica.serves:
+                self._spare[service].bring(i, self._end[i], throughput)
 
     def _give_up(self, gpu: _Gpu) -> None:
         closes = self._reduced({i for _, i in gpu.gone})

@@ -234,9 +234,9 @@ def _make_way(cluster: ScheduleSimulation, shake: random.Random | None) -> None:
     waiting = [each for each in cluster.news if each.blockers and not each.begun]
 
     def urgency(new: NewInstance) -> float:
-        service = new.replica.service if new.replica else ""
+        services = [service for service, _ in new.replica.serves] if new.replica else []
         cost = sum(1.0 for old in new.blockers if not old.begun)
-        value = short.get(service, 0.0) - 0.01 * cost
+        value = max((short.get(service, 0.0) for service in services), default=0.0) - 0.01 * cost
         return value + (shake.random() if shake else 0.0)
 
     for new in sorted(waiting, key=urgency, reverse=True):
@@ -250,8 +250,8 @@ def shortage(cluster: ScheduleSimulation) -> dict[str, float]:
     """Return, by service, the share of the throughput to be stopped that it cannot spare yet."""
     must: dict[str, float] = defaultdict(float)
     for old in dict.fromkeys(old for new in cluster.news for old in new.blockers if not old.begun):
-        if old.replica is not None:
-            must[old.replica.service] += old.replica.throughput
+        for service, throughput in old.replica.serves if old.replica is not None else ():
+            must[service] += throughput
     return {name: max(0.0, 1.0 - cluster.spare(name) / amount) for name, amount in must.items() if amount > 0}
 
 
@@ -280,11 +280,12 @@ def _go(cluster: ScheduleSimulation) -> None:
     needed = dict.fromkeys(old for new in cluster.news for old in new.blockers if not old.begun)
     reserve: dict[str, float] = defaultdict(float)
     for old in needed:
-        if old.replica is not None:
-            reserve[old.replica.service] += old.replica.throughput
+        for service, throughput in old.replica.serves if old.replica is not None else ():
+            reserve[service] += throughput
     for old in [each for each in cluster.olds if not each.begun and each.there and each not in needed]:
-        if old.replica is None or (
-            old.replica.throughput + reserve[old.replica.service] <= cluster.spare(old.replica.service)
+        if old.replica is None or all(
+            throughput + reserve[service] <= cluster.spare(service)
+            for service, throughput in old.replica.serves
         ):
             cluster.go(old)
 
@@ -354,8 +355,8 @@ class ScheduleSimulation:
         for old in olds:
             if not old.there:
                 return False
-            if old.replica is not None:
-                need[old.replica.service] += old.replica.throughput
+            for service, throughput in old.replica.serves if old.replica is not None else ():
+                need[service] += throughput
         return all(amount <= self.spare(service) for service, amount in need.items())
 
     def can_open(self, gpu: str) -> bool:
@@ -374,7 +375,8 @@ class ScheduleSimulation:
         if old.replica is None:
             self._stopped(old)
             return
-        self.ready[old.replica.service] -= old.replica.throughput
+        for service, throughput in old.replica.serves:
+            self.ready[service] -= throughput
         self._after(stop(old.gpu, old.placement, old.replica), lambda: self._stopped(old))
 
     def come(self, new: NewInstance) -> None:
@@ -435,7 +437,8 @@ class ScheduleSimulation:
         self._coming[new.gpu] -= 1
         self.running[new.gpu][new.placement] = new.replica
         if new.replica is not None:
-            self.ready[new.replica.service] += new.replica.throughput
+            for service, throughput in new.replica.serves:
+                self.ready[service] += throughput
         if new.goes_again is not None:
             new.goes_again.there = True
             self.olds[new.goes_again] = None
@@ -544,7 +547,8 @@ def stand_in_for_all(cluster: ScheduleSimulation) -> None:
     search = _Search(cluster, open_gpus=True, blocking=False)
     for new in cluster.news:
         if new.replica is not None and not new.blockers:
-            search.spare[new.replica.service] += new.replica.throughput
+            for service, throughput in new.replica.serves:
+                search.spare[service] += throughput
     for new in _waiting(cluster):
         if spots := search.spots_for(new):
             search.add(spots)
@@ -590,21 +594,22 @@ class _Search:
         """Return temporary replicas that let all that blocks an instance go; None if there is no room."""
         chosen: list[_Spot] = []
         for service, amount in self._needs(new).items():
-            still = amount - self.spare[service]
+            still = amount - self.spare[service] - sum(_given(each.replica, service) for each in chosen)
             while still > 0:
                 gpus = self._gpus(len(chosen) + 1)
                 spots = [spot for spot in self._spots(service, gpus) if self._beside(spot, chosen, new)]
                 if not spots:
                     return None
-                chosen.append(_best(spots, still))
-                still -= chosen[-1].replica.throughput
+                chosen.append(_best(spots, service, still))
+                still -= _given(chosen[-1].replica, service)
         return chosen
 
     def _needs(self, new: NewInstance) -> dict[str, float]:
         needs: dict[str, float] = defaultdict(float)
         for old in new.blockers:
             if old.replica is not None and not old.begun and old not in self._spent:
-                needs[old.replica.service] += old.replica.throughput
+                for service, throughput in old.replica.serves:
+                    needs[service] += throughput
         return needs
 
     def spend(self, new: NewInstance) -> None:
@@ -623,7 +628,8 @@ class _Search:
                 empty.remove(spot.gpu)
                 self._touched.append(spot.gpu)
             self._taken[spot.gpu].append(spot.placement)
-            self.spare[spot.replica.service] += spot.replica.throughput
+            for service, throughput in spot.replica.serves:
+                self.spare[service] += throughput
             leaves = OldInstance(spot.gpu, spot.placement, spot.replica, destroyed=True, there=False)
             for new in self._behind(spot):
                 self._cluster.wait_for(new, leaves)
@@ -681,12 +687,16 @@ class _Search:
         ]
 
 
-def _best(spots: Sequence[_Spot], lacking: float) -> _Spot:
-    """Return the smallest replica that is enough, or else the largest."""
-    enough = [spot for spot in spots if spot.replica.throughput >= lacking]
+def _best(spots: Sequence[_Spot], service: str, lacking: float) -> _Spot:
+    """Return the smallest replica that gives a service enough, or else the largest."""
+    enough = [spot for spot in spots if _given(spot.replica, service) >= lacking]
     if enough:
-        return min(enough, key=lambda spot: spot.replica.throughput)
-    return max(spots, key=lambda spot: spot.replica.throughput)
+        return min(enough, key=lambda spot: _given(spot.replica, service))
+    return max(spots, key=lambda spot: _given(spot.replica, service))
+
+
+def _given(replica: Replica, service: str) -> float:
+    return sum(throughput for name, throughput in replica.serves if name == service)
 
 
 def known_replicas(request: Request) -> dict[tuple[str, str], list[tuple[str, Replica]]]:
@@ -696,8 +706,9 @@ def known_replicas(request: Request) -> dict[tuple[str, str], list[tuple[str, Re
         for gpu in deployment.gpus:
             for each in gpu.instances:
                 if each.replica is not None:
-                    found[gpu.model, each.replica.service][each.placement.profile, each.replica] = None
+                    for service, _ in each.replica.serves:
+                        found[gpu.model, service][each.placement.profile, each.replica] = None
     return {
-        key: sorted(pairs, key=lambda pair: (-pair[1].throughput, pair[0], str(pair[1])))
+        key: sorted(pairs, key=lambda pair: (-_given(pair[1], key[1]), pair[0], str(pair[1])))
         for key, pairs in found.items()
     }

@@ -203,8 +203,8 @@ class _Space:
         self._capacity_fixed: dict[str, float] = defaultdict(float)
         for gpu in self._gpus:
             for each in gpu.instances:
-                if each.fixed and each.replica:
-                    self._capacity_fixed[each.replica.service] += each.replica.throughput
+                for service, throughput in each.replica.serves if each.fixed and each.replica else ():
+                    self._capacity_fixed[service] += throughput
         target = [(gpu.model, self._held(gpu)) for gpu in request.target.gpus]
         self._goal = Counter((model, self._content(held)) for model, held in target if held)
         self._wanted = Counter(self._kind[option] for _, held in target for option in held)
@@ -275,7 +275,7 @@ class _Space:
         for i, held in enumerate(state):
             for option in sorted(held):
                 replica = self._options[option][1]
-                if replica is None or replica.throughput <= spare[replica.service]:
+                if replica is None or all(given <= spare[name] for name, given in replica.serves):
                     yield (i, option, False), (*state[:i], held - {option}, *state[i + 1 :])
             model = self._gpus[i].model
             if self._gpus[i].leaving:
@@ -296,8 +296,8 @@ class _Space:
         for held in state:
             for option in held:
                 replica = self._options[option][1]
-                if replica is not None:
-                    spare[replica.service] += replica.throughput
+                for service, throughput in replica.serves if replica is not None else ():
+                    spare[service] += throughput
         for service in spare:
             floor = self._floors.get(service, 0.0)
             spare[service] += 1e-9 * max(1.0, floor) - floor

@@ -28,12 +28,13 @@ from partita.web.page import (
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-    from partita.transition.deployment import DeployedInstance
+    from partita.transition.deployment import DeployedInstance, Replica
     from partita.transition.overview import Bar, GpuGroupChange, Point, ServiceChange, Timeline
     from partita.transition.transition import Request, Transition
 
 
 _STYLES = ("report.css", "transition.css")
+_MOST_TENANTS = 20
 _MOST_SERVICES = 200
 _MOST_GROUPS = 250
 _COLUMNS = ("now/s", "then/s", "floor/s", "least/s", "over floor", "replicas")
@@ -210,7 +211,16 @@ def _boxes(
         hint = f"{replica.service} ({replica.model}) on {each.placement}: batch {replica.batch}, "
         hint += f"{replica.throughput:,.6g}/s, {replica.latency_ms:,.6g} ms"
         note = f"{replica.throughput:,.4g}/s"
-        yield InstanceBox(each.placement, numbers[replica.service], replica.service, hint, note, kept)
+        if replica.tenants:
+            named = ", ".join(name for name, _ in replica.serves[:_MOST_TENANTS])
+            hint = f"{replica.service} share {each.placement}: {named}"
+            note = f"{sum(given for _, given in replica.serves):,.4g}/s shared"
+        yield InstanceBox(each.placement, _number(replica, numbers), replica.service, hint, note, kept)
+
+
+def _number(replica: Replica, numbers: Mapping[str, int]) -> int:
+    """Return the number of a replica's service, or of the first of those that share its instance."""
+    return numbers[replica.serves[0][0]]
 
 
 def _gantt(bars: Sequence[Bar], scale: Scale, numbers: Mapping[str, int]) -> Iterator[str]:
@@ -257,7 +267,7 @@ def _gantt_bar(bar: Bar, lane: int, scale: Scale, numbers: Mapping[str, int]) ->
     kind = action.kind.value.partition("_")[0]
     text, style = _SIGNS[action.kind], ""
     if action.replica is not None:
-        number = numbers[action.replica.service]
+        number = _number(action.replica, numbers)
         text += f" {number} {escape(action.replica.service)}"
         style = " " + service_class(number)
         words += f" {action.replica.service}"

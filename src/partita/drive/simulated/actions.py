@@ -6,9 +6,10 @@ not ready yet, one that drains. A process killed in between leaves that state.
 
 from __future__ import annotations
 
+import json
 import math
 import uuid
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -271,7 +272,9 @@ def _begin_start(
     ready_at = None if mishap is FaultKind.NEVER_READY else span.end
     each = replica_of(action)
     row = (each.service, each.model, each.batch, each.processes, each.throughput, each.latency_ms)
-    db.execute("INSERT INTO replicas VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)", (*key, *row, ready_at))
+    tenants = json.dumps([asdict(tenant) for tenant in each.tenants])
+    make = "INSERT INTO replicas VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, ?)"
+    db.execute(make, (*key, *row, ready_at, tenants))
     return span.now + span.timeout if ready_at is None else ready_at
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from partita.drive.driver import (
     ObservedReplica,
 )
 from partita.mig.layout import Placement
+from partita.perf.operating_point import Tenant
 from partita.sim.clock import SimulatedClock, WallClock
 from partita.store import Database, DatabaseFormat
 from partita.transition.deployment import Replica
@@ -64,6 +66,9 @@ CREATE INDEX replicas_gone ON replicas (gone_at);
 """
 """What format 2 added: which clock the cluster has, and which GPUs changed, in the order of their changes."""
 
+_SINCE_3 = "ALTER TABLE replicas ADD COLUMN tenants TEXT NOT NULL DEFAULT '[]'"
+"""What format 3 added: the services that share an instance, as JSON."""
+
 _TRIGGER = (
     "CREATE TRIGGER {table}_{event} AFTER {event} ON {table} BEGIN"
     " INSERT INTO changes VALUES ({row}, (SELECT coalesce(max(version), 0) + 1 FROM changes))"
@@ -80,8 +85,12 @@ _TRIGGERS = [
 
 _FORMAT = DatabaseFormat(
     name="the simulated cluster",
-    version=2,
-    steps={0: [*_TABLES.split(";"), *_SINCE_2.split(";"), *_TRIGGERS], 1: [*_SINCE_2.split(";"), *_TRIGGERS]},
+    version=3,
+    steps={
+        0: [*_TABLES.split(";"), *_SINCE_2.split(";"), *_TRIGGERS, _SINCE_3],
+        1: [*_SINCE_2.split(";"), *_TRIGGERS, _SINCE_3],
+        2: [_SINCE_3],
+    },
     if_damaged="remove it, and the files beside it, to start again; `partita doctor` looks",
     if_other="use the partita that made it, or remove the file",
     if_removed="run the command again",
@@ -161,7 +170,7 @@ def store_time(db: sqlite3.Connection, clock: Clock) -> float:
 _GPUS = "SELECT id, uuid, model, mig, lost FROM gpus"
 _INSTANCES = (
     "SELECT i.gpu, i.start, i.profile, i.gi_id, i.ci_id, i.mig_uuid, i.ours, i.busy, r.service, r.model, r.batch,"
-    " r.processes, r.throughput, r.latency_ms, r.ready_at, r.gone_at"
+    " r.processes, r.throughput, r.latency_ms, r.ready_at, r.gone_at, r.tenants"
     " FROM instances i LEFT JOIN replicas r ON r.gpu = i.gpu AND r.start = i.start"
 )
 
@@ -225,12 +234,20 @@ def _instance(uuid: str, row: Sequence[Any], now: float) -> ObservedInstance:
 
 
 def _replica(row: Sequence[Any], now: float) -> ObservedReplica | None:
-    service, model, batch, processes, throughput, latency_ms, ready_at, gone_at = row
+    service, model, batch, processes, throughput, latency_ms, ready_at, gone_at, tenants = row
     # A replica is gone once its end has passed, even if its row is still there.
     if service is None or (gone_at is not None and gone_at <= now):
         return None
     return ObservedReplica(
-        Replica(service, model, batch, processes, throughput, latency_ms),
+        Replica(
+            service,
+            model,
+            batch,
+            processes,
+            throughput,
+            latency_ms,
+            tuple(Tenant(**each) for each in json.loads(tenants)),
+        ),
         ready=ready_at is not None and ready_at <= now,
         draining=gone_at is not None,
     )
