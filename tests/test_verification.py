@@ -71,6 +71,20 @@ def test_a_plan_with_spare_capacity_keeps_its_promise_and_one_that_is_overloaded
     assert all(each.refused > 0.3 and each.busy > 0.9 for each in broken.services)
 
 
+def test_what_the_way_takes_of_an_slo_is_neither_planned_with_nor_simulated() -> None:
+    def capacity(overhead_ms: float, latency_ms: float) -> float:
+        asked = prepared(poisson(rate=200.0, latency_ms=latency_ms, profiles=("1g.10gb",)))
+        asked = planner.prepare(
+            asked.workload.replace(limits=LimitsSpec(overhead_ms=overhead_ms)), asked.table
+        )
+        plan = planned(asked)
+        (found,) = simulate_plan(plan, asked, replace(QUICK, load=0.7)).services
+        assert found.verdict is Verdict.KEPT
+        return plan.services[0].capacity
+
+    assert capacity(20.0, 60.0) == capacity(0.0, 40.0) < capacity(0.0, 60.0)
+
+
 def test_the_rate_is_that_which_was_planned_for_with_its_headroom() -> None:
     asked = prepared(poisson(headroom=0.5))
     found = simulate_plan(planned(asked), asked, replace(QUICK, load=0.5))

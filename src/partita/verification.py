@@ -576,7 +576,8 @@ def _simulate(task: _Task, trial: Trial, stop: Callable[[], bool]) -> ServiceOut
         if stop():
             return None
         seconds, sizes = simulation.latency[warm:count], simulation.sizes[warm:count]
-        in_time = seconds <= task.served.deadline_s + _TOLERANCE_S
+        # The way to the gateway and back is not simulated.
+        in_time = seconds <= task.served.deadline_s - task.served.overhead_s + _TOLERANCE_S
         share = confident_share(in_time)
         verdict = share.verdict(task.promised)
         if verdict is not Verdict.UNDECIDED:

@@ -381,6 +381,16 @@ class LimitsSpec(Value):
             examples=[0.45],
         ),
     ] = 1.0
+    overhead_ms: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1e6,
+            description="Milliseconds of each query's SLO that the network and the gateway take. Where queries wait, "
+            "plans and the gateway's decisions leave it out of the SLO; what is promised stays the whole SLO.",
+            examples=[2],
+        ),
+    ] = 2.0
     forbid: Annotated[
         tuple[Annotated[str, check(Combination.parse)], ...],
         Meta(
@@ -407,6 +417,10 @@ class LimitsSpec(Value):
             examples=[0.25],
         ),
     ] = None
+
+    def overhead_of(self, service: ServiceSpec) -> float:
+        """Return the milliseconds of a service's SLO that are not for waiting and running."""
+        return self.overhead_ms if service.waits else 0.0
 
     def __post_init__(self) -> None:
         """Write combinations in one way."""
@@ -485,6 +499,11 @@ class Workload(Value):
         yield from _without_cost(self)
         yield from _unknown_domains(self)
         for index, service in enumerate(self.services):
+            if service.slo.latency_ms <= self.limits.overhead_of(service):
+                way = f"the {self.limits.overhead_ms:g} ms that the network and the gateway take"
+                what = f"{service.slo.latency_ms:g} ms is not more than limits.overhead_ms, {way}"
+                hint = "raise it, or write limits: {overhead_ms: 0.5} where clients are near"
+                yield FieldFault(("services", index, "slo", "latency_ms"), what, hint)
             if service.cut is not None and self.objective == "watts":
                 what = "objective watts is not for services with a cut: how busy a slice is decides its power"
                 yield FieldFault(("services", index, "cut"), what, "write objective: gpus, or leave out cut")

@@ -99,9 +99,16 @@ def served_by(spec: Body, name: str) -> list[ServedService]:
     Raises:
         InputError: all faults of the spec.
     """
+    workload = read_spec(spec, name)
     return [
-        ServedService(each.name, each.model, each.slo.latency_ms / 1000, each.slo.quantile or QUANTILE)
-        for each in read_spec(spec, name).services
+        ServedService(
+            each.name,
+            each.model,
+            each.slo.latency_ms / 1000,
+            each.slo.quantile or QUANTILE,
+            overhead_s=workload.limits.overhead_of(each) / 1000,
+        )
+        for each in workload.services
     ]
 
 

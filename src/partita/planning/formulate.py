@@ -362,7 +362,7 @@ class Measured:
 
     def limit(self, service: ServiceSpec) -> float:
         """Return the longest latency of a batch in milliseconds."""
-        return self.limits.latency_factor * service.slo.latency_ms
+        return self.limits.latency_factor * (service.slo.latency_ms - self.limits.overhead_of(service))
 
     def point_limits(self, service: ServiceSpec, gpu: str) -> Limits | None:
         """Return the limits of a service's operating points on a GPU; None if no row has its quantile."""
@@ -633,9 +633,10 @@ def _why_limits(service: ServiceSpec, measured: Measured, allowed: list[Measurem
             f"within {service.slo.latency_ms:g} ms, since batches vary around {fastest.latency_ms:.4g} ms",
             f"raise slo.latency_ms to {fastest.latency_ms * 1.5:.3g}, or lower the quantile",
         )
-    factor, slo = limits.latency_factor, service.slo.latency_ms
-    scaled = f" ({factor:g} x {slo:g})" if factor < 1 else ""
-    enough = math.ceil(fastest.latency_ms / factor * 10) / 10
+    factor, slo, overhead = limits.latency_factor, service.slo.latency_ms, limits.overhead_of(service)
+    left = f"({slo:g} - {overhead:g} of limits.overhead_ms)" if overhead else f"{slo:g}"
+    scaled = f" ({factor:g} x {left})" if factor < 1 else f" {left}" if overhead else ""
+    enough = math.ceil((fastest.latency_ms / factor + overhead) * 10) / 10
     return _Reason(
         f"too slow: one batch may take {measured.limit(service):.4g} ms{scaled}; the fastest takes "
         f"{fastest.latency_ms:.4g} ms, on {fastest.gpu} {fastest.profile} at batch {fastest.batch}",

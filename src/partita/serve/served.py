@@ -22,6 +22,7 @@ def served_services(workload: Workload, measured: Measured) -> list[ServedServic
             each.slo.latency_ms / 1000,
             each.slo.quantile or QUANTILE,
             seconds_of(each, measured),
+            workload.limits.overhead_of(each) / 1000,
         )
         for each in workload.services
     ]

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from partita.perf.table import Measurement
     from partita.planning.formulate import Measured, Points
-    from partita.workload import ArrivalsSpec, ServiceSpec
+    from partita.workload import ArrivalsSpec, LimitsSpec, ServiceSpec
 
 SHARE = 0.95
 """Promised share of the queries where the SLO has no quantile."""
@@ -74,9 +74,10 @@ class Promise:
     process: Literal["poisson", "constant"] | ArrivalsSpec
 
     @classmethod
-    def of(cls, service: ServiceSpec) -> Promise:
-        """Return what a service promises."""
-        return cls(service.slo.latency_ms / 1000, service.slo.quantile or SHARE, service.process)
+    def of(cls, service: ServiceSpec, limits: LimitsSpec) -> Promise:
+        """Return what a service promises, less what the way to the gateway and back takes."""
+        deadline_ms = service.slo.latency_ms - limits.overhead_of(service)
+        return cls(deadline_ms / 1000, service.slo.quantile or SHARE, service.process)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,7 @@ class CapacityModel:
             rate: items/s that its instances hold together.
         """
         found: Points = {}
-        promise = Promise.of(service)
+        promise = Promise.of(service, self._measured.limits)
         for gpu in self._measured.gpus:
             rows = self._rows(service, gpu.name)
             for profile in gpu.profiles:
@@ -231,7 +232,7 @@ class CapacityModel:
             instances: how many run in each way.
             rate: items/s, with headroom.
         """
-        promise = Promise.of(service)
+        promise = Promise.of(service, self._measured.limits)
         kinds = [(self.kind(service, *runs), n) for runs, n in instances.items()]
 
         def kept(rate: float) -> bool:

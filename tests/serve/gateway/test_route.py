@@ -14,6 +14,7 @@ from tests.serve.dispatching.rehearsal import ROWS, hello
 
 from partita.serve.dispatching.query import (
     PARTS_AT_ONCE,
+    PendingQuery,
     QueryFailedError,
     QueryOutcome,
     QueryRefusedError,
@@ -21,6 +22,7 @@ from partita.serve.dispatching.query import (
 )
 from partita.serve.gateway.gateway import Gateway
 from partita.serve.gateway.route import ServedService
+from partita.serve.gateway.statistics import ServiceCounters
 from partita.serve.tensors import (
     APART,
     Answer,
@@ -39,7 +41,7 @@ from partita.serve.worker.batching import decode_texts
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from partita.serve.dispatching.query import PendingQuery, QueryEnd, Worker
+    from partita.serve.dispatching.query import QueryEnd, Worker
     from partita.serve.gateway.link import Link
     from partita.serve.worker.wire import Hello
 
@@ -117,10 +119,16 @@ class World:
     """A gateway without sockets, and its workers."""
 
     def __init__(
-        self, folder: Path, *batches: int, deadline_s: float = 60.0, router: str = "late-binding"
+        self,
+        folder: Path,
+        *batches: int,
+        deadline_s: float = 60.0,
+        overhead_s: float = 0.0,
+        router: str = "late-binding",
     ) -> None:
         self.ended: list[QueryEnd] = []
-        self.gateway = Gateway([ServedService("one", "m", deadline_s)], folder, router=router)
+        service = ServedService("one", "m", deadline_s, overhead_s=overhead_s)
+        self.gateway = Gateway([service], folder, router=router)
         route = self.gateway._routes["one"]
         finish = route._finish
 
@@ -427,3 +435,27 @@ def test_cut_and_stacked_again_a_query_is_what_it_was(rows: int, most: int) -> N
     assert plain(first.inputs) == plain(parts[0].inputs)
     assert (rest is None) == (rows <= most)
     assert decode_texts(first.inputs[1].data) == [str(each).encode() for each in range(min(rows, most))]
+
+
+def test_what_the_way_to_the_gateway_takes_of_a_deadline_is_not_for_waiting_and_running(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path, deadline_s=60.0, overhead_s=20.0)
+    world.join(1, seconds=30.0)
+    asker, query = world.ask(asking(1))
+    assert query.due - query.arrived == pytest.approx(40.0)
+    world.finish()
+    assert asker.answer.outputs[0].shape == (1, 2)
+    late, _ = world.ask(asking(1), deadline_s=45.0)
+    assert isinstance(late.error, QueryRefusedError)
+    assert late.error.reason is RefusalReason.LATE
+    nothing, _ = world.ask(asking(1), deadline_s=5.0)
+    assert isinstance(nothing.error, QueryRefusedError)
+    assert world.gateway.statistics("one").in_time == 1
+
+
+def test_an_answer_within_the_whole_deadline_counts_as_in_time() -> None:
+    counters = ServiceCounters()
+    for took in (0.05, 0.095, 0.105):
+        counters.answered(PendingQuery(1, 100.0, 0.09), 100.0 + took, 0.01)
+    assert counters.statistics(0).in_time == 2

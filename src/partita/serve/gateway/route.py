@@ -77,6 +77,7 @@ class ServedService:
         deadline_s: default seconds from a query's arrival to its latest answer.
         quantile: share of the queries that must be answered by then.
         table: seconds by size and batch size, for workers whose HELLO has none.
+        overhead_s: part of each deadline that a query's way to the gateway and back takes.
     """
 
     name: str
@@ -84,6 +85,7 @@ class ServedService:
     deadline_s: float
     quantile: float = QUANTILE
     table: Mapping[Size, Mapping[int, float]] = field(default_factory=dict)
+    overhead_s: float = 0.0
 
 
 class WorkerStarts(Protocol):
@@ -135,7 +137,7 @@ class Route:
     ) -> None:
         self.service = service
         self._clock = clock
-        self.dispatcher = Dispatcher(Rules(service.deadline_s, batching), router)
+        self.dispatcher = Dispatcher(Rules(service.deadline_s - service.overhead_s, batching), router)
         self.counters, self.observed = ServiceCounters(), ObservedQueries()
         self.hung = 0
         self.model = Model(
@@ -178,7 +180,8 @@ class Route:
             self.observed.add(batch, now)
         else:
             self._observe(batch, now)
-        allowed = min(_LONGEST_S, self.service.deadline_s if deadline_s is None else deadline_s) + ROUNDING_S
+        deadline_s = min(_LONGEST_S, self.service.deadline_s if deadline_s is None else deadline_s)
+        allowed = max(0.0, deadline_s - self.service.overhead_s) + ROUNDING_S
         alike = None if self._all_alike and query.parameters is None else self._alike(query)
         size_class = size_class_of(query, batch) if self._sized else 0
         pending = PendingQuery(
@@ -238,7 +241,7 @@ class Route:
     def _finish(self, end: QueryEnd, now: float) -> None:
         query, outcome, reason, answer = end
         if outcome is _ANSWERED:
-            self.counters.answered(query, now)
+            self.counters.answered(query, now, self.service.overhead_s)
         else:
             self.counters.failed(query, now, outcome, reason)
         receiver = query.receiver

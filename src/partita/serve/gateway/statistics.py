@@ -107,8 +107,8 @@ class ServiceCounters:
         entry[0] += 1
         entry[1] += seconds
 
-    def answered(self, query: PendingQuery, now: float) -> None:
-        """Count an answer."""
+    def answered(self, query: PendingQuery, now: float, overhead_s: float = 0.0) -> None:
+        """Count an answer; decisions aimed at so many seconds before the query's deadline."""
         seconds = now - query.arrived
         self._answered += 1
         self._answered_s += seconds
@@ -117,7 +117,7 @@ class ServiceCounters:
         self._compute_s += query.seconds
         self._items += query.batch
         self._last_at = time.time()
-        if now <= query.due:
+        if now <= query.due + overhead_s:
             self._in_time += 1
 
     def failed(
