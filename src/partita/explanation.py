@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from partita.perf.operating_point import Limits
     from partita.perf.table import Measurement
     from partita.planner import PreparedWorkload
-    from partita.planning.plan import Plan
+    from partita.planning.plan import Plan, WorstLoss
     from partita.serve.reserving.services import SliceOf
     from partita.workload import ServiceSpec
 
@@ -33,6 +33,7 @@ class ServiceExplanation:
     Attributes:
         gpus: what binds it on each profile, by the GPU's name.
         slices: of a service with a cut, in the place of `gpus`: what each of its slices answers; else None.
+        loss: the loss that leaves it the least; None if it need not survive any.
         changes: what a change of this service alone would do to the objective.
     """
 
@@ -40,6 +41,7 @@ class ServiceExplanation:
     changes: Sequence[Sensitivity]
     gpus: Mapping[str, Sequence[Binding]] = field(default_factory=dict)
     slices: Sequence[SliceOf] | None = None
+    loss: WorstLoss | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain data."""
@@ -49,6 +51,8 @@ class ServiceExplanation:
             found |= {"cut": spec.cut, "slices": [asdict(each) for each in self.slices]}
         else:
             found["gpus"] = {gpu: [asdict(each) for each in bound] for gpu, bound in self.gpus.items()}
+        if self.loss is not None:
+            found["loss"] = asdict(self.loss)
         return {**found, "changes": [asdict(each) for each in self.changes]}
 
 
@@ -98,9 +102,10 @@ class Sensitivity:
 
 def explain_service(prepared: PreparedWorkload, made: Plan, spec: ServiceSpec) -> ServiceExplanation:
     """Explain one service of a plan. The changes are planned anew, a few seconds each at most."""
+    slower = spec.slo.replace(latency_ms=spec.slo.latency_ms * 1.2)
     changes = [
-        _sensitivity("rate +10 %", prepared, spec.name, rate=1.1, latency=1.0),
-        _sensitivity("SLO +20 %", prepared, spec.name, rate=1.0, latency=1.2),
+        _sensitivity("rate +10 %", prepared, spec.replace(rate=spec.rate * 1.1)),
+        _sensitivity("SLO +20 %", prepared, spec.replace(slo=slower)),
     ]
     if spec.cut is not None:
         service = next(each for each in prepared.cuts if each.spec.name == spec.name)
@@ -115,23 +120,19 @@ def explain_service(prepared: PreparedWorkload, made: Plan, spec: ServiceSpec) -
         if limits is not None:
             rows = [row for row in measured.of(spec.model, gpu.name) if row.quantile == limits.quantile]
             by_gpu[gpu.name] = _bindings(made, spec.name, gpu.name, rows, limits)
-    return ServiceExplanation(spec, changes, by_gpu)
+    loss = next((each.loss for each in made.services if each.name == spec.name), None)
+    if loss is not None:
+        changes.append(_sensitivity("survive: none", prepared, spec.replace(survive="none")))
+    return ServiceExplanation(spec, changes, by_gpu, loss=loss)
 
 
-def _sensitivity(
-    change: str, prepared: PreparedWorkload, service: str, *, rate: float, latency: float
-) -> Sensitivity:
-    """Plan anew with the service's rate and SLO multiplied."""
+def _sensitivity(change: str, prepared: PreparedWorkload, changed: ServiceSpec) -> Sensitivity:
+    """Plan anew with one service changed."""
     workload = prepared.workload
-    services = tuple(
-        s.replace(rate=s.rate * rate, slo=s.slo.replace(latency_ms=s.slo.latency_ms * latency))
-        if s.name == service
-        else s
-        for s in workload.services
-    )
+    services = tuple(changed if each.name == changed.name else each for each in workload.services)
     try:
         asked = prepare(workload.replace(services=services), prepared.table, prepared.path)
-        found = plan(asked, deadline=Deadline(_SECONDS)).plan.objective
+        found = plan(asked, deadline=Deadline(_SECONDS), compare=False).plan.objective
     except PartitaError:
         return Sensitivity(change, None, proven=False)
     return Sensitivity(change, found.value, found.proven)

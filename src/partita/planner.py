@@ -15,8 +15,10 @@ from partita.deadline import Deadline
 from partita.errors import InfeasibleError, InputError
 from partita.perf.reading import read_tables
 from partita.planning.check import check_plan, requirements
+from partita.planning.domains import with_domains
 from partita.planning.exact import TooFewGpusError, met_shares, plan_best_effort, plan_what_fits
 from partita.planning.formulate import formulate, names
+from partita.planning.overview import survival
 from partita.planning.plan import PlanMoves, TradePoint, falls_short
 from partita.registry import make
 from partita.serve.reserving.services import cut_services
@@ -44,6 +46,9 @@ TIME_LIMIT_S = 30.0
 
 _REPAIRS = 8
 """Most times that a plan whose sets hold too little is made again."""
+
+_SURVIVING_SHARE = 0.7
+"""Share of the time for a plan that survives losses; the rest is for one that need not, to compare it with."""
 
 _VALUE_SHARE = 0.75
 """Share of the time for the best value, where the moves to it are to be few as well."""
@@ -128,17 +133,19 @@ class PlanResult:
         assumptions: a sentence each.
         reservations: the GPUs reserved for services with a cut, a sentence each.
         sharing: which services share instances, a sentence each.
+        losses: what surviving losses takes, and which services it was left out for, a sentence each.
     """
 
     plan: Plan
     assumptions: tuple[str, ...] = ()
     reservations: tuple[str, ...] = ()
     sharing: tuple[str, ...] = ()
+    losses: tuple[str, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
         """All notes for the user."""
-        return (*self.assumptions, *self.reservations, *self.sharing)
+        return (*self.assumptions, *self.reservations, *self.sharing, *self.losses)
 
 
 def read_prepared(path: Path) -> PreparedWorkload:
@@ -191,6 +198,7 @@ def plan(
     current: Deployment | None = None,
     most_moves: int | None = None,
     trade: bool = False,
+    compare: bool = True,
 ) -> PlanResult:
     """Plan the fewest GPUs that meet all services of a workload.
 
@@ -203,6 +211,7 @@ def plan(
         current: what runs now; of equally good plans, the one with the fewest moves from it is preferred.
         most_moves: the most moves from `current` (`partita.transition.moves`); of the plans with so few, the best.
         trade: look for plans, too, that take more than the best one and have fewer moves (`Plan.moves`).
+        compare: whether a plan that survives losses is compared with one that need not.
 
     Raises:
         InputError: as `prepare`; or there is no such planner, or it does not support the options.
@@ -222,6 +231,21 @@ def plan(
             hint="leave out --planner, or write --planner exact",
         )
     deadline = deadline or Deadline(TIME_LIMIT_S)
+    if compare and _domains_matter(prepared.problem):
+        surviving = any(service.survive for service in prepared.problem.services)
+        made = plan(
+            prepared,
+            planner=planner,
+            deadline=deadline.share(_SURVIVING_SHARE) if surviving else deadline,
+            seed=seed,
+            best_effort=best_effort,
+            current=current,
+            most_moves=most_moves,
+            trade=trade,
+            compare=False,
+        )
+        made = replace(made, plan=with_domains(made.plan, prepared.problem))
+        return _compared(made, prepared, deadline, seed) if surviving else made
     if not prepared.bundled and _may_share(prepared.workload):
         return _plan_bundles(
             prepared,
@@ -255,6 +279,27 @@ def plan(
             short = met_shares(error.problem, Deadline(_SHORT_SECONDS, deadline.stop)).short(error.problem)
             error.what += f"; by priority these would fall short: {names(short)}"
         raise
+
+
+def _domains_matter(problem: Problem) -> bool:
+    """Return whether any service survives a loss, or any pool says its zone or racks."""
+    return any(service.survive for service in problem.services) or any(
+        pool.zone or pool.nodes_per_rack for pool in problem.pools
+    )
+
+
+def _compared(made: PlanResult, prepared: PreparedWorkload, deadline: Deadline, seed: int) -> PlanResult:
+    """Return the plan with the objective that it would have if no loss had to be survived, and a note of that."""
+    losses = {each.name: each.loss for each in made.plan.services}
+    short = [name for name, loss in losses.items() if loss is not None and falls_short(loss.left, loss.least)]
+    if short:
+        return replace(made, losses=(f"these fall short after a loss: {names(short)}",))
+    formulation = replace(prepared.formulation, problem=prepared.problem.without_losses())
+    rest = deadline.at_most(max(deadline.left, 1.0))
+    without = plan(replace(prepared, formulation=formulation), deadline=rest, seed=seed, compare=False)
+    found = replace(made.plan, without_survival=without.plan.objective)
+    said = survival(found)
+    return replace(made, plan=found, losses=(said,) if said else ())
 
 
 def _may_share(workload: Workload) -> bool:

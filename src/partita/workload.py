@@ -544,6 +544,9 @@ def _unknown_domains(workload: Workload) -> Iterator[FieldFault]:
         if loss is not None and service.cut is not None:
             what = f"service {service.name} has a cut, and a service with a cut survives no loss"
             yield FieldFault(path, what, "write survive: none for it, or leave out cut")
+        elif loss not in {None, "zone"} and any(each.cut is not None for each in workload.services):
+            what = f"{service.name} survives the loss of a {loss}, and another service has a cut"
+            yield FieldFault(path, what, "plan the services with a cut in a workload of their own")
         if service.cut is not None and service.spot:
             what = "spot is not for services with a cut"
             yield FieldFault(("services", index, "spot"), what, "leave out spot, or leave out cut")

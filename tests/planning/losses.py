@@ -36,7 +36,7 @@ def least_objective(asked: Problem) -> float | None:
         for have, cost in found.items():
             for given, price in ways.items():
                 now = tuple(
-                    _with(held, more, spot=asked.pools[pool].spot, ends=service.survive in ends)
+                    _with(held, more, service.rate, spot=asked.pools[pool].spot, ends=service.survive in ends)
                     for held, more, service in zip(have, given, asked.services, strict=True)
                 )
                 after[now] = min(after.get(now, math.inf), cost + price)
@@ -49,15 +49,11 @@ def least_objective(asked: Problem) -> float | None:
     return min(enough, default=None)
 
 
-def _with(held: _Held, more: float, *, spot: bool, ends: bool) -> _Held:
+def _with(held: _Held, more: float, rate: float, *, spot: bool, ends: bool) -> _Held:
     total, reserved, most, here = held
     here += more
-    return (
-        total + more,
-        reserved + more * (not spot),
-        max(most, here) if ends else most,
-        0.0 if ends else here,
-    )
+    reserved = min(reserved + more * (not spot), rate)
+    return (total + more, reserved, max(most, here) if ends else most, 0.0 if ends else here)
 
 
 def _enough(service: Service, held: _Held) -> bool:

@@ -15,7 +15,7 @@ from partita.mig.catalogue import gpu_model
 from partita.mig.layout import Placement, maximal_layouts
 from partita.perf.operating_point import OperatingPoint
 from partita.planning.document import read_plan, write_plan
-from partita.planning.plan import Instance, Objective, Plan, PlannedGpu, ServiceCapacity, Solver
+from partita.planning.plan import Instance, Objective, Plan, PlannedGpu, ServiceCapacity, Solver, WorstLoss
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,11 +71,14 @@ def instances(draw: st.DrawFn, model: str) -> tuple[Instance, ...]:
 @st.composite
 def plans(draw: st.DrawFn) -> Plan:
     chosen = draw(st.lists(st.sampled_from(MODELS), max_size=4))
+    maybe = st.just("") | NAMES
     gpus = tuple(
-        PlannedGpu(draw(NAMES), model, draw(instances(model)), draw(st.just("") | NAMES)) for model in chosen
+        PlannedGpu(draw(NAMES), model, draw(instances(model)), draw(maybe), draw(maybe), draw(maybe))
+        for model in chosen
     )
     bound, over = draw(FIGURES), draw(FIGURES)
-    services = st.builds(ServiceCapacity, NAMES, FIGURES, FIGURES, FIGURES)
+    losses = st.builds(WorstLoss, st.sampled_from(("gpu", "node", "rack", "zone")), FIGURES, NAMES, FIGURES)
+    services = st.builds(ServiceCapacity, NAMES, FIGURES, FIGURES, FIGURES, st.none() | losses)
     return Plan(
         Objective(draw(st.sampled_from(("gpus", "cost", "watts"))), float(f"{bound + over:.12g}"), bound),
         Solver(draw(NAMES), draw(st.integers(0, 2**64)), draw(FIGURES)),

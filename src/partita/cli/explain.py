@@ -49,7 +49,8 @@ def explain(
     Per profile: its operating point (4x2 is batch 4 in 2 processes), how many instances the plan has there,
     and what keeps it from more throughput: latency (a faster batch would miss the SLO), memory (the next batch
     did not run), limits (the workload's own), or rate (nothing measured is faster). Then what 10 % more rate, and
-    a 20 % looser SLO, of this service alone would do to the objective.
+    a 20 % looser SLO, of this service alone would do to the objective. Where it survives losses: the worst one, and
+    what the objective would be if it need not.
 
     For a service with a cut: the largest query that each slice answers in time, the share of the queries up to that
     size, and the items/s of one slice when the cut serves as much as it can.
@@ -121,6 +122,13 @@ def _print(found: ServiceExplanation, made: Plan) -> None:
         for each in bound:
             table.add_row(*_cells(each))
         console.print(table)
+    if found.loss is not None:
+        loss = found.loss
+        console.print(
+            f"  without {loss.domain}, the worst {loss.level} to lose, {loss.left:,.6g} items/s are left, "
+            f"of which {loss.least:,.6g} are needed",
+            markup=False,
+        )
     for change in found.changes:
         console.print(f"  {change.change}: {_difference(change, made)}", markup=False)
     console.print()

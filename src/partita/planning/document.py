@@ -6,7 +6,7 @@ import json
 import re
 from contextlib import suppress
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
@@ -37,6 +37,7 @@ from partita.planning.plan import (
     ServiceCapacity,
     Solver,
     TradePoint,
+    WorstLoss,
 )
 
 if TYPE_CHECKING:
@@ -74,13 +75,29 @@ class SolverDocument(Value):
     seconds: Amount
 
 
-class ServiceDocument(Value):
-    """What the plan gives a service: required rate and capacity in items/s, latency SLO in milliseconds."""
+class LossDocument(Value):
+    """The loss that leaves a service the least: what is lost, the capacity without it, and what it may be at least.
+
+    Both are in items/s.
+    """
+
+    level: Literal["gpu", "node", "rack", "zone"]
+    least: Amount
+    domain: Text
+    left: Amount
+
+
+class ServiceDocument(Value, omit_defaults=True):
+    """What the plan gives a service: required rate and capacity in items/s, latency SLO in milliseconds.
+
+    `loss` is there where it must survive one.
+    """
 
     name: Text
     rate: Amount
     capacity: Amount
     latency_slo_ms: Amount
+    loss: LossDocument | None = None
 
 
 class TenantDocument(Value, omit_defaults=True):
@@ -124,12 +141,17 @@ class InstanceDocument(Value, omit_defaults=True):
 
 
 class GpuDocument(Value):
-    """One GPU: `id` is `node-0/gpu-3`, `model` the catalogue's name; `pool` where it is not named after the model."""
+    """One GPU: `id` is `node-0/gpu-3`, `model` the catalogue's name; `pool` where it is not named after the model.
+
+    `zone` and `rack` are those of its node, where the workload says them.
+    """
 
     id: Text
     model: Annotated[str, check(gpu_model)]
     instances: tuple[InstanceDocument, ...]
     pool: Text = ""
+    zone: Text = ""
+    rack: Text = ""
 
     def faults(self) -> Iterator[FieldFault]:
         """Yield a fault where the instances cannot stand together."""
@@ -175,6 +197,7 @@ class PlanDocument(Value):
     services: tuple[ServiceDocument, ...]
     gpus: tuple[GpuDocument, ...]
     moves: MovesDocument | None = None
+    without_survival: ObjectiveDocument | None = None
 
 
 PLAN = DocumentKind(
@@ -190,29 +213,42 @@ def write_plan(plan: Plan, stream: TextIO) -> None:
 
     The text is never held as a whole, and GPUs that share a tuple of instances share its text.
     """
-    objective, solver = plan.objective, plan.solver
-    services = (
-        ServiceDocument(each.name, *map(_figure, (each.rate, each.capacity, each.latency_slo_ms)))
-        for each in plan.services
-    )
-    parts: dict[str, Value | str | Iterable[Value | str]] = {
-        "objective": ObjectiveDocument(
-            objective.name,
-            _figure(objective.value),
-            _figure(objective.lower_bound),
-            _figure(objective.gap),
-            bool(objective.proven),
-        ),
-        "solver": SolverDocument(solver.name, int(solver.seed), _figure(solver.seconds)),
-    }
+    solver = plan.solver
+    parts: dict[str, Value | str | Iterable[Value | str]] = {"objective": _objective(plan.objective)}
+    if plan.without_survival is not None:
+        parts["without_survival"] = _objective(plan.without_survival)
+    parts["solver"] = SolverDocument(solver.name, int(solver.seed), _figure(solver.seconds))
     if plan.moves is not None:
         parts["moves"] = _moves_document(plan.moves)
-    write(PLAN, stream, parts | {"services": services, "gpus": _gpu_lines(plan)})
+    write(PLAN, stream, parts | {"services": map(_service, plan.services), "gpus": _gpu_lines(plan)})
 
 
 def _moves_document(moves: PlanMoves) -> MovesDocument:
     trade = (TradePointDocument(int(each.gpus), _figure(each.value), int(each.moves)) for each in moves.trade)
     return MovesDocument(int(moves.count), int(moves.least), tuple(trade))
+
+
+def _objective(objective: Objective) -> ObjectiveDocument:
+    return ObjectiveDocument(
+        objective.name,
+        _figure(objective.value),
+        _figure(objective.lower_bound),
+        _figure(objective.gap),
+        bool(objective.proven),
+    )
+
+
+def _service(service: ServiceCapacity) -> ServiceDocument:
+    loss = service.loss
+    return ServiceDocument(
+        service.name,
+        _figure(service.rate),
+        _figure(service.capacity),
+        _figure(service.latency_slo_ms),
+        None
+        if loss is None
+        else LossDocument(loss.level, _figure(loss.least), loss.domain, _figure(loss.left)),
+    )
 
 
 def _gpu_lines(plan: Plan) -> Iterator[str]:
@@ -226,6 +262,8 @@ def _gpu_lines(plan: Plan) -> Iterator[str]:
             text = texts[id(gpu.instances)] = ", ".join(map(_instance_text, gpu.instances))
         model = words.get(gpu.model) or words.setdefault(gpu.model, json.dumps(gpu.model))
         pool = f'"pool": {json.dumps(gpu.pool)}, ' if gpu.pool else ""
+        pool += f'"zone": {json.dumps(gpu.zone)}, ' if gpu.zone else ""
+        pool += f'"rack": {json.dumps(gpu.rack)}, ' if gpu.rack else ""
         yield f'{{"id": {json.dumps(gpu.id)}, "model": {model}, {pool}"instances": [{text}]}}'
 
 
@@ -284,22 +322,33 @@ def parse_plan(text: str, name: str) -> Plan:
 
 
 def _plan(document: PlanDocument) -> Plan:
-    objective, solver = document.objective, document.solver
+    solver, without = document.solver, document.without_survival
     return Plan(
-        Objective(objective.name, objective.value, objective.lower_bound),
+        _read_objective(document.objective),
         Solver(solver.name, solver.seed, solver.seconds),
         tuple(
-            ServiceCapacity(each.name, each.rate, each.capacity, each.latency_slo_ms)
+            ServiceCapacity(each.name, each.rate, each.capacity, each.latency_slo_ms, _loss(each.loss))
             for each in document.services
         ),
         _gpus(document),
         None if document.moves is None else _moves(document.moves),
+        None if without is None else _read_objective(without),
     )
 
 
 def _moves(document: MovesDocument) -> PlanMoves:
     trade = tuple(TradePoint(each.gpus, each.value, each.moves) for each in document.trade)
     return PlanMoves(document.count, document.least, trade)
+
+
+def _read_objective(document: ObjectiveDocument) -> Objective:
+    return Objective(document.name, document.value, document.lower_bound)
+
+
+def _loss(document: LossDocument | None) -> WorstLoss | None:
+    if document is None:
+        return None
+    return WorstLoss(document.level, document.least, document.domain, document.left)
 
 
 def _gpus(document: PlanDocument) -> tuple[PlannedGpu, ...]:
@@ -309,7 +358,7 @@ def _gpus(document: PlanDocument) -> tuple[PlannedGpu, ...]:
         key = tuple(map(id, gpu.instances))
         if key not in shared:
             shared[key] = tuple(sorted(map(_instance, gpu.instances), key=lambda each: each.placement))
-        gpus.append(PlannedGpu(gpu.id, gpu.model, shared[key], gpu.pool))
+        gpus.append(PlannedGpu(gpu.id, gpu.model, shared[key], gpu.pool, gpu.zone, gpu.rack))
     return tuple(gpus)
 
 

@@ -449,8 +449,8 @@ def plan_what_fits(problem: Problem, deadline: Deadline, seed: int = 0) -> Plan:
     try:
         plan = planner.plan(problem.with_services(services))
     except InfeasibleError:
-        # The shares ignore nodes, so that services may not spread over as many as they must.
-        together = tuple(replace(service, spread=1) for service in services)
+        # The shares ignore nodes and losses, so that services may not spread over as many as they must.
+        together = tuple(replace(service, spread=1, survive=None, spot=1.0) for service in services)
         plan = planner.plan(problem.with_services(together))
     given = {service.name: service.capacity for service in plan.services}
     listed = tuple(
@@ -464,7 +464,7 @@ def _reduced(problem: Problem, s: int, share: float) -> Service:
     service = problem.services[s]
     if share >= 1.0:
         return service
-    return replace(service, rate=service.rate * share, min_replicas=1, spread=1)
+    return replace(service, rate=service.rate * share, min_replicas=1, spread=1, survive=None, spot=1.0)
 
 
 def met_shares(problem: Problem, deadline: Deadline) -> MetShares:

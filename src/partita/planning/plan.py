@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from partita.mig.layout import Placement
     from partita.perf.operating_point import OperatingPoint
-    from partita.planning.problem import Problem
+    from partita.planning.problem import Level, Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +41,16 @@ class PlannedGpu:
 
     Attributes:
         pool: name of its pool; empty where the pool is the model's only one and is named after it.
+        zone: of its node; empty where the workload does not say it.
+        rack: of its node; empty where the workload does not say it.
     """
 
     id: str
     model: str
     instances: tuple[Instance, ...]
     pool: str = ""
+    zone: str = ""
+    rack: str = ""
 
 
 def falls_short(capacity: float, rate: float) -> bool:
@@ -55,13 +59,34 @@ def falls_short(capacity: float, rate: float) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class WorstLoss:
+    """The loss that leaves a service the least.
+
+    Attributes:
+        level: what is lost: `gpu`, `node`, `rack` or `zone`.
+        least: items/s that must be left, headroom included.
+        domain: which one, such as `node-3`.
+        left: capacity without it, in items/s.
+    """
+
+    level: Level
+    least: float
+    domain: str
+    left: float
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceCapacity:
-    """What the plan gives a service: required rate and capacity in items/s, latency SLO in milliseconds."""
+    """What the plan gives a service: required rate and capacity in items/s, latency SLO in milliseconds.
+
+    `loss` is the worst loss that it must survive, None if it need not survive any.
+    """
 
     name: str
     rate: float
     capacity: float
     latency_slo_ms: float
+    loss: WorstLoss | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +156,8 @@ class Plan:
 
     Attributes:
         moves: from what ran; None for a plan that was made without regard to that.
+        without_survival: objective of a plan for the same services that need not survive any loss; None where none
+            must, or where it was not computed.
     """
 
     objective: Objective
@@ -138,6 +165,7 @@ class Plan:
     services: tuple[ServiceCapacity, ...]
     gpus: tuple[PlannedGpu, ...]
     moves: PlanMoves | None = None
+    without_survival: Objective | None = None
 
 
 class Planner(Protocol):

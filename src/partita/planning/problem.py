@@ -166,6 +166,10 @@ class Problem:
             [max(s.min_replicas, s.spread, 2 if s.survive else 1) for s in self.services], dtype=np.int64
         )
 
+    def without_losses(self) -> Problem:
+        """Return the problem of the same services that need not survive any loss."""
+        return self.with_services(tuple(replace(each, survive=None) for each in self.services))
+
     @property
     def survives(self) -> bool:
         """Whether any service must survive the loss of a GPU, node or rack: where instances stand then matters."""

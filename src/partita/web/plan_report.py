@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
-from partita.planning.overview import amount, number, verdict
+from partita.planning.overview import amount, number, survival, verdict
 from partita.web.page import TIMES, GpuCard, InstanceBox, figures, gpu_cards, left_out, page, service_table
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ _COLUMNS = ("rate/s", "capacity/s", "spare", "SLO ms", "latency ms", "replicas")
 _OUTCOME_COLUMNS = (
     "queries/s", "promised", "in time", "kept", "p50 ms", "p95 ms", "p99 ms", "refused", "busy",
 )  # fmt: skip
+_LOSS_COLUMNS = ("worst loss", "left then/s")
 _LEGEND = (
     "<p>Each box is an instance, as wide as the memory slices it takes, with the number and name of its service; "
     "each bar in it is a compute slice. Dashed boxes are free memory slices.</p>"
@@ -45,7 +46,11 @@ def plan_report(
     numbers = {each.service.name: n for n, each in enumerate(services, 1)}
     # Notebooks are stored and compared, so the planning time, which always differs, is left out.
     values = _figures(overview, timed=not embedded)
-    rows = [(n, each.service.name, _cells(each)) for n, each in enumerate(services[:MOST_SERVICES], 1)]
+    losses = any(each.service.loss for each in services)
+    rows = [
+        (n, each.service.name, (*_cells(each), *(_loss_cells(each) if losses else ())))
+        for n, each in enumerate(services[:MOST_SERVICES], 1)
+    ]
     cards = [_card(group, numbers) for group in groups[:MOST_GROUPS]]
     left = groups[MOST_GROUPS:]
     parts = (
@@ -55,7 +60,8 @@ def plan_report(
         "<p>≈ marks estimates: nobody has measured these figures.</p>"
         if any(each.estimated for each in services)
         else "",
-        *service_table(_COLUMNS, rows, len(services) - MOST_SERVICES),
+        f"<p>{escape(survived)}.</p>" if (survived := survival(plan)) else "",
+        *service_table((*_COLUMNS, *(_LOSS_COLUMNS if losses else ())), rows, len(services) - MOST_SERVICES),
         *(() if verified is None else _promises(verified, numbers)),
         "<h2>GPUs</h2>",
         _LEGEND,
@@ -139,6 +145,11 @@ def _outcome_cells(each: ServiceOutcome) -> Sequence[str]:
 
 def _in_time(share: Share) -> str:
     return f"{share.value * 100:.2f} % ({share.low * 100:.2f} to {share.high * 100:.2f})"
+
+
+def _loss_cells(each: ServiceOverview) -> Sequence[str]:
+    loss = each.service.loss
+    return ("none", "") if loss is None else (escape(loss.domain), f"{loss.left:,.6g}")
 
 
 def _card(group: GpuGroup, numbers: Mapping[str, int]) -> GpuCard:
