@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 SHARE = 0.95
 """Promised share of the queries where the SLO has no quantile."""
+_RESERVE = 0.98
+"""Share of the rate that a set holds in simulation which it counts with: batches may take longer than measured."""
 _MARGIN = 0.9
 """Share of the late queries that the promise allows which the model uses; the rest is for its own error."""
 _TOLERANCE = 0.004
@@ -172,7 +174,7 @@ class CapacityModel:
         best, most = None, 0.0
         for row in sorted(rows, key=lambda row: (-row.throughput, row.processes)):
             kind = self.kind(service, gpu, row.profile, row.batch, row.processes)
-            if min(row.throughput, kind.arithmetic) <= most or not self._adds_more(kind, promise, rate, most):
+            if _RESERVE * kind.arithmetic <= most or not self._adds_more(kind, promise, rate, most):
                 continue
             held = min(row.throughput, self.adds(kind, promise, rate))
             if held > most:
@@ -200,7 +202,7 @@ class CapacityModel:
     def _adds_more(self, kind: InstanceKind, promise: Promise, rate: float, than: float) -> bool:
         """Say whether an instance seems to add more than so much, by one look."""
         instances = _GRID[max(0, bisect_right(_GRID, rate / than) - 1)] if than > 0.0 else 1
-        return self._keeps(kind, instances, instances * than, promise)
+        return self._keeps(kind, instances, instances * than / _RESERVE, promise)
 
     def _keeps(self, kind: InstanceKind, instances: int, rate: float, promise: Promise) -> bool:
         if rate <= 0.0:
@@ -215,7 +217,7 @@ class CapacityModel:
             most = instances * kind.arithmetic
             # More instances hold no less each: those of the number before are where the search begins.
             alone = self._held.get((kind, 1, promise), 0.0)
-            self._held[key] = _largest(
+            self._held[key] = _RESERVE * _largest(
                 lambda rate: self._keeps(kind, instances, rate, promise),
                 most,
                 max(instances * alone, 0.8 * most),
@@ -239,7 +241,7 @@ class CapacityModel:
             late = [1.0 - self._in_time(kinds, rate, promise, seed) for seed in _FRESH_SEEDS]
             return sum(late) / len(late) <= _SURE * (1.0 - promise.share)
 
-        return _largest(kept, rate, 0.98 * rate)
+        return _RESERVE * _largest(kept, rate / _RESERVE, rate)
 
     def _in_time(
         self, instances: Sequence[tuple[InstanceKind, int]], rate: float, promise: Promise, seed: int

@@ -491,3 +491,19 @@ def test_a_moment_that_stops_everything_is_over_soon() -> None:
         made.tick(now)
     assert sum(answered[120:]) > 400
     assert all(answered[-300:])
+
+
+def test_with_more_than_can_be_run_in_time_those_go_first_that_have_time_for_a_full_batch() -> None:
+    made = dispatcher(4.0)
+    worker, _ = join(made, seconds={1: 1.0, 4: 2.0}, batch=4)
+    (batch,) = made.arrive(PendingQuery(1, 0.0, 4.0), 0.0).starts
+    old = [PendingQuery(1, 0.0, 2.5) for _ in range(3)]
+    new = [PendingQuery(1, 0.5, 4.0) for _ in range(5)]
+    for query in (*old, *new):
+        made.arrive(query, query.arrived)
+    decided = made.done(worker, batch.number, [GOOD], 1.0, 1.0)
+    (joint,) = decided.starts
+    assert joint.queries == new[:4]
+    assert [(end.query, end.outcome, end.reason) for end in decided.ends[1:]] == [
+        (query, QueryOutcome.REFUSED, RefusalReason.LATE) for query in old
+    ]

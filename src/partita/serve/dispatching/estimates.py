@@ -142,9 +142,9 @@ class SizeEstimate:
             cell = self._cells.get(batch)
             ratio = cell.value if cell else ratio
             self.seconds[batch] = self._table[batch] * ratio
-        # A larger batch never takes less, otherwise noise would make padding worthwhile.
-        for batch in range(2, len(self._table)):
-            self.seconds[batch] = max(self.seconds[batch], self.seconds[batch - 1])
+        # A larger batch never takes less, otherwise noise would make padding worthwhile. The largest of noisy figures
+        # would be too high, and keep batches small.
+        self.seconds[1:] = isotonic([(each, 1.0) for each in self.seconds[1:]])
 
     def forget(self) -> None:
         """Return to the table after a time without observations: corrections may have prevented all starts."""

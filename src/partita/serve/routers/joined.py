@@ -1,7 +1,7 @@
 """Late binding of queries of one item each, joined into batches, compiled: what the capacity model simulates.
 
 The decisions are those of `LateBinding` with the rules of `SharedQueue`, for queries that are all of one kind: the
-choice of a size, joining, dropping what comes too late, and refusal on arrival by the pace of the queue.
+choice of a size, joining, giving up what comes too late, and refusal on arrival by the pace of the queue.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from partita.serve.routers.compiling import compiled, drop_first, push
 from partita.serve.routers.late_binding import cheapest
-from partita.serve.routers.shared import ENOUGH, HURRY
+from partita.serve.routers.shared import CROWDED, ENOUGH, HURRY
 
 if TYPE_CHECKING:
     import numpy as np
@@ -98,6 +98,9 @@ def _joined(  # noqa: C901, PLR0912, PLR0915, PLR0917 -- arrays handed on to com
     end_at, end_of, waiting = ends
     quickest = single.min()
     slack = deadline - quickest
+    rate = 0.0
+    for group in range(len(most)):
+        rate += idle[group] * most[group] / seconds[group, most[group]]
     running = arrived = batches = head = tail = 0
     idlers = idle.sum()
     since, starts = -1.0, 0.0
@@ -132,6 +135,15 @@ def _joined(  # noqa: C901, PLR0912, PLR0915, PLR0917 -- arrays handed on to com
                 if head == before:
                     break
                 continue
+            while head < tail and left < seconds[group, min(most[group], tail - head)]:
+                if left >= quickest and (tail - head) / rate <= CROWDED * slack:
+                    break
+                head += 1
+                if head < tail:
+                    left = arrival[waiting[head]] + deadline - now
+            if head == tail:
+                since = -1.0
+                break
             idle[group] -= 1
             idlers -= 1
             start, head, items = head, head + 1, 1

@@ -107,8 +107,8 @@ class LateBinding(SharedQueue):
             dropped = len(self.dropped)
             best = self._best(now)
             self._kinds = self._group = None  # another query is now the first of its kind
-            if best is not None:
-                return self._start(*best, now)
+            if best is not None and (choice := self._start(*best, now)) is not None:
+                return choice
             if len(self.dropped) == dropped:
                 return None
         return None
@@ -143,7 +143,12 @@ class LateBinding(SharedQueue):
                 best = query, groups[size]
         return best
 
-    def _start(self, query: PendingQuery, group: Group, now: float) -> Choice:
+    def _start(self, query: PendingQuery, group: Group, now: float) -> Choice | None:
+        if self._rules.batching:
+            relieved = self._relieved(query, group, now)
+            if relieved is None:
+                return None
+            query = relieved
         self._queues.pop(query.kind)
         worker = self._fleet.take(group, query.avoid)
         queries = [query]

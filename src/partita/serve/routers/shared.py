@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _BATCH = (1 << KIND_SHIFT) - 1
 HURRY = 0.95
 """Part of its slack that a query may be forecast to wait; the rest is for batches that take longer."""
+CROWDED = 0.5
+"""Part of the slack in which all workers together should run what waits; where they cannot, queries are given up."""
 
 
 class SharedQueue:
@@ -107,6 +109,30 @@ class SharedQueue:
         if pace is not None:
             pace.emptied()
         return None
+
+    def _relieved(self, query: PendingQuery, group: Group, now: float) -> PendingQuery | None:
+        """Return the query to start on a group instead of the first of its kind, None if none is left.
+
+        The first has waited longest: it may have no time left for more than a small batch. While more waits than can
+        be run in time, small batches make all later ones wait longer, until hardly any query is in time. So the first
+        ones are given up that have no time for a batch as large as the queue would make it (early drop, as in Nexus,
+        SOSP'19, section 6.3). With queries of several batch sizes none is given up.
+        """
+        queues, fleet, size_class = self._queues, self._fleet, query.size_class
+        while len(queues.kinds) == 1:
+            items = queues.waiting * query.batch
+            if query.due - now >= group.seconds[size_class][min(group.most, items)]:
+                break
+            slack = self._rules.deadline - fleet.quickest[size_class][query.batch]
+            if fleet.least_seconds(items, fleet.most, size_class) <= CROWDED * slack:
+                break
+            queues.pop(query.kind)
+            self.dropped.append(query)
+            head = self._head(query.kind, now)
+            if head is None:
+                return None
+            query = head
+        return query
 
     def _join(self, group: Group, queries: list[PendingQuery], now: float) -> int:
         """Take waiting queries along with the one of a batch, and return their batch sizes added up.
