@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
+    from partita.perf.operating_point import OperatingPoint
     from partita.perf.table import PerfTable
     from partita.planning.check import Violation
     from partita.planning.formulate import Capacities, Formulation, Measured
@@ -367,10 +368,12 @@ def _plan_shared(  # noqa: PLR0917 -- as `plan` has them
     """Return a plan whose sets of instances hold their rates with waiting queries, and notes.
 
     Capacities with waiting are those of sets of equal instances. A set of unlike ones that does not hold its rate in
-    simulation counts from then on with what it holds, and all is planned again. The bound is that of the first plan.
+    simulation counts from then on with what it holds, and all is planned again; where that is not enough, the service
+    gets equal instances. The bound is that of the first plan.
     """
     bound = None
     less: dict[str, float] = {}
+    asked = {service.name: service for service in problem.services}
     for attempt in range(_REPAIRS + 1):
         time = deadline if start is None else start.deadline.share(_VALUE_SHARE)
         found: Plan = make("planners", planner, seed=seed, deadline=time).plan(problem)
@@ -382,9 +385,12 @@ def _plan_shared(  # noqa: PLR0917 -- as `plan` has them
             break
         if attempt == _REPAIRS or deadline.over:
             return found, (*_repaired(less), *_broken(short))
-        for name, share in short.items():
-            less[name] = less.get(name, 1.0) * share
-        problem = problem.with_services(tuple(_lessened(each, short) for each in problem.services))
+        changed = {
+            name: _of_one_size(asked[name]) if name in less else _lessened(asked[name], share)
+            for name, share in short.items()
+        }
+        less |= short
+        problem = problem.with_services(tuple(changed.get(each.name, each) for each in problem.services))
     return found, _repaired(less)
 
 
@@ -483,10 +489,8 @@ def _short(prepared: PreparedWorkload, problem: Problem, found: Plan) -> dict[st
     return short
 
 
-def _lessened(service: Service, short: Mapping[str, float]) -> Service:
-    if service.name not in short:
-        return service
-    share = short[service.name]
+def _lessened(service: Service, share: float) -> Service:
+    """Return a service whose instances count with a share of what they did."""
     return replace(
         service,
         points=tuple(
@@ -496,11 +500,22 @@ def _lessened(service: Service, short: Mapping[str, float]) -> Service:
     )
 
 
+def _of_one_size(service: Service) -> Service:
+    """Return a service that may run on its best size alone: the one with the largest throughput per compute slice."""
+
+    def per_slice(point: OperatingPoint | None) -> float:
+        return 0.0 if point is None else point.throughput / int(point.profile.partition("g.")[0])
+
+    best = max(service.points, key=per_slice)
+    return replace(service, points=tuple(point if point is best else None for point in service.points))
+
+
 def _repaired(less: Mapping[str, float]) -> tuple[str, ...]:
     if not less:
         return ()
-    what = names(f"{name} {1 - share:.1%}" for name, share in less.items())
-    return (f"instances count with less than by themselves, since unlike ones hold less together: {what}",)
+    return (
+        f"unlike instances hold less together than by themselves, which the plan counts for {names(less)}",
+    )
 
 
 def _broken(short: Mapping[str, float]) -> tuple[str, ...]:

@@ -213,7 +213,7 @@ def test_a_plan_that_falls_short_in_simulation_is_made_again() -> None:
 
     prepared = replace(honest, formulation=formulate(asked, table(), boasting))
     found = plan(prepared)
-    assert any("count with less" in note for note in found.notes)
+    assert any("unlike instances hold less together" in note for note in found.notes)
     assert found.plan.objective.value >= plan(honest).plan.objective.value
     assert found.plan.objective.lower_bound <= plan(honest).plan.objective.value
     seen = simulate_plan(found.plan, honest, Trial(queries=6000, jitter=0.05, processes=1))

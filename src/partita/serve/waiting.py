@@ -241,7 +241,9 @@ class CapacityModel:
             late = [1.0 - self._in_time(kinds, rate, promise, seed) for seed in _FRESH_SEEDS]
             return sum(late) / len(late) <= _SURE * (1.0 - promise.share)
 
-        return _RESERVE * _largest(kept, rate / _RESERVE, rate)
+        most = rate / _RESERVE
+        found = _largest(kept, most, rate)
+        return rate if found == most else _RESERVE * found
 
     def _in_time(
         self, instances: Sequence[tuple[InstanceKind, int]], rate: float, promise: Promise, seed: int
