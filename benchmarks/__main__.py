@@ -12,6 +12,7 @@ NAMES = (
     "planning",
     "scale",
     "transitions",
+    "plan_from",
     "crashes",
     "serving",
     "gateway",

@@ -92,6 +92,11 @@ class PreparedWorkload:
             *(note for each in self.cuts for note in each.notes),
         )
 
+    def on(self, gpus: Mapping[str, int]) -> PreparedWorkload:
+        """Return the workload at its own rates with current GPUs; argument and errors as for `at`."""
+        rates = {service.name: service.rate for service in self.workload.services}
+        return self.at(rates, {cut.spec.name: cut.shares for cut in self.cuts}, gpus)
+
     def at(
         self, rates: Mapping[str, float], batches: Mapping[str, Mapping[int, float]], gpus: Mapping[str, int]
     ) -> PreparedWorkload:
@@ -416,6 +421,8 @@ class _Start:
         Raises:
             TooManyMovesError: no plan with so few moves was found.
         """
+        if not any(each.replica for gpu in self.current.gpus for each in gpu.instances):
+            return found
         current = with_room(self.current, found, problem.pools)
         whole = self.deadline.time_limit * (1 - _VALUE_SHARE)
         deadline = Deadline(max(self.deadline.left, min(whole, TIME_LIMIT_S)), self.deadline.stop)

@@ -93,7 +93,7 @@ def test_changes_exit_with_3_and_show_what_moves_the_floors_and_the_gpus_before_
     done = partita("diff", day, night)
     assert done.code == 3, done.err
     lines = [line.rstrip() for line in done.out.splitlines()]
-    assert lines[0] == "6 actions, about 38 s: 1 create, 2 destroy, 1 start, 2 stop"
+    assert lines[0] == "2 moves, 6 actions, about 38 s: 1 create, 2 destroy, 1 start, 2 stop"
     assert lines[1].startswith("2 GPUs in use, 1 at the end, at most 2 of 8 meanwhile")
     assert "a                800   400    380    400  1 stay, 1 end" in lines
     assert "b                320   100     90    100  1 move" in lines

@@ -31,15 +31,19 @@ from partita.cli.cluster import (
 )
 from partita.cli.diff import print_way, way_data
 from partita.cli.options import Algorithm, ExtraGpus, Forbid
-from partita.cli.output import Format, Output, emit, stderr, stdout
+from partita.cli.output import Format, Output, emit, note, stderr, stdout
+from partita.cli.plan import planned
+from partita.cli.what_runs import forbidden, gpus_for, on_gpus, planned_from, target_or_workload
 from partita.control.controller import Controller, MovedError, request, standing_rates
 from partita.control.executor import TransitionExecutor, deployed, moved, snapshot
 from partita.control.goal import goal_for, refuse_missing
 from partita.errors import InputError
 from partita.executor import Backoff
 from partita.mig.layout import Placement
+from partita.planning.overview import plan_line
+from partita.planning.plan import Plan
 from partita.transition.between import whole_nodes
-from partita.transition.document import read_target
+from partita.transition.deployment import Layouts
 from partita.transition.transition import MEASURED
 
 if TYPE_CHECKING:
@@ -54,8 +58,8 @@ if TYPE_CHECKING:
     from partita.control.goal import Goal
     from partita.control.sharing import SharedDriver
     from partita.drive.driver import ActionResult, Observation
-    from partita.planning.plan import Plan
-    from partita.transition.deployment import Layouts
+    from partita.planner import PreparedWorkload
+    from partita.transition.deployment import Deployment
     from partita.transition.transition import Action, Request, Transition
 
 
@@ -180,7 +184,13 @@ def told(action: Action) -> str:
 
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing: only show what would be done.")]
-PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="Plan or layouts (JSON); - is stdin.")]
+PlanFile = Annotated[
+    Path,
+    typer.Argument(
+        metavar="PLAN",
+        help="Plan or layouts (JSON), - is stdin; or a workload (YAML), which is planned from what runs.",
+    ),
+]
 
 
 def apply(
@@ -206,18 +216,21 @@ def apply(
 ) -> None:
     """Apply a plan to the cluster, with every service kept at its floor or above.
 
+    A workload is planned first, as `partita plan --from` does: with the fewest moves of all plans as good.
+
     Shows the transition first, and asks for confirmation on a terminal. Exits with 5 if the cluster has changed since
     then. Ctrl-C finishes actions under way and stops; the same command continues from there, also after a crash.
     """
-    wanted = read_target(plan)
+    asked = target_or_workload(plan)
     cluster = Cluster(driver, clock, services, allow_mig_mode)
-    refuse_unrunnable(cluster, (service.name for service in wanted.services))
-    there = simulated_gpus(simulate or ()) or whole_nodes([(gpu.id, gpu.model) for gpu in wanted.gpus])
+    listed = asked.services if isinstance(asked, Plan | Layouts) else asked.workload.services
+    refuse_unrunnable(cluster, (service.name for service in listed))
     opening = open_read_only if dry_run else open_cluster
-    with opening(cluster, lambda: there) as opened:
+    with opening(cluster, lambda: simulated_gpus(simulate or ()) or _gpus(asked)) as opened:
+        shown = opened.driver.observe()
+        wanted = asked if isinstance(asked, Plan | Layouts) else _planned(asked, deployed(shown))
         with lines() as reporter:
             controller = make_controller(opened, algorithm, reporter, lambda: False)
-            shown = opened.driver.observe()
             _refuse_other(expect, controller, shown)
             goal = _goal(
                 wanted,
@@ -225,7 +238,7 @@ def apply(
                 shown,
                 algorithm=algorithm,
                 extra_gpus=extra_gpus,
-                forbid=tuple(forbid or ()),
+                forbid=forbidden(asked, forbid),
             )
             ordered = _way(controller, goal, shown)
         data = _way_data(ordered, shown)
@@ -239,6 +252,19 @@ def apply(
             controller.wake(shown)
             reached = controller.reach(goal, ordered)
         _tell(reached, data, output)
+
+
+def _gpus(asked: Plan | Layouts | PreparedWorkload) -> list[tuple[str, str]]:
+    """Return the GPUs of a new simulated cluster."""
+    if isinstance(asked, Plan | Layouts):
+        return whole_nodes([(gpu.id, gpu.model) for gpu in asked.gpus])
+    return gpus_for(asked, lambda many: planned(many).plan)
+
+
+def _planned(asked: PreparedWorkload, current: Deployment) -> Plan:
+    made = planned_from(on_gpus(asked, current), current)
+    note(plan_line(made.plan), *made.notes)
+    return made.plan
 
 
 def _refuse_other(expect: str | None, controller: Controller, shown: Observation) -> None:

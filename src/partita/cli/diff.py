@@ -18,6 +18,7 @@ from partita.cli.drawing import ASCII, UNICODE, mosaic_rows, mosaic_texts
 from partita.cli.on_cluster import OnCluster, opened, refuse_unused
 from partita.cli.options import Algorithm, ExtraGpus, Forbid, Kubeconfig, KubeContext, KubeNamespace
 from partita.cli.output import DryRun, Format, Out, Output, emit_document, note, stdout
+from partita.cli.what_runs import forbidden, on_gpus, planned_from, target_or_workload
 from partita.control.controller import ordered, request, standing_rates
 from partita.control.executor import deployed
 from partita.control.goal import goal_for, refuse_missing
@@ -25,8 +26,10 @@ from partita.drive.state import state_path
 from partita.errors import InputError
 from partita.files import replacing
 from partita.mig.catalogue import gpu_model
-from partita.planning.overview import id_ranges
+from partita.planning.overview import id_ranges, plan_line
+from partita.planning.plan import Plan
 from partita.transition.between import request_between
+from partita.transition.deployment import Layouts, deployment_of
 from partita.transition.document import read_target, write_transition
 from partita.transition.overview import gpu_changes, service_changes
 from partita.transition.transition import MEASURED, PAPER, Request
@@ -39,8 +42,8 @@ if TYPE_CHECKING:
 
     from partita.cli.drawing import Marks
     from partita.kubernetes.advice import LiveCluster
-    from partita.planning.plan import Plan
-    from partita.transition.deployment import DeployedInstance, Deployment, Layouts
+    from partita.planner import PreparedWorkload
+    from partita.transition.deployment import DeployedInstance, Deployment
     from partita.transition.transition import Durations, Request, Transition
 
 
@@ -58,7 +61,8 @@ Plans = Annotated[
     list[Path],
     typer.Argument(
         metavar="[CURRENT] TARGET",
-        help="Plans or layouts (JSON), - is stdin. Without CURRENT: what runs on the cluster.",
+        help="Plans or layouts (JSON), - is stdin; TARGET may be a workload, which is planned from CURRENT. "
+        "Without CURRENT: what runs on the cluster.",
         show_default=False,
     ),
 ]
@@ -93,6 +97,8 @@ def diff(
 ) -> None:
     """Show the transition between two deployments: what moves, how long it takes, and what each service keeps.
 
+    A workload as TARGET is planned as `partita plan --from` does: with the fewest moves of all plans as good.
+
     Changes nothing. Exits with 3 if there are changes, with 0 if there are none, and with 4 if the extra GPUs do not
     suffice. `least` is the lowest capacity over all orders in which the actions may happen, not in one schedule.
 
@@ -104,22 +110,24 @@ def diff(
     elif current:
         raise InputError("what runs now is both a plan and a cluster", hint="leave out CURRENT, or --cluster")
     seconds = _seconds(durations)
-    wanted = read_target(target)
+    wanted = target_or_workload(target)
     if current:
-        asked = request_between(read_target(current[0]), wanted, seconds, extra_gpus, tuple(forbid or ()))
+        now = read_target(current[0])
+        then = wanted if isinstance(wanted, Plan | Layouts) else _planned(wanted, deployment_of(now))
+        asked = request_between(now, then, seconds, extra_gpus, forbidden(wanted, forbid))
     elif cluster:
         from partita.kubernetes.advice import look  # noqa: PLC0415 -- of the extra
 
         with opened(kubeconfig, context, namespace) as api:
             live = look(api, workload)
         note(*live.notes)
-        asked = from_live(live, wanted, algorithm, extra_gpus, tuple(forbid or ()))
+        asked = from_live(live, wanted, algorithm, extra_gpus, forbidden(wanted, forbid))
     else:
         asked = _from_cluster(
             wanted,
             seconds,
             extra_gpus=extra_gpus,
-            forbid=tuple(forbid or ()),
+            forbid=forbidden(wanted, forbid),
             algorithm=algorithm,
             driver=driver,
         )
@@ -141,7 +149,7 @@ def show_changes(asked: Request, algorithm: str, output: Format, out: Path | Non
 
 def from_live(
     live: LiveCluster,
-    wanted: Plan | Layouts,
+    wanted: Plan | Layouts | PreparedWorkload,
     algorithm: str,
     extra_gpus: int | None = None,
     forbid: tuple[str, ...] = (),
@@ -150,13 +158,23 @@ def from_live(
 
     Raises:
         InputError: the plan needs GPUs that are not there.
+        InfeasibleError: the GPUs do not suffice for the workload.
     """
     from partita.kubernetes.dra import DURATIONS  # noqa: PLC0415 -- of the extra
 
+    if not isinstance(wanted, Plan | Layouts):
+        wanted = _planned(wanted.on(live.free), live.current)
     refuse_missing(wanted, live.observation)
     rates = standing_rates(None, live.current)
     goal = goal_for(wanted, rates, None, algorithm=algorithm, extra_gpus=extra_gpus, forbid=forbid)
     return request(goal, live.current, DURATIONS)
+
+
+def _planned(wanted: PreparedWorkload, current: Deployment) -> Plan:
+    """Plan a workload from what runs, and say what came out."""
+    made = planned_from(wanted, current)
+    note(plan_line(made.plan), *made.notes)
+    return made.plan
 
 
 def _paths(plans: list[Path]) -> list[Path]:
@@ -172,7 +190,7 @@ def _seconds(name: DurationsName) -> Durations:
 
 
 def _from_cluster(
-    wanted: Plan | Layouts,
+    wanted: Plan | Layouts | PreparedWorkload,
     seconds: Durations,
     *,
     extra_gpus: int | None,
@@ -189,8 +207,10 @@ def _from_cluster(
         )
     with open_read_only(cluster, list) as opened:
         shown = opened.driver.observe()
-        refuse_missing(wanted, shown)
         now = deployed(shown)
+        if not isinstance(wanted, Plan | Layouts):
+            wanted = _planned(on_gpus(wanted, now), now)
+        refuse_missing(wanted, shown)
         rates = standing_rates(opened.journal.promised(), now)
         unfinished = opened.journal.unfinished()
     goal = goal_for(wanted, rates, unfinished, algorithm=algorithm, extra_gpus=extra_gpus, forbid=forbid)
@@ -282,6 +302,7 @@ def _label(instance: DeployedInstance, sign: str) -> str:
 
 def way_data(asked: Request, way: Transition) -> dict[str, Any]:
     """Return a way as plain data: what happens, how long it takes, and what each service keeps."""
+    changes = service_changes(asked, way)
     return {
         "algorithm": way.algorithm,
         "actions": dict(sorted(Counter(action.kind.value for action in way.actions).items())),
@@ -293,6 +314,7 @@ def way_data(asked: Request, way: Transition) -> dict[str, Any]:
             "there": len(asked.current.gpus),
         },
         "replicas_moved": way.moved,
+        "moves": sum(each.moves for each in changes),
         "services": [
             {
                 "name": each.name,
@@ -302,7 +324,7 @@ def way_data(asked: Request, way: Transition) -> dict[str, Any]:
                 "least": round(each.least, 6),
                 "replicas": each.replicas,
             }
-            for each in service_changes(asked, way)
+            for each in changes
         ],
     }
 
@@ -314,7 +336,10 @@ def print_way(console: Console, data: dict[str, Any]) -> None:
         console.print("nothing to do: all runs as the plan wants it")
         return
     kinds = ", ".join(f"{n} {kind.partition('_')[0]}" for kind, n in actions.items())
-    console.print(f"{sum(actions.values())} actions, about {data['seconds']:.0f} s: {kinds}", markup=False)
+    moves = f"{data['moves']:,} move{'' if data['moves'] == 1 else 's'}"
+    console.print(
+        f"{moves}, {sum(actions.values())} actions, about {data['seconds']:.0f} s: {kinds}", markup=False
+    )
     extra = gpus["peak"] - max(gpus["before"], gpus["after"])
     word = "GPU" if gpus["before"] == 1 else "GPUs"
     beyond = f", {extra} of them extra" if extra > 0 else ""

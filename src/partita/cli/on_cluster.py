@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from partita.kubernetes.advice import LiveCluster
     from partita.kubernetes.api import KubernetesApi
     from partita.planner import PreparedWorkload
+    from partita.transition.deployment import Deployment
 
 OnCluster = Annotated[
     bool, typer.Option("--cluster", help="Read a Kubernetes cluster; change nothing there.")
@@ -50,9 +51,20 @@ def refuse_unused(kubeconfig: str | None, context: str | None, namespace: str | 
 
 
 def prepared_on_cluster(
-    prepared: PreparedWorkload, kubeconfig: str | None, context: str | None, namespace: str | None
-) -> tuple[PreparedWorkload, tuple[str, ...]]:
-    """Return a workload on the GPUs that a cluster has free, and what is to be said of those.
+    prepared: PreparedWorkload,
+    kubeconfig: str | None,
+    context: str | None,
+    namespace: str | None,
+    workload: str | None = None,
+) -> tuple[PreparedWorkload, Deployment | None, tuple[str, ...]]:
+    """Return a workload on the GPUs that a cluster has free, what runs there, and what is to be said of the GPUs.
+
+    Args:
+        prepared: the workload.
+        kubeconfig: as of the command.
+        context: as of the command.
+        namespace: as of the command.
+        workload: name of the Workload whose replicas run there and may move; None for none, and then nothing runs.
 
     Raises:
         InputError: there is no such cluster.
@@ -61,8 +73,8 @@ def prepared_on_cluster(
     from partita.kubernetes.advice import at_free, look  # noqa: PLC0415 -- of the extra
 
     with opened(kubeconfig, context, namespace) as api:
-        live = look(api, models={pool.model for pool in prepared.workload.gpus})
-    return at_free(prepared, live), live_notes(live)
+        live = look(api, workload or "", models={pool.model for pool in prepared.workload.gpus})
+    return at_free(prepared, live), live.current if workload else None, live_notes(live)
 
 
 def live_notes(live: LiveCluster) -> tuple[str, ...]:

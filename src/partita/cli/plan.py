@@ -12,6 +12,7 @@ import typer
 from partita.cli.on_cluster import OnCluster, prepared_on_cluster, refuse_unused
 from partita.cli.options import Kubeconfig, KubeContext, KubeNamespace, Planner
 from partita.cli.output import DryRun, Format, Out, Output, WorkloadFile, emit, note, stderr, stdout
+from partita.cli.what_runs import From, MostMoves, refuse_without_from, what_runs
 from partita.deadline import Deadline
 from partita.errors import InputError, PartitaError
 
@@ -95,6 +96,8 @@ def plan(
     forecast: Forecast = None,
     forecast_share: ForecastShare = 0.9,
     move_price: MovePrice = None,
+    from_: From = None,
+    most_moves: MostMoves = None,
     verify: Verify = False,
     cluster: OnCluster = False,
     kubeconfig: Kubeconfig = None,
@@ -117,6 +120,10 @@ def plan(
     cost least. With --forecast the day is forecast from what was measured. Changes between plans are checked as those
     of `partita diff`. --out DIR writes series.json and the plans.
 
+    With --from it plans from what runs: of all plans that are as good, the one with the fewest moves. A move is a
+    replica that goes elsewhere, is new or ends, as `partita diff` counts them; the plan says how many it has, whether
+    fewer are possible, and what more GPUs would save. --most-moves N takes no more than N.
+
     See it at work: `partita demo`. Ctrl-C returns the best plan so far.
     """
     from partita.cli.plan_view import show_plan  # noqa: PLC0415 -- as below
@@ -124,13 +131,22 @@ def plan(
 
     loaded = read_prepared(workload)
     seen: tuple[str, ...] = ()
-    if cluster:
-        loaded, seen = prepared_on_cluster(loaded, kubeconfig, context, namespace)
-    else:
-        refuse_unused(kubeconfig, context, namespace)
     over_time = series is not None or forecast is not None
     if over_time:
-        _refuse_with_series(check, best_effort=best_effort, verify=verify)
+        _refuse_with_series(check, from_, best_effort=best_effort, verify=verify)
+    if from_ is None:
+        refuse_without_from(most_moves)
+    elif check is not None:
+        raise InputError(
+            "it has no meaning with --check, which plans nothing", where="--from", hint="leave it out"
+        )
+    current: Deployment | None = None
+    if cluster:
+        loaded, current, seen = prepared_on_cluster(loaded, kubeconfig, context, namespace, from_)
+    else:
+        refuse_unused(kubeconfig, context, namespace)
+        if from_ is not None:
+            loaded, current = what_runs(from_, loaded)
     if check is not None and verify:
         hint = f"simulate it: partita simulate -f {workload} --plan {check}"
         raise InputError("it has no meaning with --check, which plans nothing", where="--verify", hint=hint)
@@ -154,7 +170,16 @@ def plan(
         )
         return
     _refuse_without_series(move_price)
-    made = planned(loaded, planner, time_limit=time_limit, seed=seed, best_effort=best_effort)
+    made = planned(
+        loaded,
+        planner,
+        time_limit=time_limit,
+        seed=seed,
+        best_effort=best_effort,
+        current=current,
+        most_moves=most_moves,
+        trade=most_moves is None,
+    )
     files = (None if dry_run else out, None if dry_run else html)
     if not verify:
         show_plan(made.plan, output, *files)
@@ -179,8 +204,13 @@ def _verified(plan: Plan, loaded: PreparedWorkload) -> PlanOutcome:
         return simulate_plan(plan, loaded, stop=stop, report=report)
 
 
-def _refuse_with_series(check: Path | None, *, best_effort: bool, verify: bool) -> None:
-    known = {"--check": check is not None, "--best-effort": best_effort, "--verify": verify}
+def _refuse_with_series(check: Path | None, from_: str | None, *, best_effort: bool, verify: bool) -> None:
+    known = {
+        "--check": check is not None,
+        "--from": from_ is not None,
+        "--best-effort": best_effort,
+        "--verify": verify,
+    }
     for name, given in known.items():
         if given:
             raise InputError(
@@ -205,6 +235,8 @@ def planned(
     seed: int = 0,
     best_effort: bool = False,
     current: Deployment | None = None,
+    most_moves: int | None = None,
+    trade: bool = False,
 ) -> PlanResult:
     """Plan with progress on stderr, and let Ctrl-C return the best so far; arguments as for `planner.plan`.
 
@@ -222,6 +254,8 @@ def planned(
             seed=seed,
             best_effort=best_effort,
             current=current,
+            most_moves=most_moves,
+            trade=trade,
         )
 
 

@@ -14,7 +14,15 @@ from partita.cli.output import Format, emit, emit_document, stdout
 from partita.files import replacing
 from partita.mig.catalogue import gpu_model
 from partita.planning.document import write_plan
-from partita.planning.overview import PlanOverview, amount, id_ranges, verdict
+from partita.planning.overview import (
+    VALUE_NAMES,
+    PlanOverview,
+    amount,
+    id_ranges,
+    moves_verdict,
+    trade_rows,
+    verdict,
+)
 from partita.web.plan_report import plan_report
 
 if TYPE_CHECKING:
@@ -85,14 +93,31 @@ class PlanTable:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         marks = ASCII if options.ascii_only else UNICODE
         yield self._summary()
+        if self._plan.moves is not None:
+            yield moves_verdict(self._plan.moves)
         yield ""
         yield self._service_table(marks)
         yield from _left_out(len(self._services) - MOST_SERVICES, "services")
+        yield from self._trade()
         if self._drawn:
             yield from self._gpus(options.max_width, marks)
         if any(each.estimated for each in self._services):
             yield ""
             yield f"{marks.about} marks estimates: nobody has measured these figures."
+
+    def _trade(self) -> RenderResult:
+        rows = trade_rows(self._plan)
+        if not rows:
+            return
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for name in (VALUE_NAMES.get(self._plan.objective.name, "value"), "moves"):
+            table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("")
+        for row in rows:
+            table.add_row(*row)
+        yield ""
+        yield table
+        yield "`--most-moves N` plans with so few."
 
     def _gpus(self, width: int, marks: Marks) -> RenderResult:
         for group in self._groups[:MOST_GROUPS]:

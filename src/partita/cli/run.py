@@ -20,7 +20,6 @@ from partita.cli.cluster import (
     DriverOption,
     ServicesFile,
     Simulate,
-    named,
     open_cluster,
     refuse_unrunnable,
     simulated_gpus,
@@ -47,6 +46,7 @@ from partita.cli.daemon import (
 )
 from partita.cli.options import Algorithm, ExtraGpus
 from partita.cli.output import WorkloadFile, stderr
+from partita.cli.what_runs import gpus_for
 from partita.control.controller import StopRequestedError
 from partita.control.following import FollowedSchedule, RatesAbove
 from partita.control.reconciler import FILE, Demand, Hysteresis, RatesFile, Reconciler, TransitionOptions
@@ -55,8 +55,6 @@ from partita.drive.state import state_folder
 from partita.errors import InputError
 from partita.planner import plan, read_prepared
 from partita.serve.served import measured_seconds
-from partita.transition.between import whole_nodes
-from partita.transition.deployment import Deployment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -67,6 +65,7 @@ if TYPE_CHECKING:
     from partita.control.sharing import SharedDriver
     from partita.planner import PreparedWorkload
     from partita.planning.plan import Plan
+    from partita.transition.deployment import Deployment
 
 
 RunClock = Annotated[
@@ -240,19 +239,12 @@ def _tell(reached: Reached | None) -> None:
 
 
 def _gpus_of(first: FileWorkload, scheduled: ScheduledWorkload | None) -> list[tuple[str, str]]:
-    """Return the GPUs of a simulated cluster for a workload: those it names, or as many as its plans take."""
-    pools = first.loaded.workload.gpus
-    if all(pool.count is not None for pool in pools):
-        return named([pool.model for pool in pools for _ in range(pool.count or 0)])
-
-    if scheduled is not None:
-        return whole_nodes([(gpu.id, gpu.model) for gpu in scheduled.schedule.largest.gpus])
-    many = {pool.model: _PLENTY for pool in pools}
-    made = first.plan(first.demand, many, Deployment(()))
-    return whole_nodes([(gpu.id, gpu.model) for gpu in made.gpus])
+    if scheduled is None:
+        return gpus_for(first.loaded, first.planned)
+    largest = scheduled.schedule.largest
+    return gpus_for(first.loaded, lambda _: largest)
 
 
-_PLENTY = 1_000_000
 _STOPS_S = 0.5
 """Most seconds for which a wish to stop is not noticed."""
 
@@ -293,7 +285,10 @@ class FileWorkload:
         Raises:
             InfeasibleError: there is no plan at all.
         """
-        asked = self.loaded.at(demand.rates, demand.batches, gpus)
+        return self.planned(self.loaded.at(demand.rates, demand.batches, gpus), current)
+
+    def planned(self, asked: PreparedWorkload, current: Deployment | None = None) -> Plan:
+        """Return the plan of this workload on some GPUs; arguments as for `planner.plan`."""
         deadline = Deadline(self.planning.time_limit, self.planning.stop)
         return plan(asked, deadline=deadline, seed=self.planning.seed, best_effort=True, current=current).plan
 

@@ -11,6 +11,7 @@ from partita.drive.driver import DriveError
 from partita.errors import SHOWN, PartitaError
 from partita.registry import maker_of
 from partita.transition.check import check_transition
+from partita.transition.deployment import restated
 from partita.transition.transition import Request
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ def ordered(transitioner: Transitioner, asked: Request) -> Transition:
 def request(goal: Goal, current: Deployment, durations: Durations) -> Request:
     """Return the request for a transition from what runs to a goal."""
     return Request(
-        current,
+        restated(current, goal.target),
         goal.target,
         goal.old_rates,
         goal.new_rates,

@@ -171,8 +171,7 @@ def at_free(prepared: PreparedWorkload, live: LiveCluster) -> PreparedWorkload:
     Raises:
         InfeasibleError: too few of a service's queries can be answered in time.
     """
-    rates = {service.name: service.rate for service in prepared.workload.services}
-    return prepared.at(rates, {cut.spec.name: cut.shares for cut in prepared.cuts}, live.free)
+    return prepared.on(live.free)
 
 
 def plans_of(api: KubernetesApi, workload: str) -> list[PlanObject]:

@@ -13,7 +13,7 @@ from partita.mig.catalogue import gpu_model
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from partita.planning.plan import Instance, Plan, ServiceCapacity
+    from partita.planning.plan import Instance, Plan, PlanMoves, ServiceCapacity
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,6 +140,43 @@ def verdict(plan: Plan) -> str:
     if plan.objective.proven:
         return f"proven optimal ({bound})"
     return f"gap {plan.objective.gap * 100:.2g} % ({bound})"
+
+
+def plan_line(plan: Plan) -> str:
+    """Return a plan in one line: what it takes, how good it is, and its moves."""
+    moves = "" if plan.moves is None else f", {moves_verdict(plan.moves)}"
+    return f"planned: {amount(plan)}, {verdict(plan)}{moves}"
+
+
+def moves_verdict(moves: PlanMoves) -> str:
+    """Return in words how many moves a plan has: `5 moves from what runs, proven fewest`."""
+    count = f"{moves.count:,} move{'' if moves.count == 1 else 's'} from what runs"
+    if moves.proven:
+        return f"{count}, proven fewest" if moves.count else count
+    return f"{count}, at least {moves.least:,} for any plan as good"
+
+
+def trade_rows(plan: Plan) -> list[tuple[str, str, str]]:
+    """Return what is worth saying of plans with more GPUs and fewer moves: value, moves, and the difference.
+
+    The plan itself comes first. Empty where there is no such plan.
+    """
+    if plan.moves is None or not plan.moves.trade:
+        return []
+    first = plan.objective.value
+    rows = [(number(first), f"{plan.moves.count:,}", "this plan")]
+    for each in plan.moves.trade:
+        more, fewer = number(each.value - first), plan.moves.count - each.moves
+        unit = {"gpus": "GPU" if each.value - first == 1 else "GPUs", "watts": "W"}.get(
+            plan.objective.name, "per hour"
+        )
+        moves = f"{fewer:,} move{'' if fewer == 1 else 's'} fewer"
+        rows.append((number(each.value), f"{each.moves:,}", f"{more} {unit} more, {moves}"))
+    return rows
+
+
+VALUE_NAMES = {"gpus": "GPUs", "cost": "cost per hour", "watts": "watts"}
+"""What the value of each objective is called above its figures."""
 
 
 def amount(plan: Plan) -> str:

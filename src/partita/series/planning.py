@@ -23,7 +23,7 @@ from partita.registry import make, maker_of
 from partita.series.rates import largest
 from partita.transition.between import whole_nodes
 from partita.transition.check import check_transition
-from partita.transition.deployment import DeployedGpu, Deployment, deployment_of
+from partita.transition.deployment import DeployedGpu, Deployment, deployment_of, restated
 from partita.transition.overview import timeline
 from partita.transition.transition import MEASURED, ActionKind, Request
 
@@ -458,9 +458,10 @@ class _Search:
         candidates = self._candidates
         old = {service.name: service.rate for service in prefix.runs[-1].plan.services}
         new = {service.name: service.rate for service in plan.services}
+        target = deployment_of(plan)
         request = Request(
-            prefix.deployment,
-            deployment_of(plan),
+            restated(prefix.deployment, target),
+            target,
             old,
             new,
             MEASURED,

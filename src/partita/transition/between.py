@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from itertools import chain, count
 from typing import TYPE_CHECKING
 
-from partita.transition.deployment import DeployedGpu, Deployment, deployment_of
+from partita.transition.deployment import DeployedGpu, Deployment, deployment_of, restated
 from partita.transition.transition import Request
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def request_between(
     there = enough_gpus(now.gpus, wanted.gpus, extra_gpus or 0)
     gpus = tuple(standing.get(name, DeployedGpu(name, model, ())) for name, model in there)
     return Request(
-        Deployment(gpus),
+        restated(Deployment(gpus), target),
         target,
         {service.name: service.rate for service in now.services},
         {service.name: service.rate for service in wanted.services},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from partita.perf.operating_point import Tenant  # noqa: TC001 -- the codec reads it
@@ -31,6 +31,11 @@ class Replica:
     throughput: float
     latency_ms: float
     tenants: tuple[Tenant, ...] = ()
+
+    @property
+    def run(self) -> tuple[object, ...]:
+        """How it is run: all but its figures."""
+        return self.service, self.model, self.batch, self.processes, self.tenants
 
     @property
     def serves(self) -> tuple[tuple[str, float], ...]:
@@ -127,5 +132,38 @@ def deployment_of(wanted: Plan | Layouts) -> Deployment:
                 ),
             )
             for gpu in wanted.gpus
+        )
+    )
+
+
+def restated(current: Deployment, target: Deployment) -> Deployment:
+    """Return what runs, with the figures of the target for replicas that are run as the target has them run.
+
+    What a replica holds depends on what is known of it now: on the table, and where queries wait on the other
+    replicas of its service. So a replica is not started anew, nor does it count with an old figure, because a figure
+    has changed.
+    """
+    now: dict[object, Replica] = {}
+    for gpu in target.gpus:
+        for each in gpu.instances:
+            if each.replica is not None:
+                now[gpu.model, each.placement.profile, each.replica.run] = each.replica
+    return Deployment(
+        tuple(
+            replace(
+                gpu,
+                instances=tuple(
+                    each
+                    if each.replica is None
+                    else replace(
+                        each,
+                        replica=now.get((gpu.model, each.placement.profile, each.replica.run), each.replica),
+                    )
+                    for each in gpu.instances
+                ),
+            )
+            if gpu.instances
+            else gpu
+            for gpu in current.gpus
         )
     )

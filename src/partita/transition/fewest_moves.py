@@ -23,7 +23,7 @@ from partita.milp import INFINITY, Program
 from partita.planning.assemble import pool_names
 from partita.planning.plan import Instance, Objective, Plan, PlannedGpu, ServiceCapacity
 from partita.planning.problem import RATE_SLACK, WATTS_PER_GPU
-from partita.transition.deployment import deployment_of
+from partita.transition.deployment import deployment_of, restated
 from partita.transition.moves import moves_between, total_moves
 from partita.transition.nearest import nearest
 from partita.transition.transition import MEASURED, Request
@@ -639,20 +639,23 @@ class MoveProgram:
 
     def _encoded(self, plan: Plan) -> NDArray[np.float64] | None:
         """Return a plan as a solution; None if it does not fit the GPUs there are."""
+        target = deployment_of(plan)
+        current = restated(self._current, target)
         try:
-            wanted = nearest(Request(self._current, deployment_of(plan), {}, {}, MEASURED))
+            wanted = nearest(Request(current, target, {}, {}, MEASURED))
         except InfeasibleError:
             return None
         first = {c: i for i, (c, j) in reversed(list(enumerate(self._at))) if not j}
         service = {each.name: s for s, each in enumerate(self._problem.services)}
         pair = {(int(s), int(k)): i for i, (s, k) in enumerate(self._pairs)}
+        runs = {gpu.id: {each.placement: each.replica for each in gpu.instances} for gpu in current.gpus}
         columns = np.zeros(self._program.width)
         stays, starts = np.zeros_like(self._runs), np.zeros_like(self._runs)
         for c, mine in enumerate(self._classes):
             for gpu in mine.gpus:
                 if not (here := wanted[gpu.id]):
                     continue
-                now = {each.placement: each.replica for each in gpu.instances}
+                now = runs[gpu.id]
                 keep = {place for place in mine.held if here.get(place) == now[place]}
                 come = Counter(place.profile for place in here.keys() - keep)
                 j = _covering(mine, Counter(mine.held[place] for place in keep), come)

@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from partita.transition.deployment import restated
 from partita.transition.nearest import nearest
 from partita.transition.transition import MEASURED, Request
 
@@ -51,6 +52,7 @@ def moves_between(current: Deployment, target: Deployment) -> dict[str, Moves]:
         InfeasibleError: there are too few GPUs of a model, or fixed instances leave no room.
         InputError: the target has a fixed instance that does not run.
     """
+    current = restated(current, target)
     wanted = nearest(Request(current, target, {}, {}, MEASURED))
     stay: Counter[str] = Counter()
     runs: Counter[str] = Counter()

@@ -45,6 +45,11 @@ class ServiceChange:
     stand_in: int
 
     @property
+    def moves(self) -> int:
+        """Replicas that move, are new or end: the larger of the starts and the stops, stand-ins left out."""
+        return self.move + self.new + self.end
+
+    @property
     def replicas(self) -> dict[str, int]:
         """The number of replicas by what happens to them."""
         return {

@@ -5,14 +5,24 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
-from partita.planning.overview import amount, number, survival, verdict
-from partita.web.page import TIMES, GpuCard, InstanceBox, figures, gpu_cards, left_out, page, service_table
+from partita.planning.overview import VALUE_NAMES, amount, number, survival, trade_rows, verdict
+from partita.web.page import (
+    TIMES,
+    GpuCard,
+    InstanceBox,
+    figures,
+    gpu_cards,
+    left_out,
+    page,
+    row,
+    service_table,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from partita.planning.overview import GpuGroup, PlanOverview, ServiceOverview
-    from partita.planning.plan import Instance
+    from partita.planning.plan import Instance, Plan
     from partita.verification import PlanOutcome, ServiceOutcome, Share
 
 
@@ -28,7 +38,6 @@ _LEGEND = (
     "<p>Each box is an instance, as wide as the memory slices it takes, with the number and name of its service; "
     "each bar in it is a compute slice. Dashed boxes are free memory slices.</p>"
 )
-_UNITS = {"cost": "cost per hour", "watts": "watts"}
 
 
 def plan_report(
@@ -62,6 +71,7 @@ def plan_report(
         else "",
         f"<p>{escape(survived)}.</p>" if (survived := survival(plan)) else "",
         *service_table((*_COLUMNS, *(_LOSS_COLUMNS if losses else ())), rows, len(services) - MOST_SERVICES),
+        *_trade(plan),
         *(() if verified is None else _promises(verified, numbers)),
         "<h2>GPUs</h2>",
         _LEGEND,
@@ -72,10 +82,25 @@ def plan_report(
     return page(f"Plan: {takes}", ("report.css",), parts, embedded=embedded)
 
 
+def _trade(plan: Plan) -> Iterator[str]:
+    """Yield the plans with more value and fewer moves, if there are any."""
+    if rows := trade_rows(plan):
+        yield (
+            "<h2>More GPUs for fewer moves</h2>"
+            if plan.objective.name == "gpus"
+            else "<h2>More for fewer moves</h2>"
+        )
+        head = (VALUE_NAMES.get(plan.objective.name, "value"), "moves", "")
+        yield f"<table><thead><tr><th>{'<th>'.join(head)}</thead><tbody>"
+        for each in rows:
+            yield row(dict(zip(head, map(escape, each), strict=True)))
+        yield "</tbody></table>"
+
+
 def _figures(overview: PlanOverview, *, timed: bool) -> dict[str, str]:
     plan, used = overview.plan, overview.compute_used
     objective, solver = plan.objective, plan.solver
-    value = {_UNITS.get(objective.name, "value"): number(objective.value)}
+    value = {VALUE_NAMES.get(objective.name, "value"): number(objective.value)}
     return {
         "GPUs": f"{len(plan.gpus):,}",
         **({} if objective.name == "gpus" else value),
@@ -85,6 +110,7 @@ def _figures(overview: PlanOverview, *, timed: bool) -> dict[str, str]:
         "instances": f"{overview.instances:,}",
         "compute used": "none" if used is None else f"{used * 100:.0f} %",
         f"planner, seed {solver.seed}": escape(solver.name),
+        **({} if plan.moves is None else {"moves from what runs": f"{plan.moves.count:,}"}),
         **({"planned in": f"{solver.seconds:.2f} s"} if timed else {}),
     }
 

@@ -1,0 +1,117 @@
+"""`plan --from`: one service's rate changes by a fifth; moves of a fresh plan, and of the plan with the fewest."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass
+from statistics import median
+
+from benchmarks.checked import faults
+from benchmarks.report import table
+from benchmarks.transition_cases import MODELS, on_cluster, plan_for, problem_of, scaled
+from partita.deadline import Deadline
+from partita.transition.deployment import deployment_of
+from partita.transition.fewest_moves import near_plan
+from partita.transition.moves import moves_between, total_moves
+from partita.transition.overview import service_changes
+from partita.transition.shortest import Shortest
+from partita.transition.transition import MEASURED, Request
+
+SIZES = ((6, 8), (12, 16), (30, 40), (60, 80))
+"""Services and about how many GPUs they take."""
+
+CHANGES = 25
+"""Changes of each size, of seeds 0 to this."""
+
+SECONDS = 10.0
+"""Most seconds of planning, and as many again for the moves."""
+
+
+def run(*, quick: bool) -> str:
+    """Return the tables."""
+    rows: list[list[object]] = []
+    every: list[_Change] = []
+    for services, gpus in SIZES[: 2 if quick else None]:
+        found = [_change(seed, services, gpus) for seed in range(5 if quick else CHANGES)]
+        every += found
+        rows.append(_row(f"{services}", found))
+    rows.append(_row("all", every))
+    header = [
+        "services",
+        "changes",
+        "replicas",
+        "GPUs, fresh",
+        "GPUs, --from",
+        "moves, fresh",
+        "moves, --from",
+    ]
+    header += ["share", "proven fewest", "at least", "planning, s", "--from more, s"]
+    return (
+        "## Planning from what runs\n\n"
+        "Services of ParvaGPU's tables with random rates; then one service's rate rises or falls by a fifth. A fresh "
+        "plan is put onto the GPUs so that the most replicas stay, as `diff` and `apply` do; `--from` takes the plan "
+        "with the fewest moves among those with as many GPUs. Moves are those of the transitions. Figures are sums "
+        f"over all changes; seconds are medians, of at most {SECONDS:g} s for either part.\n\n{table(header, rows)}"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """One change: replicas before, GPUs and moves of both plans, proven moves, and seconds."""
+
+    replicas: int
+    gpus: tuple[int, int]
+    moves: tuple[int, int]
+    least: int
+    seconds: tuple[float, float]
+
+
+def rates_of(seed: int, services: int, gpus: float) -> tuple[dict[str, float], dict[str, float]]:
+    """Return random rates that take about so many GPUs, and the same with one of them a fifth larger or smaller."""
+    draw = random.Random(seed)
+    names = [f"{draw.choice(MODELS)}-{i}" for i in range(services)]
+    old = scaled({name: draw.expovariate(1.0) + 0.05 for name in names}, gpus)
+    one = draw.choice(names)
+    return old, {**old, one: old[one] * draw.choice((0.8, 1.2))}
+
+
+def _change(seed: int, services: int, gpus: float) -> _Change:
+    old, new = rates_of(seed, services, gpus)
+    before = plan_for(old, SECONDS)
+    begin = time.perf_counter()
+    fresh = plan_for(new, SECONDS)
+    planning = time.perf_counter() - begin
+    current = on_cluster(before, len(before.gpus) + len(fresh.gpus))
+    begin = time.perf_counter()
+    near = near_plan(problem_of(new), fresh, current, Deadline(SECONDS))
+    more = time.perf_counter() - begin
+    assert not faults(near.plan, problem_of(new))
+    request = Request(current, deployment_of(near.plan), old, new, MEASURED)
+    changes = service_changes(request, Shortest(tries=1).transition(request))
+    assert sum(each.moves for each in changes) == near.moves
+    return _Change(
+        sum(len(gpu.instances) for gpu in before.gpus),
+        (len(fresh.gpus), len(near.plan.gpus)),
+        (total_moves(moves_between(current, deployment_of(fresh))), near.moves),
+        near.least,
+        (planning, more),
+    )
+
+
+def _row(name: str, found: list[_Change]) -> list[object]:
+    fresh, near = (sum(each.moves[i] for each in found) for i in range(2))
+    return [
+        name,
+        len(found),
+        sum(each.replicas for each in found),
+        sum(each.gpus[0] for each in found),
+        sum(each.gpus[1] for each in found),
+        fresh,
+        near,
+        f"{near / fresh:.0%}",
+        f"{sum(each.moves[1] == each.least for each in found)} of {len(found)}",
+        sum(each.least for each in found),
+        median(each.seconds[0] for each in found),
+        median(each.seconds[1] for each in found),
+    ]
