@@ -16,6 +16,7 @@ NAMES = (
     "crashes",
     "serving",
     "gateway",
+    "promises",
     "soak",
     "jobs",
     "job_queue",

@@ -222,7 +222,7 @@ def test_losses_of_gpus_and_nodes_are_shown(
     assert gone.code == 1
     assert "0.00" in gone.out
     unknown = partita(*asked, "--without", "node-7")
-    assert (unknown.code, "no GPU or node 'node-7'" in unknown.err) == (2, True)
+    assert (unknown.code, "no GPU, node, rack or zone 'node-7'" in unknown.err) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from partita.planner import PreparedWorkload, check, plan, prepare
 from partita.planning.formulate import formulate
 from partita.serve.routers.joined import Servers, serve
 from partita.serve.waiting import CapacityModel, InstanceKind, Promise
-from partita.verification import Trial, Verdict, simulate_plan
+from partita.verification.outcome import Trial, Verdict
+from partita.verification.plan_simulation import simulate_plan
 from partita.workload import ArrivalsSpec, GammaArrivals, PoolSpec, ServiceSpec, Slo, Workload
 
 if TYPE_CHECKING:

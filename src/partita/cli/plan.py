@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from partita.planner import PlanResult, PreparedWorkload
     from partita.planning.plan import Plan
     from partita.transition.deployment import Deployment
-    from partita.verification import PlanOutcome
+    from partita.verification.outcome import PlanOutcome
 
 
 TimeLimit = Annotated[
@@ -198,7 +198,7 @@ def plan(
 def _verified(plan: Plan, loaded: PreparedWorkload) -> PlanOutcome:
     """Simulate a plan with progress on stderr; Ctrl-C returns the services that are simulated so far."""
     from partita.cli.verification_view import simulation_progress  # noqa: PLC0415 -- as above
-    from partita.verification import simulate_plan  # noqa: PLC0415 -- as above
+    from partita.verification.plan_simulation import simulate_plan  # noqa: PLC0415 -- as above
 
     with stoppable() as stop, simulation_progress("services") as report:
         return simulate_plan(plan, loaded, stop=stop, report=report)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from partita.cli.drawing import Marks
     from partita.planning.overview import GpuGroup, ServiceOverview
     from partita.planning.plan import Plan
-    from partita.verification import PlanOutcome
+    from partita.verification.outcome import PlanOutcome
 
 MOST_SERVICES = 40
 MOST_GROUPS = 12

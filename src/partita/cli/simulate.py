@@ -20,14 +20,16 @@ from partita.planner import read_prepared
 from partita.planning.document import read_plan
 from partita.planning.overview import PlanOverview
 from partita.simulator import Arrivals, SimulationRequest, ask, play, simulation_data
-from partita.verification import QUERIES, Trial, simulate_losses, simulate_plan, without
+from partita.verification.losses import Domains, simulate_losses, without
+from partita.verification.outcome import QUERIES, Trial
+from partita.verification.plan_simulation import simulate_plan
 from partita.web.plan_report import plan_report
 from partita.web.serving_report import serving_report
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from partita.verification import LossesOutcome
+    from partita.verification.losses import LossesOutcome
 
 
 class LossName(StrEnum):
@@ -35,6 +37,8 @@ class LossName(StrEnum):
 
     GPU = "gpu"
     NODE = "node"
+    RACK = "rack"
+    ZONE = "zone"
 
 
 class ArrivalsName(StrEnum):
@@ -72,7 +76,8 @@ Without = Annotated[
     typer.Option(
         "--without",
         metavar="NAME",
-        help="With --plan: simulate it without this GPU (node-0/gpu-3) or node (node-0). Repeatable.",
+        help="With --plan: simulate it without this GPU (node-0/gpu-3), node (node-0), rack (POOL/rack-0) or zone. "
+        "Repeatable.",
     ),
 ]
 
@@ -91,13 +96,17 @@ def simulate(
         typer.Option(
             min=0,
             max=3,
-            help="With --plan: log-normal spread of the seconds of batches around the table's. (default: 0)",
+            help="With --plan: log-normal spread of the seconds of batches around the table's. (default: what "
+            "capacity is counted with)",
         ),
     ] = None,
     without: Without = None,
     without_each: Annotated[
         LossName | None,
-        typer.Option(help="With --plan: simulate it without each of its GPUs or nodes in turn."),
+        typer.Option(
+            help="With --plan: simulate it without each of its GPUs, nodes, racks or zones in turn. Services that "
+            "`survive` it are held to what they promise then."
+        ),
     ] = None,
     service: Annotated[str | None, typer.Option(help="Service; needed where there are several.")] = None,
     trace: Trace = None,
@@ -177,9 +186,7 @@ def simulate(
     """
     if plan is not None:
         _refuse(context, _OF_ONE_SERVICE, "it is for one service, not for --plan")
-        trial = Trial(
-            1.0 if load is None else load, queries or QUERIES, seed, 0.0 if jitter is None else jitter, router
-        )
+        trial = Trial(1.0 if load is None else load, queries or QUERIES, seed, jitter, router)
         _simulate_plan(workload, plan, trial, (without or [], without_each), (html, out, output))
         return
     _refuse(context, _OF_PLAN, "it has no meaning without --plan")
@@ -239,11 +246,13 @@ def _simulate_plan(
 ) -> None:
     (gone, each), (html, out, output) = lost, wanted
     prepared = read_prepared(workload)
-    plan = without(read_plan(path), gone)
+    whole = read_plan(path)
+    domains = Domains(whole, prepared.workload)
+    judged, plan = domains.judged(domains.named(gone)), without(whole, gone, domains)
     losses: LossesOutcome | None = None
     with stoppable() as stop:
         with simulation_progress("services") as report:
-            outcome = simulate_plan(plan, prepared, trial, stop=stop, report=report)
+            outcome = simulate_plan(plan, prepared, trial, judged=judged, stop=stop, report=report)
         if each is not None and not outcome.stopped:
             with simulation_progress("losses") as report:
                 losses = simulate_losses(plan, prepared, each.value, trial, stop=stop, report=report)

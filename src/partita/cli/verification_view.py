@@ -11,19 +11,19 @@ from rich.text import Text
 from partita.cli.output import stderr
 from partita.errors import PartitaError
 from partita.planning.overview import id_ranges
-from partita.verification import Verdict
+from partita.verification.outcome import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from rich.console import Console, ConsoleOptions, RenderResult
 
-    from partita.verification import LossesOutcome, LossOutcome, PlanOutcome, ServiceOutcome, Share
+    from partita.verification.losses import LossesOutcome, LossOutcome
+    from partita.verification.outcome import PlanOutcome, ServiceOutcome, Share
 
 MOST_SERVICES = 40
 _WIDE = 110
 _STYLES = {Verdict.KEPT: "green", Verdict.BROKEN: "red", Verdict.UNDECIDED: "yellow", Verdict.NONE: "dim"}
-_WORDS = {"gpu": "GPU", "node": "node"}
 _MOST_NAMED = 3
 _MOST_LISTED = 100
 
@@ -143,7 +143,7 @@ class LossesTable:
         losses = self._outcome.losses
         number = sum(len(each.lost) for each in losses)
         broken = sum(len(each.lost) for each in losses if each.broken)
-        yield f"{number - broken:,} of {number:,} {_WORDS[self._outcome.level]}s can be lost with every promise kept"
+        yield f"{number - broken:,} of {number:,} {_word(self._outcome)}s can be lost with every promise kept"
         yield ""
         yield self._table(options)
 
@@ -191,7 +191,7 @@ def refuse_broken(outcome: PlanOutcome, losses: LossesOutcome | None, where: str
     then = {each.service: None for loss in lost for each in loss.broken if each.service not in broken}
     for names, when in (
         (broken, ""),
-        (then, "" if losses is None else f" when a {_WORDS[losses.level]} is lost"),
+        (then, "" if losses is None else f" when a {_word(losses)} is lost"),
     ):
         if names:
             verb = "does not keep its promise" if len(names) == 1 else "do not keep their promises"
@@ -200,6 +200,10 @@ def refuse_broken(outcome: PlanOutcome, losses: LossesOutcome | None, where: str
                 where=where,
                 hint="plan again with more headroom for these services, or with a longer slo.latency_ms",
             )
+
+
+def _word(losses: LossesOutcome) -> str:
+    return "GPU" if losses.level == "gpu" else losses.level
 
 
 def _named(names: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from heapq import heappop, heappush
+from heapq import heappop, heappush, heapreplace
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -38,7 +38,7 @@ _IDLE_TICK_S = 0.02
 _PRICES_S = 2.0
 """Seconds between two ticks, between two while nothing waits, and between two looks at prices, as in the gateway."""
 _CHUNK = 4096
-_STOP_EVERY = 1024
+_STOP_EVERY = 4096
 _ROWS = Batching(rows=True, why="it is simulated, row by row")
 _ANSWER = Answer()
 _NO_ANSWER = math.inf
@@ -67,9 +67,11 @@ class LiveSimulation:
         router: the policy.
         jitter: standard deviation of the logarithm of a batch's seconds relative to the table's; their mean stays.
         seed: of the jitter.
+        shared: for each worker the instance that workers of other services are on too; None if it has one of its own.
 
     Attributes:
         now: simulated seconds since the start.
+        left: number of the queries that it is to count which have not ended.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class LiveSimulation:
         *,
         jitter: float = 0.0,
         seed: int = 0,
+        shared: Sequence[SharedInstance | None] = (),
     ) -> None:
         self.now = 0.0
         self._traffic = traffic
@@ -94,43 +97,51 @@ class LiveSimulation:
             clock=lambda: self.now,
         )
         self._jitter, self._random = jitter, Random(seed)
-        self._ends: list[tuple[float, int, Worker, int, float]] = []
+        self._ends: list[tuple[float, int, Worker, int, float, float]] = []
         self._numbers = 0
         self._arrived = array("d")
         self._sizes = array("l")
         self._latency = array("d")
         self._coming: list[tuple[float, int]] = []
-        self._counted = self._left = 0
+        self._counted = self.left = 0
         self._tick_at, self._ticked, self._prices_at = math.inf, 0.0, _PRICES_S
         self._queries: dict[int, Query] = {}
-        for spec in workers:
-            link = _SimulatedLink(self, sorted(spec.seconds.items()))
+        for spec, instance in zip(workers, shared or [None] * len(workers), strict=True):
+            link = _SimulatedLink(self, sorted(spec.seconds.items()), instance)
             link.worker = self._route.join(link, _hello(spec))  # type: ignore[arg-type]  # it only runs batches
         self._slots = sum(spec.processes for spec in workers)
         self._set_first_prices(service)
 
     def run(self, count: int, stop: Callable[[], bool]) -> None:
         """Go on until the first `count` queries have ended, as more arrive behind them, or until `stop` is true."""
+        run_together([self], [count], stop)
+
+    def expect(self, count: int) -> None:
+        """Set the number of queries of which `left` counts those that have not ended."""
         self._counted = count
-        self._left = count - sum(1 for each in self._latency[:count] if not math.isnan(each))
-        ends, until_stop = self._ends, _STOP_EVERY
-        while self._left:
-            if not self._coming:
-                found = self._traffic.next(_CHUNK)
-                self._coming = list(zip(found.arrival.tolist(), found.batch.tolist(), strict=True))[::-1]
-                until_stop -= _CHUNK
-                if until_stop <= 0:
-                    until_stop = _STOP_EVERY
-                    if stop():
-                        return
-            arrival = self._coming[-1][0]
-            at = ends[0][0] if ends and ends[0][0] <= arrival else arrival
-            if self._tick_at <= at:
-                self._tick(self._tick_at)
-            elif at is not arrival:
-                self._end()
-            else:
-                self._arrive(*self._coming.pop())
+        self.left = count - sum(1 for each in self._latency[:count] if not math.isnan(each))
+
+    def next_at(self) -> float:
+        """Return the time of the next event."""
+        arrival = self._next_arrival()
+        return min(arrival, self._tick_at, self._ends[0][0] if self._ends else math.inf)
+
+    def step(self) -> None:
+        """Handle the next event."""
+        ends, arrival = self._ends, self._next_arrival()
+        at = ends[0][0] if ends and ends[0][0] <= arrival else arrival
+        if self._tick_at <= at:
+            self._tick(self._tick_at)
+        elif at is not arrival:
+            self._end()
+        else:
+            self._arrive(*self._coming.pop())
+
+    def _next_arrival(self) -> float:
+        if not self._coming:
+            found = self._traffic.next(_CHUNK)
+            self._coming = list(zip(found.arrival.tolist(), found.batch.tolist(), strict=True))[::-1]
+        return self._coming[-1][0]
 
     # Events
 
@@ -154,10 +165,10 @@ class LiveSimulation:
             self._tick_at = _grid(at)
 
     def _end(self) -> None:
-        self.now, _, worker, number, seconds = heappop(self._ends)
+        self.now, _, worker, number, seconds, waited = heappop(self._ends)
         batch = worker.running.get(number)
         if batch is not None:
-            self._route.done(worker, number, (_ANSWER,) * len(batch.queries), seconds, 0.0)
+            self._route.done(worker, number, (_ANSWER,) * len(batch.queries), seconds, waited)
         if self._tick_at is math.inf:
             self._tick_at = _grid(self.now)
 
@@ -171,19 +182,20 @@ class LiveSimulation:
         else:
             self._tick_at = math.inf
 
-    def start(self, worker: Worker, number: int, seconds: float) -> None:
-        """Run a batch on a worker."""
+    def start(self, worker: Worker, number: int, seconds: float, instance: SharedInstance | None) -> None:
+        """Run a batch on a worker, on a shared instance behind those of other services."""
         if self._jitter:
             spread = self._jitter
             seconds *= math.exp(self._random.gauss(-spread * spread / 2, spread))
         self._numbers += 1
-        heappush(self._ends, (self.now + seconds, self._numbers, worker, number, seconds))
+        begun = self.now if instance is None else instance.take(self.now, seconds)
+        heappush(self._ends, (begun + seconds, self._numbers, worker, number, seconds, begun - self.now))
 
     def ended(self, number: int, *, answered: bool) -> None:
         """Take note of the end of a query."""
         self._latency[number] = self.now - self._arrived[number] if answered else _NO_ANSWER
         if number < self._counted:
-            self._left -= 1
+            self.left -= 1
 
     # Prices
 
@@ -222,6 +234,44 @@ class LiveSimulation:
         return busy / (self.now * self._slots) if self.now and self._slots else 0.0
 
 
+class SharedInstance:
+    """An instance on which workers of several services run their batches in the order in which they come.
+
+    Args:
+        processes: batches that run at once.
+    """
+
+    def __init__(self, processes: int) -> None:
+        self._free = [0.0] * processes
+
+    def take(self, now: float, seconds: float) -> float:
+        """Return when a batch that comes now begins, and keep a process busy for its seconds."""
+        begun = max(now, self._free[0])
+        heapreplace(self._free, begun + seconds)
+        return begun
+
+
+def run_together(services: Sequence[LiveSimulation], counts: Sequence[int], stop: Callable[[], bool]) -> None:
+    """Simulate services side by side until of each the first queries have ended, or until `stop` is true.
+
+    Args:
+        services: that may share instances.
+        counts: number of queries of each that must have ended.
+        stop: asked now and then.
+    """
+    for service, count in zip(services, counts, strict=True):
+        service.expect(count)
+    alone = services[0] if len(services) == 1 else None
+    until_stop = _STOP_EVERY
+    while any(service.left for service in services) if alone is None else alone.left:
+        (alone or min(services, key=LiveSimulation.next_at)).step()
+        until_stop -= 1
+        if not until_stop:
+            until_stop = _STOP_EVERY
+            if stop():
+                return
+
+
 def _grid(after: float) -> float:
     """Return the first tick after a time."""
     return (math.floor(after / _TICK_S) + 1) * _TICK_S
@@ -258,12 +308,18 @@ class _SimulatedLink:
     Args:
         simulation: whose worker it is.
         known: seconds by batch size, ascending.
+        instance: that it shares with workers of other services; None if it has one of its own.
     """
 
-    __slots__ = ("_known", "_seconds", "_simulation", "worker")
+    __slots__ = ("_instance", "_known", "_seconds", "_simulation", "worker")
 
-    def __init__(self, simulation: LiveSimulation, known: Sequence[tuple[int, float]]) -> None:
-        self._simulation, self._known = simulation, known
+    def __init__(
+        self,
+        simulation: LiveSimulation,
+        known: Sequence[tuple[int, float]],
+        instance: SharedInstance | None,
+    ) -> None:
+        self._simulation, self._known, self._instance = simulation, known, instance
         self._seconds: dict[int, float] = {}
         self.worker: Worker | None = None
 
@@ -275,7 +331,7 @@ class _SimulatedLink:
         seconds = self._seconds.get(items)
         if seconds is None:
             seconds = self._seconds[items] = interpolated(self._known, items)
-        self._simulation.start(self.worker, number, seconds)
+        self._simulation.start(self.worker, number, seconds, self._instance)
 
 
 class _Receipt:

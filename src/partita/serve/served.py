@@ -51,3 +51,11 @@ def seconds_of(service: ServiceSpec, measured: Measured) -> dict[tuple[str, str,
         for row in rows:
             found.setdefault((gpu.name, row.profile, row.processes), {})[row.batch] = row.latency_ms / 1000
     return found
+
+
+def spread_of(service: ServiceSpec, measured: Measured) -> float:
+    """Return how batches vary around those seconds, on the GPU with most: the deviation of their logarithm."""
+    if not service.waits:
+        return 0.0
+    rows = (measured.of(service.model, gpu.name) for gpu in measured.gpus)
+    return max((batch_times(each, service.slo.quantile)[1] for each in rows if each), default=0.0)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from partita.planning.overview import GpuGroup, PlanOverview, ServiceOverview
     from partita.planning.plan import Instance, Plan
-    from partita.verification import PlanOutcome, ServiceOutcome, Share
+    from partita.verification.outcome import PlanOutcome, ServiceOutcome, Share
 
 
 MOST_GROUPS = 500
@@ -134,7 +134,7 @@ def _promises(verified: PlanOutcome, numbers: Mapping[str, int]) -> Iterator[str
     yield (
         "<p>Queries answered within the SLO, by the gateway's own code in simulated time, with 95 % confidence"
         f"{f'; at {trial.load:g} times the rates' if trial.load != 1 else ''}"
-        f"{f'; batches take the seconds of the table with a spread of {trial.jitter:g}' if trial.jitter else ''}.</p>"
+        f"{f'; batches vary by {trial.jitter:g} around the seconds of the table' if trial.jitter else ''}.</p>"
     )
     services = verified.services[:MOST_SERVICES]
     rows = [(numbers.get(each.service, 0), each.service, _outcome_cells(each)) for each in services]

@@ -12,16 +12,12 @@ import partita
 from partita import planner
 from partita.errors import InputError
 from partita.perf.table import Measurement, PerfTable
-from partita.verification import (
-    QUERIES,
-    Trial,
-    Verdict,
-    confident_share,
-    simulate_losses,
-    simulate_plan,
-    without,
-)
-from partita.workload import Batches, LimitsSpec, PoolSpec, ServiceSpec, Slo, Workload
+from partita.verification.losses import Domains, simulate_losses
+from partita.verification.losses import without as without_named
+from partita.verification.outcome import QUERIES, Trial, Verdict, confident_share
+from partita.verification.plan_simulation import simulate_plan
+from partita.verification.tasks import Judged
+from partita.workload import Batches, PoolSpec, ServiceSpec, Slo, SurviveSpec, Workload
 
 if TYPE_CHECKING:
     from partita.planner import PreparedWorkload
@@ -44,17 +40,20 @@ def service(name: str = "one", rate: float = 900.0, latency_ms: float = 60.0, **
     return ServiceSpec(name, model="m", rate=rate, slo=Slo(latency_ms), **fields)
 
 
-def prepared(*services: ServiceSpec, per_node: int = 2) -> PreparedWorkload:
-    asked = Workload(
-        gpus=(PoolSpec("a100-80gb", per_node=per_node),),
-        services=services or (service(),),
-        limits=LimitsSpec(),
-    )
-    return planner.prepare(asked, table())
+def prepared(*services: ServiceSpec, pools: tuple[PoolSpec, ...] = ()) -> PreparedWorkload:
+    """Return a workload that is planned by arithmetic, which is quicker, and simulated as its services say."""
+    known = pools or (PoolSpec("a100-80gb", per_node=2),)
+    asked = Workload(gpus=known, services=services or (service(),))
+    plain = tuple(each.replace(arrivals=None if each.cut else "constant") for each in asked.services)
+    return replace(planner.prepare(asked.replace(services=plain), table()), workload=asked)
 
 
 def planned(asked: PreparedWorkload) -> Plan:
     return planner.plan(asked).plan
+
+
+def without(plan: Plan, names: list[str], asked: PreparedWorkload | None = None) -> Plan:
+    return without_named(plan, names, Domains(plan, (asked or prepared()).workload))
 
 
 def poisson(name: str = "one", rate: float = 900.0, **fields: Any) -> ServiceSpec:
@@ -144,8 +143,7 @@ def test_queries_in_bursts_wait_longer_than_poisson() -> None:
 
 
 def replace_arrivals(asked: PreparedWorkload, arrivals: object) -> PreparedWorkload:
-    changed = partita.replace(asked.workload, services={"one": {"arrivals": arrivals}})
-    return planner.prepare(changed, asked.table)
+    return replace(asked, workload=partita.replace(asked.workload, services={"one": {"arrivals": arrivals}}))
 
 
 def test_a_trace_is_repeated_at_the_services_rate(tmp_path: Any) -> None:
@@ -202,9 +200,60 @@ def test_each_loss_comes_to_what_that_loss_alone_does() -> None:
     ("name", "hint"), [("node-0/gpu-00", "did you mean node-0/gpu-0"), ("x", "the first is node-0/gpu-0")]
 )
 def test_what_the_plan_does_not_have_cannot_be_gone(name: str, hint: str) -> None:
-    with pytest.raises(InputError, match="no GPU or node") as error:
+    with pytest.raises(InputError, match="no GPU, node, rack or zone") as error:
         without(planned(prepared()), [name])
     assert hint in str(error.value.hint)
+
+
+def survivors(asked: PreparedWorkload) -> dict[str, Judged]:
+    plan = planned(asked)
+    return Domains(plan, asked.workload).judged(plan.gpus[:1])
+
+
+def test_what_survives_a_loss_is_held_to_its_share_of_the_rate_and_others_to_nothing() -> None:
+    keeps = SurviveSpec("node", share=0.8)
+    asked = prepared(poisson("a", 3000.0, survive=keeps), poisson("b", 3000.0))
+    assert survivors(asked) == {"a": Judged(0.95, 0.8), "b": Judged(None)}
+    assert survivors(prepared(poisson("a", 3000.0))) == {"a": Judged(0.95)}
+    found = simulate_losses(planned(asked), asked, "node", QUICK)
+    for loss in found.losses:
+        assert {each.service: (each.rate, each.promised) for each in loss.services} == {
+            name: want
+            for name, want in {"a": (2400.0, 0.95), "b": (3000.0, None)}.items()
+            if name in {each.service for each in loss.services}
+        }
+
+
+def test_gpus_stand_in_racks_and_zones_as_their_pools_say() -> None:
+    pools = (
+        PoolSpec("a100-80gb", name="near", count=3, per_node=2, nodes_per_rack=1, zone="z1"),
+        PoolSpec("a100-80gb", name="far", count=4, per_node=1, nodes_per_rack=2, zone="z2"),
+    )
+    asked = prepared(poisson(rate=20_000.0), pools=pools)
+    plan = planned(asked)
+    domains = Domains(plan, asked.workload)
+    found = {gpu.id: (domains.of(gpu, "rack"), domains.of(gpu, "zone")) for gpu in plan.gpus}
+    expected = {
+        "node-0/gpu-0": ("near/rack-0", "z1"),
+        "node-0/gpu-1": ("near/rack-0", "z1"),
+        "node-1/gpu-0": ("near/rack-1", "z1"),
+        "node-2/gpu-0": ("far/rack-0", "z2"),
+        "node-3/gpu-0": ("far/rack-0", "z2"),
+        "node-4/gpu-0": ("far/rack-1", "z2"),
+        "node-5/gpu-0": ("far/rack-1", "z2"),
+    }
+    assert len(found) > 4
+    assert found == {name: expected[name] for name in found}
+    assert {gpu.id for gpu in without(plan, ["z1", "far/rack-0"], asked).gpus} == found.keys() & {
+        "node-4/gpu-0",
+        "node-5/gpu-0",
+    }
+
+
+def test_a_zone_that_the_workload_does_not_say_cannot_be_lost() -> None:
+    asked = prepared(poisson())
+    with pytest.raises(InputError, match="does not say the zone of node-0/gpu-0"):
+        simulate_losses(planned(asked), asked, "zone", QUICK)
 
 
 # Faults
@@ -223,10 +272,8 @@ def test_an_instance_that_the_tables_lack_takes_what_the_plan_says() -> None:
     asked = prepared(poisson())
     plan = planned(asked)
     rows = [row for row in asked.table if row.batch == 1 and row.profile == "7g.80gb"]
-    other = planner.prepare(asked.workload, PerfTable(rows))
-    used = {each.placement.profile for gpu in plan.gpus for each in gpu.instances}
-    (found,) = simulate_plan(plan, other, replace(QUICK, load=0.2)).services
-    assert used
+    other = planner.prepare(asked.workload.replace(services=(service(),)), PerfTable(rows))
+    (found,) = simulate_plan(plan, replace(other, workload=asked.workload), replace(QUICK, load=0.2)).services
     assert found.in_time.value > 0.5
 
 

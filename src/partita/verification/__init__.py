@@ -1,0 +1,1 @@
+"""Whether plans keep what they promise, by simulation."""
