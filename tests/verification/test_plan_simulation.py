@@ -17,7 +17,7 @@ from partita.verification.losses import without as without_named
 from partita.verification.outcome import QUERIES, Trial, Verdict, confident_share
 from partita.verification.plan_simulation import simulate_plan
 from partita.verification.tasks import Judged
-from partita.workload import Batches, PoolSpec, ServiceSpec, Slo, SurviveSpec, Workload
+from partita.workload import Batches, LimitsSpec, PoolSpec, ServiceSpec, Slo, SurviveSpec, Workload
 
 if TYPE_CHECKING:
     from partita.planner import PreparedWorkload
