@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from partita.perf.table import Measurement
     from partita.planner import PreparedWorkload
     from partita.planning.plan import Plan, WorstLoss
+    from partita.planning.problem import Problem
     from partita.serve.reserving.services import SliceOf
     from partita.workload import ServiceSpec
 
@@ -62,6 +64,7 @@ class Binds(StrEnum):
     LATENCY = "latency"
     MEMORY = "memory"
     LIMITS = "limits"
+    WAITING = "waiting"
     RATE = "rate"
 
 
@@ -72,8 +75,9 @@ class Binding:
     Attributes:
         point: how it runs there; None where it cannot.
         instances: how many of its instances the plan has there.
-        binds: latency (a faster batch misses the SLO), memory (the next batch did not run), limits (the
-            workload's own `max_batch` or `max_processes`), rate (nothing measured is faster).
+        binds: latency (a faster batch misses the SLO), waiting (a faster batch keeps it, but too many of the queries
+            that wait for its end do not), memory (the next batch did not run), limits (the workload's own
+            `max_batch` or `max_processes`), rate (nothing measured is faster).
         better: the fastest row that what binds rules out; None where nothing measured is faster.
         next_best: the second-best point within the limits; None if there is one only.
     """
@@ -119,7 +123,11 @@ def explain_service(prepared: PreparedWorkload, made: Plan, spec: ServiceSpec) -
         limits = measured.point_limits(spec, gpu.name)
         if limits is not None:
             rows = [row for row in measured.of(spec.model, gpu.name) if row.quantile == limits.quantile]
-            by_gpu[gpu.name] = _bindings(made, spec.name, gpu.name, rows, limits)
+            chosen = _chosen(prepared.problem, spec.name, gpu.name) if spec.waits else None
+            by_gpu[gpu.name] = _bindings(_instances(made, spec.name, gpu.name), rows, limits, chosen)
+    if spec.waits:
+        constant = spec.replace(arrivals="constant", slo=spec.slo.replace(quantile=None))
+        changes.append(_sensitivity("arrivals: constant", prepared, constant))
     loss = next((each.loss for each in made.services if each.name == spec.name), None)
     if loss is not None:
         changes.append(_sensitivity("survive: none", prepared, spec.replace(survive="none")))
@@ -138,25 +146,41 @@ def _sensitivity(change: str, prepared: PreparedWorkload, changed: ServiceSpec) 
     return Sensitivity(change, found.value, found.proven)
 
 
-def _bindings(
-    plan: Plan, service: str, gpu: str, rows: Sequence[Measurement], limits: Limits
-) -> list[Binding]:
-    """Return what binds a service on each profile of a GPU that a table has rows of.
+def _chosen(problem: Problem, name: str, gpu: str) -> dict[str, OperatingPoint]:
+    """Return how a service would run on each profile of a GPU."""
+    service = next(each for each in problem.services if each.name == name)
+    return {
+        size.profile: point
+        for size, point in zip(problem.sizes, service.points, strict=True)
+        if point is not None and problem.pools[size.pool].gpu.name == gpu
+    }
 
-    Args:
-        plan: counts the instances.
-        service: its name.
-        gpu: the GPU's name in the catalogue.
-        rows: the model's measurements on that GPU, at the quantile that counts.
-        limits: what the service's operating points must keep to.
-    """
-    instances = [
+
+def _instances(plan: Plan, service: str, gpu: str) -> Counter[str]:
+    """Return how many instances a service has on each profile of a GPU."""
+    return Counter(
         instance.placement.profile
         for each in plan.gpus
         if each.model == gpu
         for instance in each.instances
         if any(name == service for name, _ in instance.serves)
-    ]
+    )
+
+
+def _bindings(
+    instances: Counter[str],
+    rows: Sequence[Measurement],
+    limits: Limits,
+    chosen: Mapping[str, OperatingPoint] | None,
+) -> list[Binding]:
+    """Return what binds a service on each profile of a GPU that a table has rows of.
+
+    Args:
+        instances: by profile.
+        rows: the model's measurements on that GPU, at the quantile that counts.
+        limits: what the service's operating points must keep to.
+        chosen: its operating points by profile, where waiting decides; None where the fastest row does.
+    """
     largest = max((row.batch for row in rows), default=0)
     return [
         _binding(
@@ -164,7 +188,15 @@ def _bindings(
             [row for row in rows if row.profile == profile],
             limits,
             largest,
-            instances.count(profile),
+            instances[profile],
+        )
+        if chosen is None
+        else _binding_with_waiting(
+            profile,
+            [row for row in rows if row.profile == profile],
+            limits,
+            chosen.get(profile),
+            instances[profile],
         )
         for profile in dict.fromkeys(row.profile for row in rows)
     ]
@@ -186,6 +218,23 @@ def _binding(
         better=next(iter(late or faster), None),
         next_best=within[1] if len(within) > 1 else None,
     )
+
+
+def _binding_with_waiting(
+    profile: str,
+    rows: Sequence[Measurement],
+    limits: Limits,
+    point: OperatingPoint | None,
+    instances: int,
+) -> Binding:
+    """Return what binds a service whose queries wait: a faster row within the limits makes too many of them late."""
+    runs = next((r for r in rows if point and (r.batch, r.processes) == (point.batch, point.processes)), None)
+    ranked = sorted(rows, key=lambda row: (row.throughput, -row.latency_ms), reverse=True)
+    faster = [row for row in ranked if runs is None or row.throughput > runs.throughput]
+    waiting = [row for row in faster if limits.allow(row)]
+    late = [row for row in faster if row.latency_ms > limits.latency_ms and _keeps_counts(row, limits)]
+    binds = Binds.WAITING if waiting else _binds(runs, late, faster, max(r.batch for r in rows), rows)
+    return Binding(profile, point, instances, binds, next(iter(waiting or late or faster), None), None)
 
 
 def _keeps_counts(row: Measurement, limits: Limits) -> bool:

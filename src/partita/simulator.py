@@ -11,9 +11,10 @@ from partita.errors import InfeasibleError, InputError, nearest
 from partita.registry import load, make
 from partita.serve.fluid import fluid_gpus
 from partita.serve.problem import ServingProblem, latency_table
-from partita.serve.reserving.services import QUANTILE, SIGMA, serving_rows, share_of
+from partita.serve.reserving.services import SIGMA, serving_rows, share_of
 from partita.serve.simulation import QUANTILES, simulate
 from partita.sim.traffic import Traffic, draw, empirical_share, lognormal_share, read_trace
+from partita.workload import QUANTILE
 
 if TYPE_CHECKING:
     from pathlib import Path

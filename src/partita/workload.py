@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from partita.documents.codec import DocumentSource, FieldPath
 
 
+QUANTILE = 0.95
+"""Share of the queries that are to be in time where the SLO says none, as in PARIS and ELSA."""
 LARGEST_BATCH = 1_024
 """Most items of one query."""
 

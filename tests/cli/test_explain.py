@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 from tests.cli.test_plan import SAMPLE, partita
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_explain_says_what_binds_and_what_a_change_would_do() -> None:
@@ -27,3 +31,26 @@ def test_explain_in_json_has_every_profile() -> None:
     profiles = [each["profile"] for each in found[0]["gpus"]["a100-80gb"]]
     assert profiles[0] == "1g.10gb"
     assert profiles[-1] == "7g.80gb"
+
+
+def test_explain_says_what_waiting_costs(tmp_path: Path) -> None:
+    rows = ["model,gpu,profile,batch,processes,throughput,latency_ms,quantile"]
+    for profile, base in (("1g.10gb", 8), ("2g.20gb", 5), ("7g.80gb", 2)):
+        for batch in (1, 8, 64):
+            latency = 5 + base * batch
+            rows.append(f"m,a100-80gb,{profile},{batch},1,{batch / latency * 1000},{latency},mean")
+    (tmp_path / "perf.csv").write_text("\n".join(rows) + "\n")
+    (tmp_path / "workload.yaml").write_text(
+        "apiVersion: partita/v1\nkind: Workload\nperformance: [perf.csv]\ngpus: [{model: a100-80gb}]\n"
+        "services:\n  - {name: a, model: m, rate: 400, slo: {latency_ms: 140, quantile: 0.99}}\n"
+    )
+    asked = ("explain", "-f", str(tmp_path / "workload.yaml"))
+    result = partita(*asked)
+    assert result.returncode == 0, result.stderr
+    assert "99 % of the queries within the SLO, waiting included; Poisson arrivals" in result.stdout
+    assert "arrivals: constant" in result.stdout
+    found = json.loads(partita(*asked, "-o", "json").stdout)[0]["gpus"]["a100-80gb"]
+    assert (
+        found[-1]["point"]["throughput"]
+        < found[-1]["point"]["batch"] / found[-1]["point"]["latency_ms"] * 1000
+    )

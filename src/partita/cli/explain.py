@@ -16,6 +16,7 @@ from partita.explanation import ServiceExplanation, explain_service
 from partita.planner import read_prepared
 from partita.planning.document import read_plan
 from partita.planning.overview import number
+from partita.workload import QUANTILE, ArrivalsSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -103,6 +104,8 @@ def _print(found: ServiceExplanation, made: Plan) -> None:
     console.print(
         f"{spec.name}  {spec.rate:g} items/s, SLO {spec.slo.latency_ms:g} ms", style="bold", markup=False
     )
+    if spec.waits:
+        console.print(f"  {_promise(spec)}", markup=False)
     if spec.pools is not None:
         console.print(f"  may use GPUs of {', '.join(spec.pools)} alone", markup=False)
     if found.slices is not None:
@@ -132,6 +135,18 @@ def _print(found: ServiceExplanation, made: Plan) -> None:
     for change in found.changes:
         console.print(f"  {change.change}: {_difference(change, made)}", markup=False)
     console.print()
+
+
+def _promise(spec: ServiceSpec) -> str:
+    """Return in words what a service whose queries wait promises."""
+    process = spec.process
+    if not isinstance(process, ArrivalsSpec):
+        come = f"{process.capitalize()} arrivals"
+    elif process.gamma is not None:
+        come = f"gaps between queries that vary by {process.gamma.cv:g} of their mean"
+    else:
+        come = f"arrivals as in {process.trace}"
+    return f"{100 * (spec.slo.quantile or QUANTILE):.5g} % of the queries within the SLO, waiting included; {come}"
 
 
 def _slice_table(slices: Sequence[SliceOf]) -> Table:

@@ -17,8 +17,9 @@ from partita.kubernetes.objects import ENDPOINT_SLICE
 from partita.kubernetes.pods import PLACEMENT, POD, PORT_NAME, SERVICE, WORKLOAD, observed_replica, shortened
 from partita.kubernetes.resources import WORKLOADS, read_spec
 from partita.serve.gateway.addresses import Served
-from partita.serve.gateway.route import QUANTILE, ServedService
+from partita.serve.gateway.route import ServedService
 from partita.serve.services import ServerSlice, WorkerAddress
+from partita.workload import QUANTILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

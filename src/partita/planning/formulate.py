@@ -13,7 +13,7 @@ from partita.mig.catalogue import gpu_model
 from partita.perf.estimate import ModelWork, estimate_table
 from partita.perf.operating_point import Limits, OperatingPoint, batch_times, operating_points, strictest
 from partita.planning.problem import Pool, Problem, Service, Size
-from partita.workload import may_share, may_use, survived
+from partita.workload import QUANTILE, may_share, may_use, survived
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -366,7 +366,11 @@ class Measured:
 
     def point_limits(self, service: ServiceSpec, gpu: str) -> Limits | None:
         """Return the limits of a service's operating points on a GPU; None if no row has its quantile."""
-        quantile = quantile_of(self.of(service.model, gpu), service.slo.quantile)
+        known = self.of(service.model, gpu)
+        if service.waits and known:
+            quantile: str | None = batch_times(known, service.slo.quantile)[0][0].quantile
+        else:
+            quantile = quantile_of(known, service.slo.quantile)
         if quantile is None:
             return None
         return Limits(self.limit(service), quantile, self.limits.max_batch, self.limits.max_processes)
@@ -629,8 +633,8 @@ def _why_limits(service: ServiceSpec, measured: Measured, allowed: list[Measurem
     fastest = min(within, key=lambda row: row.latency_ms)
     if service.waits and fastest.latency_ms <= measured.limit(service):
         return _Reason(
-            f"too slow: at the lowest rate fewer than {service.slo.quantile or 0.95:.4g} of the queries are answered "
-            f"within {service.slo.latency_ms:g} ms, since batches vary around {fastest.latency_ms:.4g} ms",
+            f"too slow: at the lowest rate fewer than {service.slo.quantile or QUANTILE:.4g} of the queries are "
+            f"answered within {service.slo.latency_ms:g} ms, since batches vary around {fastest.latency_ms:.4g} ms",
             f"raise slo.latency_ms to {fastest.latency_ms * 1.5:.3g}, or lower the quantile",
         )
     factor, slo, overhead = limits.latency_factor, service.slo.latency_ms, limits.overhead_of(service)

@@ -20,7 +20,7 @@ from partita.perf.estimate import CONTEXT_MB as ESTIMATED_CONTEXT_MB
 from partita.perf.estimate import LIVE_SHARE
 from partita.perf.operating_point import OperatingPoint, Tenant
 from partita.planning.formulate import allows, names, plain, quantile_of
-from partita.workload import may_share
+from partita.workload import QUANTILE, may_share
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 CONTEXT_MB = 322.0
 """The least that a CUDA context takes, 0.3 GiB. Each measured row has one in it; a shared instance has it once."""
 
-QUANTILE = 0.95
-"""Share of the queries in time where a service that shares says none, as for services with a cut."""
 
 MIB = 1.048576
 """MB of a MiB."""

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from partita.perf.operating_point import batch_times, strictest
 from partita.planning.formulate import quantile_of
-from partita.serve.gateway.route import QUANTILE, ServedService
+from partita.serve.gateway.route import ServedService
+from partita.workload import QUANTILE
 
 if TYPE_CHECKING:
     from partita.planning.formulate import Measured

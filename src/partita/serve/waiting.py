@@ -27,6 +27,7 @@ from partita.planning.formulate import allows, plain
 from partita.serve.dispatching.estimates import table_of
 from partita.serve.routers.joined import Servers, serve
 from partita.sim.traffic import unit_arrivals
+from partita.workload import QUANTILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
     from partita.planning.formulate import Measured, Points
     from partita.workload import ArrivalsSpec, LimitsSpec, ServiceSpec
 
-SHARE = 0.95
-"""Promised share of the queries where the SLO has no quantile."""
 _RESERVE = 0.98
 """Share of the rate that a set holds in simulation which it counts with: batches may take longer than measured."""
 _MARGIN = 0.9
@@ -79,7 +78,7 @@ class Promise:
     def of(cls, service: ServiceSpec, limits: LimitsSpec) -> Promise:
         """Return what a service promises, less what the way to the gateway and back takes."""
         deadline_ms = service.slo.latency_ms - limits.overhead_of(service)
-        return cls(deadline_ms / 1000, service.slo.quantile or SHARE, service.process)
+        return cls(deadline_ms / 1000, service.slo.quantile or QUANTILE, service.process)
 
 
 @dataclass(frozen=True, slots=True)

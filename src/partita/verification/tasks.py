@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from partita.errors import InputError
-from partita.serve.gateway.route import QUANTILE, ServedService
 from partita.serve.routers import live_router
 from partita.serve.served import measured_seconds, served_services, spread_of
 from partita.serve.worker.spec import EmulatedSpec
 from partita.serve.worker_specs import worker_specs
 from partita.sim.traffic import Traffic, draw, unit_arrivals
+from partita.workload import QUANTILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from partita.planner import PreparedWorkload
     from partita.planning.plan import Plan
+    from partita.serve.gateway.route import ServedService
     from partita.serve.worker.spec import WorkerSpec
     from partita.verification.outcome import Trial
     from partita.workload import ArrivalsSpec, ServiceSpec

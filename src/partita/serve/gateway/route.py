@@ -37,7 +37,7 @@ from partita.serve.gateway.statistics import (
     WorkerView,
 )
 from partita.serve.worker.spec import MOST_ROWS
-from partita.workload import LARGEST_BATCH
+from partita.workload import LARGEST_BATCH, QUANTILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -61,10 +61,6 @@ _NO_ROOM = frozenset({RefusalReason.NO_WORKER, RefusalReason.LATE})
 
 Size = tuple[str, str, int]
 """Model of GPU, profile, processes."""
-
-
-QUANTILE = 0.95
-"""Default share of the queries that should be in time."""
 
 
 @dataclass(frozen=True, slots=True)

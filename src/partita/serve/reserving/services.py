@@ -12,7 +12,7 @@ from partita.perf.operating_point import strictest
 from partita.planning.formulate import allows, plain, quantile_of
 from partita.serve.problem import ServingProblem, latency_table
 from partita.sim.traffic import lognormal_share
-from partita.workload import LARGEST_BATCH
+from partita.workload import LARGEST_BATCH, QUANTILE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from partita.planning.problem import Pool
     from partita.workload import Batches, ServiceSpec, Workload
 
-
-QUANTILE = 0.95
-"""Default share of the queries that must be in time (as in PARIS and ELSA)."""
 
 SIGMA = 0.9
 """Default sigma of log-normal batch sizes (as in PARIS and ELSA)."""
