@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -296,6 +297,7 @@ def _servers(instances: Sequence[tuple[InstanceKind, int]]) -> Servers:
     return Servers(seconds, most, np.array([kind.processes * n for kind, n in ordered]))
 
 
+@cache
 def _factors(jitter: float) -> NDArray[np.float64]:
     """Return factors of batch seconds, log-normal with mean 1."""
     if jitter <= 0.0:
