@@ -223,6 +223,24 @@ def test_the_way_between_two_plans(planned: partita.PlannedWorkload, tmp_path: P
             partita.diff(planned, more, **wrong)  # type: ignore[arg-type]
 
 
+def test_a_plan_is_simulated_as_a_whole(planned: partita.PlannedWorkload, tmp_path: Path) -> None:
+    calm = partita.replace(planned.workload, services={"search": {"slo": {"quantile": 0.99}, "rate": 100}})
+    found = partita.simulate_plan(planned, calm, TABLE, queries=500, load=0.5)
+    assert found
+    assert found.to_frame("pandas")["kept"].tolist() == ["yes"]
+    assert found.to_dict()["services"][0]["queries_per_second"] == 50.0
+    assert "Promises, simulated" in found.to_html(tmp_path / "page.html")
+    assert repr(found) == "<1 of 1 services keep their promise>"
+    lost = partita.simulate_plan(planned, calm, TABLE, queries=500, without="node-0")
+    assert not lost
+    plain = partita.simulate_plan(planned, queries=500)
+    assert (plain.services[0].promised, bool(plain)) == (None, True)
+    with pytest.raises(partita.InputError, match="queries: must be at least 100"):
+        partita.simulate_plan(planned, queries=5)
+    with pytest.raises(partita.InputError, match="for simulations alone"):
+        partita.simulate_plan(planned, queries=500, router="kairos")
+
+
 def test_queries_are_simulated() -> None:
     asked = partita.replace(
         workload(rate=200), services={"search": {"cut": "fluid", "batches": {"median": 2, "max": 8}}}

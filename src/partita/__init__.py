@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         Explanation,
         PlannedTransition,
         PlannedWorkload,
+        SimulatedPlan,
         SimulatedService,
         catalogue,
         check,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         read_plan,
         replace,
         simulate,
+        simulate_plan,
     )
     from partita.perf.table import Measurement, PerfTable
     from partita.workload import (
@@ -61,6 +63,7 @@ __all__ = [
     "PlannedWorkload",
     "PoolSpec",
     "ServiceSpec",
+    "SimulatedPlan",
     "SimulatedService",
     "Slo",
     "Workload",
@@ -74,6 +77,7 @@ __all__ = [
     "read_workload",
     "replace",
     "simulate",
+    "simulate_plan",
 ]
 
 _HOMES = {

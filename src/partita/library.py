@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from partita.planning.plan import Objective, PlannedGpu, ServiceCapacity
     from partita.serve.simulation import Simulation
     from partita.simulator import AskedSimulation
+    from partita.verification.outcome import PlanOutcome, ServiceOutcome
 
 Columns: TypeAlias = dict[str, list[Any]]
 
@@ -367,6 +368,57 @@ class SimulatedService(Result):
 
     def __repr__(self) -> str:
         return f"<{self.attainment:.3%} of {self.simulation.evaluation.queries:,} queries in time>"
+
+
+@dataclass(frozen=True, eq=False)
+class SimulatedPlan(Result):
+    """A simulation of the queries of all services of a plan; true if no promise is broken.
+
+    Attributes:
+        plan: what was simulated.
+        outcome: what became of the queries of each service, with confidence.
+    """
+
+    plan: Plan
+    outcome: PlanOutcome
+
+    def __bool__(self) -> bool:
+        return not self.outcome.broken
+
+    @property
+    def services(self) -> tuple[ServiceOutcome, ...]:
+        """What became of the queries of each service."""
+        return self.outcome.services
+
+    def _columns(self) -> Columns:
+        """Return one row for each service."""
+        rows = self.outcome.services
+        p50, p95, p99 = ([each.latency_ms[at] for each in rows] for at in range(3))
+        return {
+            "service": [each.service for each in rows],
+            "queries_per_second": [each.queries_per_second for each in rows],
+            "promised": [each.promised for each in rows],
+            "in_time": [each.in_time.value for each in rows],
+            "in_time_low": [each.in_time.low for each in rows],
+            "in_time_high": [each.in_time.high for each in rows],
+            "kept": [each.verdict.value for each in rows],
+            "p50_ms": p50,
+            "p95_ms": p95,
+            "p99_ms": p99,
+            "refused": [each.refused for each in rows],
+            "busy": [each.busy for each in rows],
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return self.outcome.to_dict()
+
+    def _html(self, *, embedded: bool) -> str:
+        return plan_report(PlanOverview(self.plan), self.outcome, embedded=embedded)
+
+    def __repr__(self) -> str:
+        kept = sum(each.verdict.value == "yes" for each in self.services)
+        return f"<{kept:,} of {len(self.services):,} services keep their promise>"
 
 
 @dataclass(frozen=True, eq=False)
@@ -716,3 +768,48 @@ def simulate(
     name = _argument("service", service, Text | None)
     asked = ask(_prepared(workload, performance), name, wanted)
     return SimulatedService(asked, play(asked, cut, router, wanted.seed), cut, router)
+
+
+def simulate_plan(
+    plan: PlannedWorkload | Plan | Path | str,
+    workload: Workload | Path | str | None = None,
+    performance: object = None,
+    *,
+    load: float = 1.0,
+    without: Iterable[str] | str = (),
+    queries: int = 20_000,
+    jitter: float | None = None,
+    router: str = "late-binding",
+    seed: int = 0,
+) -> SimulatedPlan:
+    """Simulate the queries of all services of a plan, through the gateway's own code in simulated time.
+
+    Args:
+        plan: the plan, or the path of its file.
+        workload: what it is for; optional for a plan that `partita.plan` returned.
+        performance: as for `plan`.
+        load: factor of all rates.
+        without: names of GPUs, nodes, racks or zones that are lost.
+        queries: of each service; a promise that stays undecided gets up to 16 times as many.
+        jitter: standard deviation of the logarithm of a batch's seconds; None for what capacity is counted with.
+        router: which slice answers a query: `late-binding`, `price`, `elsa`, `fifs`.
+        seed: of arrivals, batch sizes and jitter.
+
+    Raises:
+        InputError: an argument or file cannot be used, or the plan is not for the workload.
+    """
+    from partita.verification import losses, plan_simulation  # noqa: PLC0415 -- most plans are not simulated
+    from partita.verification.outcome import Trial  # noqa: PLC0415 -- as above
+
+    made, prepared = _plan_and_workload(plan, workload, performance)
+    trial = Trial(
+        _argument("load", load, Annotated[float, Meta(gt=0)]),
+        _argument("queries", queries, Annotated[int, Meta(ge=100)]),
+        _argument("seed", seed, Whole),
+        _argument("jitter", jitter, Amount | None),
+        _argument("router", router, Text),
+        processes=1,
+    )
+    gone, domains = _names("without", without), losses.Domains(made, prepared.workload)
+    judged, rest = domains.judged(domains.named(gone)), losses.without(made, gone, domains)
+    return SimulatedPlan(rest, plan_simulation.simulate_plan(rest, prepared, trial, judged=judged))
