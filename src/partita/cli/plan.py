@@ -118,7 +118,7 @@ def plan(
 
     With --series it plans a day at once: when to change to which plan, and when not, so that GPU-hours and moves
     cost least. With --forecast the day is forecast from what was measured. Changes between plans are checked as those
-    of `partita diff`. --out DIR writes series.json and the plans.
+    of `partita diff`. --out DIR writes series.json and the plans. --time-limit is that of each plan.
 
     With --from it plans from what runs: of all plans that are as good, the one with the fewest moves. A move is a
     replica that goes elsewhere, is new or ends, as `partita diff` counts them; the plan says how many it has, whether

@@ -41,7 +41,10 @@ one GPU at most."""
 _ROUNDS = 8
 """Most paths that are followed for real."""
 
-_TRIES = 12
+_NEAR_S, _NEAR_TIMES = 3.0, 8.0
+"""Seconds for a plan with few moves: so many, or so many times those of a plan without regard to them."""
+
+_TRIES = 8
 """Most changes that are left out to see whether that is better."""
 
 
@@ -289,9 +292,10 @@ class _Candidates:
 
     def plan_near(self, first: int, last: int, current: Deployment) -> Plan:
         """Return a plan of a run near to what runs."""
-        return self._made(first, last, current)
+        seconds = max(_NEAR_S, _NEAR_TIMES * self.plan(first, last).solver.seconds)
+        return self._made(first, last, current, seconds)
 
-    def _made(self, first: int, last: int, current: Deployment | None) -> Plan:
+    def _made(self, first: int, last: int, current: Deployment | None, seconds: float = math.inf) -> Plan:
         asked = self.prepared_for(first, last)
         if asked is None:
             return Plan(
@@ -304,7 +308,7 @@ class _Candidates:
             made = planning.plan(
                 asked,
                 planner=self._planner,
-                deadline=Deadline(self.deadline.time_limit, self.deadline.stop),
+                deadline=Deadline(min(seconds, self.deadline.time_limit), self.deadline.stop),
                 seed=self._seed,
                 current=current,
             )
