@@ -163,7 +163,8 @@ def _plan(loaded: PreparedWorkload, path: Path | None, time_limit: float, seed: 
 
     plan = read_plan(path)
     known = {service.name for service in loaded.workload.services}
-    unknown = sorted({each.service for gpu in plan.gpus for each in gpu.instances} - known)
+    planned_for = {name for gpu in plan.gpus for each in gpu.instances for name, _ in each.serves}
+    unknown = sorted(planned_for - known)
     if unknown:
         raise InputError(
             f"{unknown[0]} is not in {loaded.path}",

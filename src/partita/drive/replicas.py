@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from partita.drive.driver import Identity
+    from partita.perf.operating_point import Tenant
 
 
 GRACE_S = 30.0
@@ -101,6 +102,8 @@ class ReplicaProcess:
         grace_s: seconds from SIGTERM, on which it drains, to SIGKILL.
         start_timeout_s: seconds it may take to become ready.
         document: makes the text of the file `{document}` from the other values, before the process is started.
+        share: returns how services that share an instance are run, from how each is run alone and as what; None if it
+            cannot be run together with others.
     """
 
     command: tuple[str, ...]
@@ -109,6 +112,7 @@ class ReplicaProcess:
     grace_s: float = GRACE_S
     start_timeout_s: float = 600.0
     document: Callable[[Mapping[str, str]], str] | None = None
+    share: Callable[[Sequence[ReplicaProcess], Sequence[Tenant]], ReplicaProcess] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +272,7 @@ class ReplicaRunner:
         Raises:
             DriveError: it does not start, or is not ready in time, or another runs there.
         """
-        (name, model), method = gpu, self._method(replica.service)
+        (name, model), method = gpu, self._method(replica)
         record = self._records.find(identity.gpu_uuid, placement)
         if record is None or not record.alive():
             record = self._launch(method, name, new_record(identity, placement, replica, model))
@@ -292,7 +296,7 @@ class ReplicaRunner:
         if record.alive():
             record = record.replace(draining=True)
             self._records.write(record)
-            method = self._services.get(record.replica.service)
+            method = self._known(record.replica)
             if record.upstream:
                 if not isinstance(method, UpstreamReplica):
                     raise RefusedError(f"no command is known that stops {record.replica.service}", where=gpu)
@@ -308,17 +312,39 @@ class ReplicaRunner:
 
     def ready(self, record: ReplicaRecord, gpu: str) -> bool:
         """Return whether a running replica answers."""
-        method = self._services.get(record.replica.service)
+        method = self._known(record.replica)
         if record.upstream:
             return record.told
         if not isinstance(method, ReplicaProcess) or method.readiness is None:
             return True
         return method.readiness.ready(command_words(record, gpu), replica_environment(record))
 
-    def _method(self, service: str) -> ReplicaProcess | UpstreamReplica:
-        if service not in self._services:
-            raise RefusedError(f"no command is known for {service}", hint="say how its replicas are run")
-        return self._services[service]
+    def _known(self, replica: Replica) -> ReplicaProcess | UpstreamReplica | None:
+        """Return how a replica is run, None if that is not known."""
+        try:
+            return self._method(replica)
+        except RefusedError:
+            return None
+
+    def _method(self, replica: Replica) -> ReplicaProcess | UpstreamReplica:
+        for service, _ in replica.serves:
+            if service not in self._services:
+                raise RefusedError(f"no command is known for {service}", hint="say how its replicas are run")
+        if not replica.tenants:
+            return self._services[replica.service]
+        methods: list[ReplicaProcess] = []
+        for service, _ in replica.serves:
+            method = self._services[service]
+            if not isinstance(method, ReplicaProcess) or method.share is None:
+                raise RefusedError(
+                    f"{service} is not run by a worker of Partita's, and so cannot share an instance",
+                    hint="give it `worker` in the file of services, or write share: false",
+                )
+            methods.append(method)
+        if len(methods) == 1:
+            return methods[0]
+        assert methods[0].share is not None  # noqa: S101 -- refused above
+        return methods[0].share(methods, replica.tenants)
 
     def _launch(
         self, method: ReplicaProcess | UpstreamReplica, gpu: str, record: ReplicaRecord

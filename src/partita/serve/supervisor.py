@@ -110,7 +110,8 @@ class WorkerSlot:
         self.process = None
         self.kill_at = None
         self._file.unlink(missing_ok=True)
-        (Path(self.spec.folder) / self.spec.socket_name).unlink(missing_ok=True)
+        for each in self.spec.served:
+            (Path(each.folder) / each.socket_name).unlink(missing_ok=True)
 
     @property
     def listens(self) -> bool:
@@ -219,8 +220,13 @@ class Supervisor:
             now: the current time, on the monotonic clock.
             hung_s: seconds until hung workers will have been killed.
         """
-        slots = [slot for slot in list(self._slots.values()) if slot.spec.service == service]
-        return tuple((_starts_at(slot, now, hung_s), slot.spec.batch) for slot in slots if not slot.leaving)
+        return tuple(
+            (_starts_at(slot, now, hung_s), each.batch)
+            for slot in list(self._slots.values())
+            if not slot.leaving
+            for each in slot.spec.served
+            if each.service == service
+        )
 
     def drain(self, gpu: str, placement: str) -> None:
         """Stop serving an instance: its worker finishes its running work and ends. Returns at once."""

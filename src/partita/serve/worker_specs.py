@@ -15,6 +15,7 @@ from partita.serve.worker.spec import (
     LOAD_TIMEOUT_S,
     UNDECLARED,
     UNNAMED,
+    TenantSpec,
     UpstreamSpec,
     WorkerSpec,
     fill_in,
@@ -22,10 +23,11 @@ from partita.serve.worker.spec import (
 from partita.serve.worker.wire import HANG_TIMEOUT_S, FrameError, FrameKind, Frames, Hello, connected
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from partita.drive.driver import Observation, ObservedGpu, ObservedInstance
+    from partita.perf.operating_point import Tenant
     from partita.planning.plan import Instance, Plan
     from partita.serve.worker.spec import BackendSpec, DeclaredBatch
 
@@ -74,8 +76,9 @@ def worker_specs(
     Raises:
         InputError: a service has no back-end, or a URL cannot be filled in.
     """
-    return tuple(
-        WorkerSpec(
+
+    def spec(gpu: PlannedGpu, each: Instance) -> WorkerSpec:
+        return WorkerSpec(
             service=each.service,
             model=each.model,
             gpu=gpu.id,
@@ -92,8 +95,48 @@ def worker_specs(
             hang_timeout_s=(hang_timeouts or {}).get(each.service, HANG_TIMEOUT_S),
             retry=each.service not in once,
         )
-        for gpu in plan.gpus
-        for each in gpu.instances
+
+    return tuple(
+        together([spec(gpu, one) for one in _apart(each)]) for gpu in plan.gpus for each in gpu.instances
+    )
+
+
+def _apart(instance: Instance) -> Iterator[Instance]:
+    """Yield each service of an instance as if it ran alone."""
+    if not instance.point.tenants:
+        yield instance
+    for each in instance.point.tenants:
+        point = replace(
+            instance.point,
+            batch=each.batch,
+            latency_ms=each.latency_ms,
+            throughput=each.throughput,
+            tenants=(),
+        )
+        yield replace(instance, service=each.service, model=each.model, point=point)
+
+
+def together(specs: Sequence[WorkerSpec]) -> WorkerSpec:
+    """Return the specification of one worker for services that share an instance, of theirs alone."""
+    first, *others = specs
+    if not others:
+        return first
+    tenants = tuple(
+        TenantSpec(
+            each.service,
+            each.model,
+            each.batch,
+            each.backend,
+            seconds=each.seconds,
+            declared=each.declared,
+            retry=each.retry,
+        )
+        for each in others
+    )
+    return first.replace(
+        tenants=tenants,
+        grace_s=max(each.grace_s for each in specs),
+        hang_timeout_s=max(each.hang_timeout_s for each in specs),
     )
 
 
@@ -155,7 +198,62 @@ def worker_process(
         grace_s=grace_s,
         start_timeout_s=start_timeout_s,
         document=document,
+        share=_shared_process,
     )
+
+
+def _shared_process(methods: Sequence[ReplicaProcess], tenants: Sequence[Tenant]) -> ReplicaProcess:
+    """Return how services that share an instance are run: as one worker, with the settings of all."""
+    documents = [method.document for method in methods if isinstance(method.document, WorkerDocument)]
+    document = SharedWorkerDocument(tuple(zip(documents, tenants, strict=True)))
+    return ReplicaProcess(
+        COMMAND,
+        environment={name: value for method in methods for name, value in method.environment.items()},
+        readiness=WorkerReady(document),
+        grace_s=max(method.grace_s for method in methods),
+        start_timeout_s=sum(method.start_timeout_s for method in methods),
+        document=document,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SharedWorkerDocument:
+    """Makes the specification of one worker for services that share an instance.
+
+    Attributes:
+        parts: the document of each service, and how the service runs there.
+    """
+
+    parts: tuple[tuple[WorkerDocument, Tenant], ...]
+
+    @property
+    def folder(self) -> Path:
+        """Of the sockets."""
+        return self.parts[0][0].folder
+
+    def __call__(self, words: Mapping[str, str]) -> str:
+        """Return the specification as text, and create the folder if needed, as `WorkerDocument` does."""
+        make_folder(self.folder)
+        return self.spec(words).text()
+
+    def spec(self, words: Mapping[str, str]) -> WorkerSpec:
+        """Return the specification."""
+        return together(
+            [
+                document.spec(
+                    {
+                        **words,
+                        "service": tenant.service,
+                        "model": tenant.model,
+                        "batch": str(tenant.batch),
+                        "processes": "1",
+                        "latency_ms": repr(tenant.latency_ms),
+                        "throughput": repr(tenant.throughput),
+                    }
+                )
+                for document, tenant in self.parts
+            ]
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +319,7 @@ class WorkerReady:
         document: makes the worker's specification.
     """
 
-    document: WorkerDocument
+    document: WorkerDocument | SharedWorkerDocument
 
     def ready(self, words: Mapping[str, str], environment: Mapping[str, str]) -> bool:
         """Say whether the worker sends HELLO for its service."""

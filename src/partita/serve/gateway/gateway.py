@@ -23,6 +23,7 @@ from partita.serve.dispatching.query import (
     RefusalReason,
     UnreadyReason,
 )
+from partita.serve.dispatching.turns import InstanceTurns
 from partita.serve.gateway.addresses import OPEN, WorkerAccess, WorkerAddresses
 from partita.serve.gateway.link import Link, WorkersFolder
 from partita.serve.gateway.oip import VERSION, Model, RequestError, RequestLimits, Signature, quoted
@@ -104,6 +105,7 @@ class Gateway:
         self._rates = rates
         self._wrote_rates = False
         self._links: set[Link] = set()
+        self._turns: dict[tuple[str, str, int], InstanceTurns] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._ticked, self._ticks = 0.0, 0
@@ -263,6 +265,8 @@ class Gateway:
             )
             return False
         link.service = hello.service
+        if hello.in_turn:
+            link.turns = self._turns.setdefault((hello.gpu, hello.placement, hello.pid), InstanceTurns())
         link.worker = route.join(link, hello)
         self._links.add(link)
         return True
@@ -319,6 +323,10 @@ class Gateway:
         """Remove a worker that is gone, and retry its queries elsewhere."""
         self._links.discard(link)
         self._watchdog.forget(link)
+        if link.turns is not None:
+            link.turns.left(link, time.monotonic())
+            if all(each.turns is not link.turns for each in self._links):
+                self._turns = {key: each for key, each in self._turns.items() if each is not link.turns}
         if link.worker is not None:
             self._routes[link.service].leave(link.worker)
         if link.remote is not None:

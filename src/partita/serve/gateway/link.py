@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from partita.process.peer import PeerProcess
     from partita.serve.dispatching.query import Worker
+    from partita.serve.dispatching.turns import InstanceTurns
     from partita.serve.tensors import Answer, Query
 
 _LARGE_BATCH = 1 << 16
@@ -83,6 +85,7 @@ class Link(asyncio.Protocol):
         heard: whether data has arrived since this was last cleared.
         peer: the worker's process; None if the kernel does not know it, as over TCP.
         remote: the handshake over TCP; None for a socket in a folder.
+        turns: of the services that share the worker's instance; None where it serves one.
 
     Args:
         name: of the socket, or the address.
@@ -96,6 +99,7 @@ class Link(asyncio.Protocol):
         self.service = ""
         self.heard = True
         self.peer: PeerProcess | None = None
+        self.turns: InstanceTurns | None = None
         self._handler = handler
         self._transport: asyncio.Transport | None = None
         self._part: memoryview | None = None  # an incomplete frame
@@ -139,6 +143,13 @@ class Link(asyncio.Protocol):
             self.close(f"the worker sent an invalid frame: {error}")
 
     def run(self, number: int, queries: Sequence[Query]) -> None:
+        """Send a batch to the worker, at once or when its turn comes."""
+        if self.turns is None:
+            self.send(number, queries)
+        else:
+            self.turns.start(self, number, queries, time.monotonic())
+
+    def send(self, number: int, queries: Sequence[Query]) -> None:
         """Send a batch to the worker."""
         if self._transport is not None:
             parts = run_parts(number, queries, orjson.dumps)
@@ -196,6 +207,8 @@ class Link(asyncio.Protocol):
             answers, seconds, waited = said
             if not self._handler.said_done(self, number, answers, seconds, waited):
                 self.close(f"the worker sent {len(answers)} answers to a batch of another size")
+            if self.turns is not None:
+                self.turns.ended(self, number, time.monotonic())
         elif kind == FrameKind.HELLO and self.worker is None:
             if self.remote is not None and not self.remote.trusted:
                 raise _NoFrameError("no proof that it knows the token")

@@ -10,6 +10,7 @@ import math
 import queue
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,32 @@ if TYPE_CHECKING:
     from partita.serve.worker.main import Connection
 
 
+class Turns:
+    """Lets one thread at a time run, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._busy = False
+        self._waiting: deque[threading.Lock] = deque()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._busy:
+                self._busy = True
+                return
+            gate = threading.Lock()
+            gate.acquire()
+            self._waiting.append(gate)
+        gate.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            if self._waiting:
+                self._waiting.popleft().release()
+            else:
+                self._busy = False
+
+
 class Lanes:
     """Runs batches in the order of their arrival.
 
@@ -46,6 +73,7 @@ class Lanes:
         finished: called after each batch, with its connection.
         note: called with a sentence for the log when a batch fails.
         most: maximum bytes of the answers to one batch: a larger frame would end the connection.
+        turns: who may run; shared by the models of one worker, of which one runs at a time.
     """
 
     def __init__(
@@ -55,6 +83,8 @@ class Lanes:
         finished: Callable[[Connection], None],
         note: Callable[[str], None],
         most: int = MOST_DATA,
+        *,
+        turns: Turns | None = None,
     ) -> None:
         self._backend = backend
         self._most = most
@@ -63,7 +93,7 @@ class Lanes:
         self._waiting: queue.SimpleQueue[tuple[Connection, int, tuple[Query, ...], float] | None] = (
             queue.SimpleQueue()
         )
-        self._turn = threading.Lock()
+        self._turn = turns or Turns()
         self._threads = [
             threading.Thread(target=self._work, args=(lane,), name=f"lane-{lane}", daemon=True)
             for lane in range(count if count > 1 else 0)

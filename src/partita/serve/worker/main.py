@@ -13,19 +13,20 @@ import struct
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from partita.errors import InputError, PartitaError
 from partita.process.logs import keep_short
 from partita.serve.worker.backend import load, note
-from partita.serve.worker.batching import Lanes
+from partita.serve.worker.batching import Lanes, Turns
 from partita.serve.worker.spec import read_spec
 from partita.serve.worker.wire import FrameError, FrameKind, Frames, Hello, frame, listening, unpack_run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from partita.serve.tensors import Query
     from partita.serve.worker.backend import Backend
@@ -62,13 +63,14 @@ def main(arguments: list[str]) -> int:
         if os.getpid() == 1:  # in a container, where the kernel ignores signals without a handler (signal(7))
             signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
         page = _health_page(spec.listen)
-        backend = load(spec)
-        serving = Serving(spec, backend)
+        backends = [load(each) for each in spec.served]
+        serving = Serving(spec, backends)
         if page is not None:
             page.why_not = serving.why_not_ready
         finished = serving.serve()
         if finished:
-            backend.close()
+            for backend in backends:
+                backend.close()
     except PartitaError as error:
         sys.stderr.write(f"error: {error}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
         return error.exit_code
@@ -102,30 +104,61 @@ def _health_page(listen: ListenSpec | None) -> HealthPage | None:
     return HealthPage(listen.host, listen.health_port)
 
 
+class ServedModel:
+    """One of the models of a worker.
+
+    Args:
+        spec: of its service.
+        backend: runs its batches.
+        beat_s: maximum seconds between two signs of life.
+        lanes: run its batches.
+        in_turn: whether the worker has other models, too.
+
+    Attributes:
+        spec: of its service.
+        backend: runs its batches.
+        lanes: run its batches.
+        hello: its description, as sent to gateways.
+    """
+
+    def __init__(
+        self, spec: WorkerSpec, backend: Backend, beat_s: float, lanes: Lanes, *, in_turn: bool
+    ) -> None:
+        self.spec, self.backend, self.lanes = spec, backend, lanes
+        hello = _hello(spec, backend, beat_s)
+        self.hello = hello.replace(shares=not in_turn, in_turn=in_turn).packed()
+        joined = "queries are joined: " if backend.batching.rows else "queries run one by one: "
+        note(f"{spec.service}: {joined}{backend.batching.why}")
+
+
 class Serving:
     """Serves one instance.
 
     Args:
         spec: of this worker.
-        backend: runs the batches.
+        backends: run the batches, one for each service that it serves.
     """
 
-    def __init__(self, spec: WorkerSpec, backend: Backend) -> None:
+    def __init__(self, spec: WorkerSpec, backends: Sequence[Backend]) -> None:
         self._spec = spec
-        self._backend = backend
         self._beat_s = min(BEAT_S, spec.hang_timeout_s / _MISSED)
-        self._hello = _hello(spec, backend, self._beat_s).packed()
-        note(
-            ("queries are joined: " if backend.batching.rows else "queries run one by one: ")
-            + backend.batching.why
-        )
+        turns = Turns()
+        self._models = [
+            ServedModel(
+                each,
+                backend,
+                self._beat_s,
+                Lanes(backend, spec.processes, self._finished, note, turns=turns),
+                in_turn=bool(spec.tenants),
+            )
+            for each, backend in zip(spec.served, backends, strict=True)
+        ]
         self._connections: list[Connection] = []
         self._under_way = 0
         self._ending = False
         self._changed = threading.Condition()
         self._shared = False  # whether several gateways want LOAD frames
         self._load = threading.Event()
-        self._lanes = Lanes(backend, spec.processes, self._finished, note)
         self._told_to_end, self._tell = os.pipe()
 
     def serve(self) -> bool:
@@ -136,46 +169,61 @@ class Serving:
         if self._spec.listen is not None:
             from partita.serve.worker.listening import Greeter  # noqa: PLC0415 -- most have a socket in a folder
 
-            greeter = Greeter(self._spec.listen, self._welcome, note)
+            greeter = Greeter(self._spec.listen, partial(self._welcome, self._models[0]), note)
             with greeter.listen() as listener:
-                self._accept(listener, greeter.greet)
+                self._accept({listener: greeter.greet})
         else:
             folder = Path(self._spec.folder)
-            with listening(folder, self._spec.socket_name) as listener:
-                self._accept(listener, self._welcome)
+            with ExitStack() as stack:
+                # The first socket, by which others see that the worker is ready, appears last.
+                listeners = {
+                    stack.enter_context(listening(folder, model.spec.socket_name)): partial(
+                        self._welcome, model
+                    )
+                    for model in reversed(self._models)
+                }
+                self._accept(listeners)
                 # First, so that no other gateway connects.
-                (folder / self._spec.socket_name).unlink(missing_ok=True)
+                for model in self._models:
+                    (folder / model.spec.socket_name).unlink(missing_ok=True)
         finished = self._drain()
         if finished:
             for connection in self._connections:
                 connection.close()
-            self._lanes.close()
+            for model in self._models:
+                model.lanes.close()
         return finished
 
     def why_not_ready(self) -> str | None:
         """Return why it cannot answer queries now, None if it can."""
-        return "the worker is ending" if self._ending else self._backend.fault
+        if self._ending:
+            return "the worker is ending"
+        return next((model.backend.fault for model in self._models if model.backend.fault), None)
 
-    def _accept(self, listener: socket.socket, take: Callable[[socket.socket], None]) -> None:
+    def _accept(self, listeners: Mapping[socket.socket, Callable[[socket.socket], None]]) -> None:
         """Accept connections until told to end."""
         threading.Thread(target=self._beat, name="beat", daemon=True).start()
-        listener.setblocking(False)
-        watched = [listener.fileno(), self._told_to_end]
+        watched = select.poll()  # select.select() takes no descriptor above 1023
+        watched.register(self._told_to_end, select.POLLIN)
+        by_number = {listener.fileno(): (listener, take) for listener, take in listeners.items()}
+        for number, (listener, _) in by_number.items():
+            listener.setblocking(False)
+            watched.register(number, select.POLLIN)
         while True:
-            ready, _, _ = select.select(watched, [], [], LOOK_S)
+            ready = [number for number, _ in watched.poll(LOOK_S * 1000)]
             if self._told_to_end in ready:
                 return
-            if ready:
+            for listener, take in (by_number[number] for number in ready):
                 with suppress(OSError):  # the client has left, or no descriptor is free: it will try again
                     take(listener.accept()[0])
             with self._changed:
                 self._connections = [each for each in self._connections if each.open]
             keep_short(sys.stderr.fileno())
 
-    def _welcome(self, stream: socket.socket | TlsStream) -> None:
-        connection = Connection(stream, self._take, self._notify, note)
+    def _welcome(self, model: ServedModel, stream: socket.socket | TlsStream) -> None:
+        connection = Connection(stream, partial(self._take, model), self._notify, note, model=model)
         with self._changed:  # so that every gateway with HELLO also gets DRAINING
-            connection.start(self._hello)
+            connection.start(model.hello)
             self._connections.append(connection)  # after HELLO, which must come before signs of life
             ending = self._ending
         if ending:
@@ -188,18 +236,20 @@ class Serving:
         """
         while True:
             time.sleep(self._beat_s)
-            fault = self._backend.fault
-            message = frame(FrameKind.BEAT, 0, None if fault is None else {"fault": fault})
+            messages = {model: _beat_frame(model.backend.fault) for model in self._models}
             for connection in self._connections:
-                connection.beat(message)
+                if connection.model is not None:
+                    connection.beat(messages[connection.model])
 
-    def _take(self, connection: Connection, number: int, queries: tuple[Query, ...]) -> None:
+    def _take(
+        self, model: ServedModel, connection: Connection, number: int, queries: tuple[Query, ...]
+    ) -> None:
         with self._changed:
             self._under_way += 1
             connection.under_way += 1
         if self._shared:
             self._load.set()
-        self._lanes.put(connection, number, queries)
+        model.lanes.put(connection, number, queries)
 
     def _finished(self, connection: Connection) -> None:
         with self._changed:
@@ -218,7 +268,7 @@ class Serving:
             self._load.set()
 
     def _tell_load(self) -> None:
-        """Send each gateway the number of other gateways' batches whenever it changes.
+        """Send each connection the number of batches of all others whenever it changes.
 
         It has a thread of its own, so that a gateway that does not read delays no batches of others.
         """
@@ -245,6 +295,10 @@ class Serving:
 
     def _idle(self) -> bool:
         return not self._under_way and all(each.drained or not each.open for each in self._connections)
+
+
+def _beat_frame(fault: str | None) -> bytes:
+    return frame(FrameKind.BEAT, 0, None if fault is None else {"fault": fault})
 
 
 def _hello(spec: WorkerSpec, backend: Backend, beat_s: float) -> Hello:
@@ -287,6 +341,7 @@ class Connection:
         changed: called when the gateway has drained or left.
         note: called with a sentence for the log.
         stalled_s: seconds after which a gateway that does not read is disconnected.
+        model: that its batches are for.
 
     Attributes:
         open: whether the connection is open.
@@ -303,8 +358,11 @@ class Connection:
         changed: Callable[[], None],
         note: Callable[[str], None],
         stalled_s: float = STALLED_S,
+        *,
+        model: ServedModel | None = None,
     ) -> None:
         self.open = True
+        self.model = model
         self.drained = self.shares = False
         self.told = self.under_way = 0
         self._stream = stream

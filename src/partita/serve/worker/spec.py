@@ -156,6 +156,18 @@ class ListenSpec(Value):
             yield FieldFault(("cert",), "TLS needs a certificate and its key", "name the files of both")
 
 
+class TenantSpec(Value):
+    """Another service that a worker serves on its instance; fields as in `WorkerSpec`."""
+
+    service: Text
+    model: Text
+    batch: Count
+    backend: BackendSpec
+    seconds: dict[Count, Amount] = field(default_factory=dict)
+    declared: DeclaredBatch = UNDECLARED
+    retry: bool = True
+
+
 class WorkerSpec(Value):
     """The specification of a worker.
 
@@ -176,6 +188,7 @@ class WorkerSpec(Value):
         hang_timeout_s: seconds without a sign of life after which it counts as hung.
         retry: whether its queries may run a second time, elsewhere.
         listen: the address at which it listens, instead of a socket in a folder.
+        tenants: other services that share the instance: their batches run in turn with those of `service`.
     """
 
     service: Text
@@ -194,11 +207,30 @@ class WorkerSpec(Value):
     hang_timeout_s: HangTimeout = HANG_TIMEOUT_S
     retry: bool = True
     listen: ListenSpec | None = None
+    tenants: tuple[TenantSpec, ...] = ()
 
     def faults(self) -> Iterator[FieldFault]:
-        """Yield a fault unless exactly one of `folder` and `listen` is given."""
+        """Yield a fault unless exactly one of `folder` and `listen` is given, or where several services cannot be."""
         if bool(self.folder) == (self.listen is not None):
             yield FieldFault(("folder",), "either folder or listen is needed", "write folder: workers")
+        if self.tenants and (self.listen is not None or self.processes > 1):
+            what = "services share an instance with sockets in a folder, and with one process"
+            yield FieldFault(("tenants",), what, "leave out tenants, or listen and processes")
+
+    @property
+    def served(self) -> tuple[WorkerSpec, ...]:
+        """One specification for each service, with a socket of its own: this one's, and its tenants'."""
+        if not self.tenants:
+            return (self,)
+        alone = self.replace(tenants=())
+        others = (
+            alone.replace(
+                token=f"{self.token}t{number}",
+                **{name: getattr(each, name) for name in each.__struct_fields__},
+            )
+            for number, each in enumerate(self.tenants, 1)
+        )
+        return (alone, *others)
 
     @property
     def profile(self) -> str:

@@ -95,6 +95,8 @@ class Hello(Value):
         retry: whether its queries may run a second time, elsewhere.
         load_s: seconds from the start of its process until it was ready; 0 if unknown.
         shares: whether it can send LOAD.
+        in_turn: whether its process serves other services, too, whose batches run in turn with its own. Then it sends
+            no LOAD, which would be two messages to each service for every batch.
     """
 
     service: str
@@ -114,6 +116,7 @@ class Hello(Value):
     retry: bool = True
     load_s: float = 0.0
     shares: bool = False
+    in_turn: bool = False
 
     def packed(self) -> bytes:
         """Return the HELLO frame."""
