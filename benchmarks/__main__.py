@@ -15,6 +15,7 @@ NAMES = (
     "plan_from",
     "crashes",
     "serving",
+    "serving_promises",
     "gateway",
     "promises",
     "soak",

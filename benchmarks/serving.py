@@ -15,8 +15,8 @@ from benchmarks.serving_cases import table as perf_table
 from partita.serve.cuts import Homogeneous, Paris, Search
 from partita.serve.fluid import fluid_cut, fluid_rate
 from partita.serve.problem import TICK, SimulatedRouter
-from partita.serve.routers.bound import Elsa, Price
-from partita.serve.routers.fifs import Fifs
+from partita.serve.routers.bound import Elsa, Price, RefusingElsa
+from partita.serve.routers.fifs import Fifs, RefusingFifs
 from partita.serve.routers.kairos import Kairos
 from partita.serve.routers.late_binding import LateBinding
 from partita.serve.simulation import Throughput, throughput, unit_traffic
@@ -61,7 +61,9 @@ class _Measured:
     cut: str
     ours: Throughput
     paris: float
+    paris_refusing: float
     alike: float
+    alike_refusing: float
     alike_size: int
     bound_all: float
     bound: float
@@ -76,12 +78,14 @@ class _Bench:
     seeds: tuple[int, ...]
 
     def traffic(self, given: ServingProblem) -> list[Traffic]:
-        return [unit_traffic(given.share, self.queries, seed) for seed in self.seeds]
+        return [unit_traffic(given, self.queries, seed) for seed in self.seeds]
 
-    def best_alike(self, given: ServingProblem, guess: float) -> tuple[float, int]:
+    def best_alike(
+        self, given: ServingProblem, guess: float, router: SimulatedRouter = RefusingFifs
+    ) -> tuple[float, int]:
         traffic = self.traffic(given)
         rates = [
-            (throughput(given, Homogeneous(k).cut(given).counts, Fifs, traffic, guess).rate, k)
+            (throughput(given, Homogeneous(k).cut(given).counts, router, traffic, guess).rate, k)
             for k in range(len(given.profiles))
         ]
         return max(rates)
@@ -96,13 +100,17 @@ class _Bench:
         paris_cut = Paris().cut(given)
         ours = throughput(given, cut.counts, LateBinding, traffic, bound_all)
         paris = throughput(given, paris_cut.counts, Elsa, traffic, bound_all).rate
-        alike, size = self.best_alike(given, bound_all)
+        refusing = throughput(given, paris_cut.counts, RefusingElsa, traffic, bound_all).rate
+        alike, _ = self.best_alike(given, bound_all, Fifs)
+        alike_refusing, size = self.best_alike(given, bound_all)
         return _Measured(
             case,
             " ".join(f"{n}x{p[0]}" for n, p in zip(cut.counts, given.profiles, strict=True) if n),
             ours,
             paris,
+            refusing,
             alike,
+            alike_refusing,
             size,
             bound_all,
             bound,
@@ -119,7 +127,9 @@ class _Bench:
                 m.cut,
                 f"{m.ours.rate:,.0f} ±{m.ours.half_width / m.ours.rate:.1%}",
                 m.ours.rate / m.paris,
-                f"{m.ours.rate / m.alike:.3g} ({m.case.problem.profiles[m.alike_size][:2]})",
+                m.ours.rate / m.paris_refusing,
+                m.ours.rate / m.alike,
+                f"{m.ours.rate / m.alike_refusing:.3g} ({m.case.problem.profiles[m.alike_size][:2]})",
                 m.ours.rate / m.bound_all,
                 m.ours.rate / m.bound,
             ]
@@ -130,7 +140,9 @@ class _Bench:
             "cut found (instances by compute slices)",
             "queries/s",
             "of PARIS+ELSA",
+            "of PARIS+ELSA, refusing",
             "of best homogeneous, first idle",
+            "of best homogeneous, first idle, refusing",
             "of fluid bound, all in time",
             "of fluid bound, 95 % in time",
         ]
@@ -171,20 +183,22 @@ class _Bench:
     ) -> dict[str, tuple[float, float, float, int]]:
         """Return each router's throughput over the bound at p95 and p99, large queries in time, and if it is best."""
         traffic, rates = self.traffic(given)[:2], {}
-        for router in _ROUTED:
-            rates[router] = [
+        for name, router in _ROUTED.items():
+            rates[name] = [
                 self._of_bound(replace(given, quantile=q), counts, router, traffic) for q in (0.95, 0.99)
             ]
         most = max(rate for rate, _ in rates.values())
         bound = fluid_rate(given, counts, served=given.quantile).rate
         return {
-            type(router).__name__: (
+            name: (
                 rate,
                 strict,
-                _largest_in_time(given, counts, router, traffic[0].faster(rate * bound)) if rate > 0 else 0.0,
+                _largest_in_time(given, counts, _ROUTED[name], traffic[0].faster(rate * bound))
+                if rate > 0
+                else 0.0,
                 int(rate == most),
             )
-            for router, (rate, strict) in rates.items()
+            for name, (rate, strict) in rates.items()
         }
 
     @staticmethod
@@ -215,9 +229,9 @@ class _Bench:
         header = [
             "models",
             "GPUs, search",
-            "GPUs, homogeneous",
+            "GPUs, homogeneous refusing",
             "share, search",
-            "share, homogeneous",
+            "share, homogeneous refusing",
             "ratio",
         ]
         mean = geometric_mean([float(str(row[-1])) for row in rows])
@@ -244,6 +258,11 @@ def _summary(found: list[_Measured]) -> str:
     rows: list[list[object]] = []
     compared = {
         "PARIS+ELSA": ([m.ours.rate / m.paris for m in found], "1.4, never under 1"),
+        "PARIS+ELSA with refusal": ([m.ours.rate / m.paris_refusing for m in found], "never under 1"),
+        "the best homogeneous cut, first idle with refusal": (
+            [m.ours.rate / m.alike_refusing for m in found],
+            "never under 1",
+        ),
         "the best homogeneous cut, first idle": (
             [m.ours.rate / m.alike for m in found],
             "1.3, never under 1",
@@ -306,7 +325,7 @@ def azure(measured: PerfTable) -> str:
 def speed(measured: PerfTable, queries: int) -> str:
     case = next(c for c in cases(measured, ["bert"], (4,)))
     given, counts = case.problem, np.array([56, 0, 0, 0, 0])
-    unit = unit_traffic(given.share, queries, 1)
+    unit = unit_traffic(given, queries, 1)
     bound = fluid_rate(given, counts, served=given.quantile).rate
     rows: list[list[object]] = []
     for router, target in (
@@ -335,10 +354,20 @@ between the measured batches 1, 2, 4, 8, 16 and 32 they are interpolated linearl
 arrivals, log-normal batch sizes (sigma 0.9, cut off at 32), and SLAs of 1.5 and 2 times the whole GPU's latency at
 batch 32. Throughput is the largest rate at which 95 % of the queries are answered within the SLA; refused queries
 count as missed. It is the mean over {seeds} seeds of {queries:,} queries each, with half the width of its 95 %
-confidence interval. The search does not use these seeds. In the long run no router can exceed the second fluid bound.
-The first bound requires every query to be in time; the quantile does not, so throughput can exceed it.
+confidence interval. The promise is for all queries together (`promise: mix`); the next section has it for each size.
+Refusing means that queries are refused which no slice can answer in time. The search does not use these seeds. In the
+long run no router can exceed the second fluid bound. The first bound requires every query to be in time; the quantile
+does not, so throughput can exceed it.
 """
-_ROUTED: tuple[SimulatedRouter, ...] = (LateBinding, Kairos(), Price, Elsa, Fifs)
+_ROUTED: dict[str, SimulatedRouter] = {
+    "late-binding": LateBinding,
+    "kairos": Kairos(),
+    "price": Price,
+    "elsa": Elsa,
+    "elsa-refusing": RefusingElsa,
+    "fifs": Fifs,
+    "fifs-refusing": RefusingFifs,
+}
 _ROUTERS = """\
 ### Routers on the same cuts (median 8)
 

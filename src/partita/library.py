@@ -740,7 +740,8 @@ def simulate(
         performance: as for `plan`; rows with one process give the time of a query.
         service: its name; None for the only one.
         cut: how the GPUs are cut: `search`, `fluid`, `paris`, `homogeneous`, `random`, or another that is installed.
-        router: which slice answers a query: `late-binding`, `price`, `elsa`, `fifs`, `kairos`.
+        router: which slice answers a query: `late-binding`, `price`, `kairos`; `elsa`, `fifs`, or with refusal of
+            what is hopeless `elsa-refusing`, `fifs-refusing`.
         gpus: how many; None for the count of the pool, otherwise the fewest that may sustain the rate.
         queries: how many, at the service's rate, if there is no trace.
         arrivals: `poisson`, `gamma` (bursts) or `day`.

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from partita.errors import InfeasibleError, InputError, nearest
 from partita.registry import load, make
 from partita.serve.fluid import fluid_gpus
-from partita.serve.problem import ServingProblem, latency_table
+from partita.serve.problem import ServingProblem, latency_table, size_classes
 from partita.serve.reserving.services import SIGMA, serving_rows, share_of
 from partita.serve.simulation import QUANTILES, simulate
 from partita.sim.traffic import Traffic, draw, empirical_share, lognormal_share, read_trace
-from partita.workload import QUANTILE
+from partita.workload import QUANTILE, ArrivalsSpec, GammaArrivals
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from partita.planning.problem import Pool
     from partita.serve.problem import SimulatedRouter
     from partita.serve.simulation import Simulation
-    from partita.workload import ServiceSpec
+    from partita.workload import Process, ServiceSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,7 @@ class SimulationRequest:
     sigma: float | None = None
     gpus: int | None = None
     quantile: float | None = None
+    promise: Literal["each_size", "mix"] | None = None
     seed: int = 0
 
 
@@ -96,8 +97,16 @@ def ask(prepared: PreparedWorkload, service: str | None, wanted: SimulationReque
     names = [p.name for p in pool.gpu.profiles if any(row.profile == p.name for row in rows)]
     latency, share, traffic = _queries(spec, rows, names, wanted)
     quantile = wanted.quantile or (spec.slo.quantile if spec.cut else None) or QUANTILE
+    each_size = (wanted.promise or spec.promise) == "each_size"
     problem = ServingProblem(
-        pool.gpu.restricted(names), 1, latency, share, spec.slo.latency_ms / 1000, quantile
+        pool.gpu.restricted(names),
+        1,
+        latency,
+        share,
+        spec.slo.latency_ms / 1000,
+        quantile,
+        size_classes(share) if each_size else (),
+        _process(wanted, traffic, notes),
     )
     gpus = wanted.gpus or pool.count
     if gpus is None:
@@ -186,6 +195,22 @@ def _queries(
     return latency, empirical_share(traffic.batch, largest), traffic
 
 
+def _process(wanted: SimulationRequest, traffic: Traffic, notes: list[str]) -> Process:
+    """Return the arrivals that a cut is searched for, and its largest rate measured with: those simulated."""
+    trace = wanted.trace
+    if trace is None:
+        if wanted.arrivals.process == "gamma":
+            return ArrivalsSpec(gamma=GammaArrivals(cv=wanted.arrivals.variation))
+        return "poisson"
+    if wanted.columns or str(trace) == "-" or traffic.arrival[-1] <= 0.0:
+        notes.append("the cut and the largest rate are for Poisson arrivals, not for the trace's")
+        return "poisson"
+    notes.append(
+        "the cut and the largest rate are for the trace's own gaps, repeated, with sizes drawn from its sizes"
+    )
+    return ArrivalsSpec(trace=str(trace))
+
+
 def _share(spec: ServiceSpec, wanted: SimulationRequest, largest: int, in_time: int) -> NDArray[np.float64]:
     """Return the share of each batch size up to the largest measured, by the options or by the service.
 
@@ -235,6 +260,15 @@ def simulation_data(asked: AskedSimulation, found: Simulation, cut: str, router:
         "queries": seen.queries,
         "seconds": seen.seconds,
         "attainment": seen.attainment,
+        "classes": [
+            {
+                "least": each.least,
+                "most": each.most,
+                "queries": each.queries,
+                "attainment": each.in_time / each.queries if each.queries else None,
+            }
+            for each in seen.classes
+        ],
         "refused": seen.refused,
         "late": seen.queries - seen.in_time - seen.refused,
         "latency_ms": {
@@ -243,6 +277,7 @@ def simulation_data(asked: AskedSimulation, found: Simulation, cut: str, router:
         },
         "holds": {
             "quantile": problem.quantile,
+            "promise": "each_size" if problem.classes else "mix",
             "queries_per_second": found.holds.rate,
             "half_width": found.holds.half_width,
             "bound": found.bound,

@@ -97,6 +97,10 @@ class ArrivalsSpec(Value):
             yield FieldFault((), "arrivals are gamma or a trace", "for example arrivals: {gamma: {cv: 3}}")
 
 
+Process = Literal["poisson", "constant"] | ArrivalsSpec
+"""How queries come."""
+
+
 class Batches(Value):
     """How many items queries come with: a log-normal's `median`, or a `histogram`."""
 
@@ -173,7 +177,7 @@ class ServiceSpec(Value):
     rate: Annotated[Positive, Meta(description="Required throughput in items per second.", examples=[829])]
     slo: Annotated[Slo, Meta(description="The latency it promises.", examples=[{"latency_ms": 100}])]
     arrivals: Annotated[
-        Literal["poisson", "constant"] | ArrivalsSpec | None,
+        Process | None,
         Meta(
             description="How queries come: `poisson`, `constant` (evenly, so that none waits: plain arithmetic), "
             "`gamma: {cv: 3}` in bursts, or `trace: FILE`. Other than for `constant`, the capacity of instances "
@@ -266,8 +270,18 @@ class ServiceSpec(Value):
         ),
     ] = None
 
+    promise: Annotated[
+        Literal["each_size", "mix"],
+        Meta(
+            description="With `cut`: whether each class of batch sizes keeps the quantile (`each_size`), or only all "
+            "queries together (`mix`), of which mostly the largest are then missed. Classes end at powers of two, "
+            "and have a twentieth of the queries at least.",
+            examples=["mix"],
+        ),
+    ] = "each_size"
+
     @property
-    def process(self) -> Literal["poisson", "constant"] | ArrivalsSpec:
+    def process(self) -> Process:
         """How its queries come, the default filled in."""
         if self.arrivals is None:
             return "constant" if self.slo.quantile is None and self.cut is None else "poisson"
@@ -285,6 +299,9 @@ class ServiceSpec(Value):
             yield FieldFault(("arrivals",), what, "write arrivals: poisson, or leave it out")
         if self.cut is not None and self.batches is None:
             yield FieldFault(("cut",), "a cut needs batches", "for example batches: {median: 8, max: 32}")
+        if self.cut is None and self.promise == "mix":
+            what = "a promise for the mix of sizes without a cut has no meaning"
+            yield FieldFault(("promise",), what, "write cut: search, or leave out promise")
         if self.cut is None and self.batches is not None:
             what = "batches without a cut have no meaning"
             yield FieldFault(("batches",), what, "write cut: search, or leave out batches")

@@ -76,7 +76,9 @@ def test_each_cut_uses_every_gpu_and_gives_the_same_again(partita: Commands, cut
     assert sum(each["queries"] for each in data["slices"]) == data["queries"] - data["refused"]
 
 
-@pytest.mark.parametrize("router", ["late-binding", "price", "elsa", "fifs", "kairos"])
+@pytest.mark.parametrize(
+    "router", ["late-binding", "price", "elsa", "elsa-refusing", "fifs", "fifs-refusing", "kairos"]
+)
 def test_each_router_counts_every_query_once(partita: Commands, router: str) -> None:
     data = json.loads(simulate(partita, *QUICK, "--cut", "paris", "--router", router, "-o", "json").out)
     in_time = round(data["attainment"] * data["queries"])

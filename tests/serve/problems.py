@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import strategies as st
 
 from partita.mig.catalogue import gpu_model
-from partita.serve.problem import ServingProblem
+from partita.serve.problem import ServingProblem, size_classes
 from partita.sim.traffic import Traffic
 
 A100 = gpu_model("a100-40gb").restricted(["1g.5gb", "2g.10gb", "3g.20gb", "4g.20gb", "7g.40gb"])
@@ -24,6 +26,15 @@ def sublinear(gpus: int = 1, batches: int = 8, deadline: float = 4.0) -> Serving
 
 
 @st.composite
+def promises(draw: st.DrawFn, found: ServingProblem) -> ServingProblem:
+    """Draw the same problem, perhaps with a promise for each class of batch sizes."""
+    if not draw(st.booleans()):
+        return found
+    quantile = draw(st.sampled_from([0.5, 0.9, 0.99]))
+    return replace(found, classes=size_classes(found.share), quantile=quantile)
+
+
+@st.composite
 def random_problems(draw: st.DrawFn) -> tuple[ServingProblem, np.ndarray]:
     """Draw a problem on an A30 and any counts of instances."""
     seconds = st.floats(0.1, 3.0)
@@ -33,7 +44,7 @@ def random_problems(draw: st.DrawFn) -> tuple[ServingProblem, np.ndarray]:
         if draw(st.booleans()):
             row[-1] = np.inf
     share = np.array([draw(st.floats(0.1, 1.0)) for _ in range(batches)])
-    found = problem(rows, (share / share.sum()).tolist(), draw(st.floats(0.5, 4.0)))
+    found = draw(promises(problem(rows, (share / share.sum()).tolist(), draw(st.floats(0.5, 4.0)))))
     counts = np.array([draw(st.integers(0, 3)) for _ in range(3)])
     counts[draw(st.integers(0, 2))] += 1
     return found, counts
@@ -49,7 +60,7 @@ def exact_problems(draw: st.DrawFn) -> tuple[ServingProblem, np.ndarray, Traffic
         if draw(st.booleans()):
             row[-1] = np.inf
     share = np.full(batches, 1 / batches)
-    found = problem(rows, share.tolist(), draw(st.integers(4, 40)) / 8)
+    found = draw(promises(problem(rows, share.tolist(), draw(st.integers(4, 40)) / 8)))
     counts = np.array([draw(st.integers(0, 3)) for _ in range(3)])
     counts[draw(st.integers(0, 2))] += 1
     gaps = draw(st.lists(st.integers(0, 6), min_size=1, max_size=60))

@@ -79,6 +79,24 @@ class LateBindingReference:
         numbers = count()
         self.idle = {size: [next(numbers) for _ in range(n)][::-1] for size, n in enumerate(counts.tolist())}
         self.queues: dict[int, deque[int]] = {}
+        self.accounts = dict.fromkeys(problem.classes, 0.0)
+
+    def class_of(self, batch: int) -> int:
+        """Return the largest batch size of its class."""
+        return min(each for each in self.accounts if each >= batch)
+
+    def lead(self, batch: int) -> float:
+        if not self.accounts:
+            return 0.0
+        return max(self.accounts.values()) - self.accounts[self.class_of(batch)]
+
+    def count(self, batch: int, missed: float) -> None:
+        """Count a query that came (minus what may be missed) or was missed (1), unless no size could answer it."""
+        if self.accounts and self.quickest(batch) < np.inf:
+            own = self.class_of(batch)
+            if missed < 0:
+                self.accounts = {each: held * (1.0 - 2e-5) for each, held in self.accounts.items()}
+            self.accounts[own] = min(max(self.accounts[own] + missed, 0.0), 100.0)
 
     def latency(self, size: int, batch: int) -> float:
         own = float(self.problem.latency[size, batch - 1])
@@ -104,6 +122,7 @@ class LateBindingReference:
     def arrives(self, query: int) -> None:
         batch = int(self.traffic.batch[query])
         self.queues.setdefault(batch, deque()).append(query)
+        self.count(batch, -(1.0 - self.problem.quantile))
         self.start([batch], [size for size in self.present if self.idle[size]])
 
     def ends(self, instance: int) -> None:
@@ -128,13 +147,17 @@ class LateBindingReference:
             while queue and self.left(queue[0]) < self.quickest(batch):
                 queue.popleft()
                 dropped = True
+                self.count(batch, 1.0)
             if not queue:
                 continue
             left, quickest = self.left(queue[0]), self.quickest(batch)
             weight = self.urgency / (self.deadline - quickest)
             for size in sizes:
+                extra, lead = self.costlier(size, batch), self.lead(batch)
+                if extra > 0 and lead * (1.0 + extra) > 8.0:
+                    continue  # other classes need it more
                 if self.idle[size] and self.latency(size, batch) <= left:
-                    score = self.costlier(size, batch) + weight * (left - quickest)
+                    score = extra + (weight * (left - quickest) + 0.2 * lead)
                     options.append((score, batch, size))
         if not options:
             return dropped

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import combinations_with_replacement
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,10 +20,12 @@ from partita.serve.cuts import (
     starts,
 )
 from partita.serve.fluid import fluid_rate
-from partita.serve.problem import ServingCut
+from partita.serve.problem import ServingCut, size_classes
+from partita.serve.reserving.check import most_queries
 from partita.serve.routers.bound import Elsa
 from partita.serve.routers.late_binding import LateBinding
 from partita.serve.simulation import keeps, largest_rate, unit_traffic
+from partita.workload import ArrivalsSpec, GammaArrivals
 
 if TYPE_CHECKING:
     from partita.serve.problem import Multiset, ServingProblem
@@ -107,7 +111,7 @@ def test_every_cut_is_legal_and_uses_all_gpus(cutter) -> None:
 @pytest.mark.parametrize("deadline", [3.0, 4.0, 8.0])
 def test_search_is_never_worse_than_its_best_start(deadline: float) -> None:
     found = sublinear(gpus=2, deadline=deadline)
-    traffic = [unit_traffic(found.share, SMALL.queries, seed) for seed in SMALL.seeds]
+    traffic = [unit_traffic(found, SMALL.queries, seed) for seed in SMALL.seeds]
 
     def rate(cut: ServingCut) -> float:
         guess = fluid_rate(found, cut.counts, served=found.quantile).rate
@@ -126,3 +130,46 @@ def test_nearest_cut_returns_what_is_legal_already() -> None:
     found = problem([[1.0]] * 5, [1.0], 2.0, gpus=2)
     legal = RandomCut(5).cut(found)
     assert nearest_cut(found, legal.counts.astype(float)).counts.tolist() == legal.counts.tolist()
+
+
+def test_a_search_for_each_size_finds_nearly_the_best_of_all_cuts_of_two_gpus() -> None:
+    share = np.array([0.3, 0.2, 0.1, 0.1, 0.1, 0.1, 0.05, 0.05])
+    found = replace(sublinear(gpus=2, deadline=3.2), share=share, classes=size_classes(share), quantile=0.9)
+    traffic = [unit_traffic(found, 6_000, seed) for seed in (5, 6)]
+
+    def rate(cut: ServingCut) -> float:
+        serve = LateBinding.on(found, cut.counts)
+        guess = fluid_rate(found, cut.counts, served=found.quantile).rate
+        return largest_rate(lambda rate: keeps(found, serve, traffic, rate), guess) if guess > 0 else 0.0
+
+    best = max(rate(ServingCut.of(each)) for each in combinations_with_replacement(found.multisets, 2))
+    assert rate(Search(queries=3_000).cut(found)) >= 0.97 * best
+
+
+def test_the_bound_for_each_size_is_below_the_bound_for_the_mix_and_above_what_is_held() -> None:
+    found = replace(sublinear(gpus=2), classes=(2, 4, 8), quantile=0.9)
+    counts = np.array([4, 2, 1])
+    bound = fluid_rate(found, counts, served=0.9).rate
+    assert bound < fluid_rate(replace(found, classes=()), counts, served=0.9).rate
+    assert bound == pytest.approx(most_queries(found, counts))
+    serve = LateBinding.on(found, counts)
+    traffic = [unit_traffic(found, 10_000, 3)]
+    assert largest_rate(lambda rate: keeps(found, serve, traffic, rate), bound) <= bound * 1.03
+
+
+def test_a_search_uses_the_services_own_arrivals() -> None:
+    found = sublinear(gpus=4)
+    bursts = replace(found, arrivals=ArrivalsSpec(gamma=GammaArrivals(cv=2.0)))
+    counts = np.array([0, 0, 4])
+
+    def rate(given: ServingProblem) -> float:
+        serve, traffic = LateBinding.on(given, counts), [unit_traffic(given, 10_000, 4)]
+        return largest_rate(lambda rate: keeps(given, serve, traffic, rate), 1.0)
+
+    assert rate(bursts) < 0.8 * rate(found)
+    cut = SMALL.cut(bursts)
+    serve, traffic = LateBinding.on(bursts, cut.counts), [unit_traffic(bursts, 4_000, 8)]
+    held = largest_rate(lambda rate: keeps(bursts, serve, traffic, rate), 1.0)
+    for start in starts(bursts):
+        other = LateBinding.on(bursts, start.counts)
+        assert not keeps(bursts, other, traffic, held * 1.3)

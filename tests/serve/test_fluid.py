@@ -59,7 +59,7 @@ def test_the_fluid_cut_is_the_best_of_all_cuts(drawn, gpus: int, served: float) 
 def test_no_router_exceeds_the_fluid_bound(router, counts: tuple[int, ...]) -> None:
     found, here = sublinear(deadline=12.0), np.array(counts)
     bound = fluid_rate(found, here, served=found.quantile).rate
-    traffic = [unit_traffic(found.share, 10_000, seed) for seed in (1, 2, 3)]
+    traffic = [unit_traffic(found, 10_000, seed) for seed in (1, 2, 3)]
     reached = throughput(found, here, router, traffic, bound)
     assert reached.rate - 2 * min(reached.half_width, 0.05 * reached.rate) <= bound
     assert reached.rate > 0.2 * bound > 0
@@ -67,7 +67,7 @@ def test_no_router_exceeds_the_fluid_bound(router, counts: tuple[int, ...]) -> N
 
 def test_late_binding_holds_more_than_elsa_and_first_idle_on_the_same_cut() -> None:
     found, counts = sublinear(), np.array([4, 2, 1])
-    traffic = [unit_traffic(found.share, 10_000, seed) for seed in (1, 2)]
+    traffic = [unit_traffic(found, 10_000, seed) for seed in (1, 2)]
     assert (
         throughput(found, counts, LateBinding, traffic, 1.0).rate
         > 1.1 * throughput(found, counts, Elsa, traffic, 1.0).rate

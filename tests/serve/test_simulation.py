@@ -27,7 +27,7 @@ def test_an_evaluation_counts_what_was_in_time_late_and_refused_and_how_busy_eac
 
 def test_a_simulation_says_what_the_cut_holds_and_what_bounds_it() -> None:
     found = sublinear(gpus=2)
-    traffic = unit_traffic(found.share, 5_000, 9).faster(0.5)
+    traffic = unit_traffic(found, 5_000, 9).faster(0.5)
     seen = simulate(found, Homogeneous(2), LateBinding, traffic)
     assert 0 < seen.holds.rate <= seen.bound * 1.02
     assert seen.holds.half_width < 0.2 * seen.holds.rate
@@ -39,4 +39,4 @@ def test_a_simulation_says_what_the_cut_holds_and_what_bounds_it() -> None:
 
 def test_a_cut_that_is_too_slow_for_most_queries_is_refused() -> None:
     with pytest.raises(InfeasibleError, match=r"fewer than 0\.95"):
-        simulate(sublinear(deadline=1.0), Homogeneous(0), LateBinding, unit_traffic(np.ones(8) / 8, 100, 1))
+        simulate(sublinear(deadline=1.0), Homogeneous(0), LateBinding, unit_traffic(sublinear(), 100, 1))

@@ -65,7 +65,7 @@ def test_a_plan_with_spare_capacity_keeps_its_promise_and_one_that_is_overloaded
     plan = planned(asked)
     kept = simulate_plan(plan, asked, replace(QUICK, load=0.5))
     assert [each.verdict for each in kept.services] == [Verdict.KEPT, Verdict.KEPT]
-    broken = simulate_plan(plan, asked, replace(QUICK, load=3.0))
+    broken = simulate_plan(plan, asked, replace(QUICK, load=30.0))
     assert [each.service for each in broken.broken] == ["calm", "busy"]
     assert all(each.refused > 0.3 and each.busy > 0.9 for each in broken.services)
 
@@ -98,7 +98,7 @@ def test_plain_arithmetic_promises_no_share_of_the_queries() -> None:
 
 def test_queries_of_several_sizes_are_told_apart_and_add_up() -> None:
     sizes = Batches(histogram={1: 0.6, 3: 0.2, 4: 0.1, 9: 0.1})
-    asked = prepared(poisson(cut="homogeneous", batches=sizes))
+    asked = prepared(poisson(cut="homogeneous", batches=sizes, promise="mix"))
     (found,) = simulate_plan(planned(asked), asked, QUICK).services
     assert found.queries_per_second == pytest.approx(900 / (0.6 + 0.6 + 0.4 + 0.9))
     assert [(each.smallest, each.largest, each.items) for each in found.sizes] == [
@@ -109,6 +109,18 @@ def test_queries_of_several_sizes_are_told_apart_and_add_up() -> None:
     assert sum(each.queries for each in found.sizes) == found.queries
     met = sum(each.queries * each.in_time.value for each in found.sizes)
     assert met / found.queries == pytest.approx(found.in_time.value)
+
+
+def test_a_promise_for_each_size_is_kept_only_where_every_class_keeps_it() -> None:
+    sizes = Batches(histogram={1: 0.6, 3: 0.2, 4: 0.1, 9: 0.1})
+    asked = prepared(poisson(cut="homogeneous", batches=sizes))
+    plan = planned(asked)
+    (found,) = simulate_plan(plan, asked, QUICK).services
+    assert [each.items for each in found.sizes] == ["1-2", "3-8", "9"]
+    assert found.verdict is Verdict.KEPT
+    assert all(each.in_time.low >= 0.95 for each in found.sizes)
+    (more,) = simulate_plan(plan, asked, replace(QUICK, load=30.0)).services
+    assert more.verdict is Verdict.BROKEN
 
 
 def test_a_seed_gives_the_same_again_also_side_by_side_and_another_seed_does_not() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.table import Table
@@ -165,6 +165,13 @@ def simulate(
             help="Share of the queries that should be in time. (default: that of a service with a cut, or 0.95)",
         ),
     ] = None,
+    promise: Annotated[
+        Literal["each_size", "mix"] | None,
+        typer.Option(
+            help="Whether each class of batch sizes should keep the quantile, or all queries together. (default: the "
+            "service's promise)"
+        ),
+    ] = None,
     cut: Annotated[
         CutName, typer.Option(help="How the GPUs are cut; homogeneous takes the best size.")
     ] = "search",
@@ -178,7 +185,7 @@ def simulate(
 
     Of one service: each query has a batch size of its own, up to the largest that the performance table has, and the
     SLO's latency as its deadline; the table's rows with one process say how long it takes. Also says the largest rate
-    of Poisson arrivals with these batch sizes that the cut holds, and a bound for every router.
+    that the cut holds with queries that come like these, and a bound for every router.
 
     Of a plan: queries come as each service's `arrivals` say, at its rate with its headroom, to the gateway's own
     router, joining, refusals and retries in simulated time; batches take the table's seconds. Says for each service
@@ -203,6 +210,7 @@ def simulate(
             sigma,
             gpus,
             quantile,
+            promise,
             seed,
         ),
     )
@@ -224,7 +232,7 @@ def simulate(
 
 _OF_ONE_SERVICE = (
     "service", "trace", "columns", "speed", "tokens_per_item", "median", "sigma", "arrivals", "variation", "swing",
-    "gpus", "quantile", "cut",
+    "gpus", "quantile", "promise", "cut",
 )  # fmt: skip
 _OF_PLAN = ("load", "jitter", "without", "without_each")
 
@@ -277,6 +285,11 @@ def _simulate_plan(
 def _print(data: dict[str, Any]) -> None:
     console = stdout()
     holds, about = data["holds"], "estimated " if data["estimated"] else ""
+    each = " of each size" if holds["promise"] == "each_size" else ""
+    classes = ", ".join(
+        f"{_items(part)} {'none came' if part['attainment'] is None else format(part['attainment'], '.3%')}"
+        for part in data["classes"]
+    )
     rate = f", {data['queries'] / data['seconds']:,.6g} queries/s" if data["seconds"] else ""
     quantiles = ", ".join(
         f"{name} {'refused' if ms is None else f'{ms:,.1f}'}" for name, ms in data["latency_ms"].items()
@@ -287,8 +300,9 @@ def _print(data: dict[str, Any]) -> None:
         f"{data['service']} ({data['model']}) on {data['gpus']:,} {data['gpu']}, deadline "
         f"{data['deadline_ms']:,.6g} ms, in {data['seconds']:,.6g} s{rate}\n"
         f"{about}latency ms: {quantiles}\n"
-        f"holds {_number(holds['queries_per_second'])} +-{_number(holds['half_width'])} Poisson queries/s (95 % "
-        f"confidence) with {holds['quantile']:.4g} in time; no router holds more than "
+        f"in time by items: {classes}\n"
+        f"holds {_number(holds['queries_per_second'])} +-{_number(holds['half_width'])} queries/s (95 % "
+        f"confidence) with {holds['quantile']:.4g} in time{each}; no router holds more than "
         f"{_number(holds['bound'])} on this cut\n",
         markup=False,
         soft_wrap=True,
@@ -305,6 +319,11 @@ def _print(data: dict[str, Any]) -> None:
             profile, f"{n:,}", f"{queries:,}", *(f"{x:.0%}" for x in (sum(busy) / n, min(busy), max(busy)))
         )
     console.print(table)
+
+
+def _items(part: dict[str, Any]) -> str:
+    least, most = part["least"], part["most"]
+    return f"{least}" if least == most else f"{least}-{most}"
 
 
 def _number(value: float) -> str:

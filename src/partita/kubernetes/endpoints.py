@@ -18,6 +18,7 @@ from partita.kubernetes.pods import PLACEMENT, POD, PORT_NAME, SERVICE, WORKLOAD
 from partita.kubernetes.resources import WORKLOADS, read_spec
 from partita.serve.gateway.addresses import Served
 from partita.serve.gateway.route import ServedService
+from partita.serve.reserving.services import promised_classes
 from partita.serve.services import ServerSlice, WorkerAddress
 from partita.workload import QUANTILE
 
@@ -107,6 +108,7 @@ def served_by(spec: Body, name: str) -> list[ServedService]:
             each.model,
             each.slo.latency_ms / 1000,
             each.slo.quantile or QUANTILE,
+            promised_classes(each),
             overhead_s=workload.limits.overhead_of(each) / 1000,
         )
         for each in workload.services

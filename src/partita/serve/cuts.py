@@ -15,14 +15,14 @@ from partita.serve.fluid import fluid_cut, fluid_rate
 from partita.serve.problem import ServingCut
 from partita.serve.routers.late_binding import LateBinding
 from partita.serve.simulation import enough_queries, keeps, largest_rate, throughput, unit_traffic
+from partita.sim.traffic import Traffic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-    from partita.serve.problem import ServingProblem, SimulatedRouter
-    from partita.sim.traffic import Traffic
+    from partita.serve.problem import Serve, ServingProblem, SimulatedRouter
 
 
 class Cutter(Protocol):
@@ -39,6 +39,10 @@ class Cutter(Protocol):
 
 _MARGINS = (1.0, 0.9, 0.8, 0.65)
 _RECUT_MARGIN = 0.8
+_CLASS_TRIES = 3
+"""Times as many re-cuts where each class of batch sizes counts, whose largest queries the fluid model flatters."""
+_FIRST = 8_000
+"""Queries that a cut which is clearly worse is told by."""
 _BETTER = 1.003
 """Factor by which a cut's rate must be larger to replace another cut; smaller differences are noise."""
 
@@ -53,7 +57,8 @@ class Search:
         router: of the simulations.
         queries: number in each simulation; more if there are many GPUs.
         seeds: of the traffic; results are pooled.
-        tries: number of re-cuts to simulate before a cut counts as a local optimum, largest fluid rates first.
+        tries: number of re-cuts to simulate before a cut counts as a local optimum, largest fluid rates first; three
+            times as many where each class of batch sizes counts.
         rounds: maximum number of improvements.
         over: says whether the search must end with the best cut so far.
     """
@@ -72,7 +77,7 @@ class Search:
             InfeasibleError: no start answers enough queries in time at any rate.
         """
         queries = enough_queries(problem, self.queries)
-        traffic = [unit_traffic(problem.share, queries, seed) for seed in self.seeds]
+        traffic = [unit_traffic(problem, queries, seed) for seed in self.seeds]
         best, rate = None, 0.0
         for start in starts(problem):
             if best is not None and self.over():
@@ -81,7 +86,8 @@ class Search:
                 best, rate = start, found
         if best is None:
             raise InfeasibleError(
-                f"no cut answers {problem.quantile:.0%} of the queries within {problem.deadline * 1000:g} ms",
+                f"no cut answers {problem.quantile:.0%} of the queries{' of each size' if problem.classes else ''} "
+                f"within {problem.deadline * 1000:g} ms",
                 hint="allow a longer latency, or send smaller batches",
             )
         for _ in range(self.rounds):
@@ -95,7 +101,7 @@ class Search:
         self, problem: ServingProblem, best: ServingCut, traffic: Sequence[Traffic], rate: float
     ) -> tuple[ServingCut, float] | None:
         """Return the first re-cut that keeps a larger rate, and that rate; None if none does."""
-        for cut in _recuts(problem, best)[: self.tries]:
+        for cut in _recuts(problem, best)[: self.tries * (_CLASS_TRIES if problem.classes else 1)]:
             if self.over():
                 break
             if (found := self._rate(problem, cut, traffic, above=rate)) > rate:
@@ -108,9 +114,21 @@ class Search:
         """Return the largest rate that a cut keeps; 0 if it is not `_BETTER` than `above`."""
         serve = self.router.on(problem, cut.counts)
         guess = above * _BETTER or fluid_rate(problem, cut.counts, served=problem.quantile).rate
-        if guess <= 0 or (above > 0 and not keeps(problem, serve, traffic, guess)):
+        if guess <= 0 or (
+            above > 0
+            and (_falls_short(problem, serve, traffic[0], guess) or not keeps(problem, serve, traffic, guess))
+        ):
             return 0.0
         return largest_rate(lambda rate: keeps(problem, serve, traffic, rate), guess)
+
+
+def _falls_short(problem: ServingProblem, serve: Serve, traffic: Traffic, rate: float) -> bool:
+    """Say whether the first queries show already that a rate is not kept, by two standard errors of a share."""
+    some = Traffic(traffic.arrival[:_FIRST], traffic.batch[:_FIRST]).faster(rate)
+    in_time, asked = serve(some).by_class(problem, some)
+    missed = asked - in_time
+    may_miss = asked * (1 - problem.quantile)
+    return bool((missed > may_miss + 2 * np.sqrt(may_miss * problem.quantile)).any())
 
 
 def starts(problem: ServingProblem) -> list[ServingCut]:
@@ -249,7 +267,7 @@ class BestHomogeneous:
 
     def cut(self, problem: ServingProblem) -> ServingCut:
         """Return the best homogeneous cut."""
-        traffic = [unit_traffic(problem.share, enough_queries(problem, _QUERIES), _SEED)]
+        traffic = [unit_traffic(problem, enough_queries(problem, _QUERIES), _SEED)]
 
         def rate(cut: ServingCut) -> float:
             guess = fluid_rate(problem, cut.counts, served=problem.quantile).rate

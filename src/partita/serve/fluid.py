@@ -10,7 +10,7 @@ import numpy as np
 
 from partita.deadline import Deadline
 from partita.milp import INFINITY, Program
-from partita.serve.problem import ServingCut
+from partita.serve.problem import ServingCut, class_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,13 +43,14 @@ def fluid_rate(
 ) -> Fluid:
     """Return the largest rate that instances in these counts can serve if queries are divisible.
 
-    Maximise lambda over flows x[b, k] >= 0 with sum_k x[b, k] <= lambda share[b], sum x >= served lambda and
-    sum_b x[b, k] latency[k, b] <= counts[k]. At a larger rate no router answers that share in time in the long run.
+    Maximise lambda over flows x[b, k] >= 0 with sum_k x[b, k] <= lambda share[b], for each class of batch sizes
+    sum x[b, k] >= served lambda sum share[b] over its b, and sum_b x[b, k] latency[k, b] <= counts[k]. At a larger
+    rate no router answers that share of each class in time in the long run.
 
     Args:
         problem: latencies, shares and the deadline.
         counts: instances of each size, shape (K,).
-        served: share of the queries that must be answered in time.
+        served: share of the queries of each class that must be answered in time.
         margin: a size takes a batch size only if the latency is within this fraction of the deadline.
     """
     program, _ = _flows(problem, served, margin, counts.astype(np.float64))
@@ -117,13 +118,18 @@ def _flows(
     program = Program()
     first = program.add_rows(np.full(sizes, -INFINITY), capacity)
     each = program.add_rows(np.full(batches, -INFINITY), np.zeros(batches))
-    total = program.add_rows(np.zeros(1), np.array([INFINITY]))
-    asked = np.append(np.arange(each, each + batches), total).astype(np.int32)
-    entry = (asked, np.append(-problem.share, -served))
+    classes = class_of(problem.classes, batches)
+    shares = np.bincount(classes, weights=problem.share)
+    total = program.add_rows(np.zeros(len(shares)), np.full(len(shares), INFINITY))
+    asked = np.concatenate([np.arange(each, each + batches), np.arange(total, total + len(shares))])
+    entry = (asked.astype(np.int32), np.concatenate([-problem.share, -served * shares]))
     program.add_columns(np.array([-1.0]), np.array([INFINITY]), [entry])
     ks, bs = np.nonzero(np.isfinite(latency))
     flows = [
-        (np.array([first + k, each + b, total], dtype=np.int32), np.array([latency[k, b], 1.0, 1.0]))
+        (
+            np.array([first + k, each + b, total + classes[b]], dtype=np.int32),
+            np.array([latency[k, b], 1.0, 1.0]),
+        )
         for k, b in zip(ks, bs, strict=True)
     ]
     program.add_columns(np.zeros(len(flows)), np.full(len(flows), INFINITY), flows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from partita.mig.gpu import GpuModel
     from partita.perf.table import Measurement
     from partita.sim.traffic import Traffic
+    from partita.workload import Process
 
 
 Multiset = tuple[int, ...]
@@ -40,6 +42,9 @@ class ServingProblem:
         share: share of queries of batch size b at [b - 1], adding up to 1; shape (B,).
         deadline: seconds from a query's arrival to its latest answer (the SLA).
         quantile: share of the queries that must be answered by then.
+        classes: largest batch size of each class of batch sizes, ascending, where each class must keep the quantile
+            (`size_classes`); empty where all queries together must.
+        arrivals: how the queries come, as a service says it.
     """
 
     gpu: GpuModel
@@ -48,6 +53,8 @@ class ServingProblem:
     share: NDArray[np.float64]
     deadline: float
     quantile: float = 0.95
+    classes: tuple[int, ...] = ()
+    arrivals: Process = "poisson"
 
     @property
     def profiles(self) -> tuple[str, ...]:
@@ -65,6 +72,19 @@ class ServingProblem:
         return np.where(self.latency <= self.deadline, self.latency, np.inf)
 
     @cached_property
+    def class_of(self) -> NDArray[np.int64]:
+        """Class of each batch size, from 0, shape (B,)."""
+        return class_of(self.classes, self.latency.shape[1])
+
+    @property
+    def answerable(self) -> float:
+        """Share of the queries that some size answers in time without any queue, in the class with the least."""
+        able = np.isfinite(self.feasible).any(axis=0)
+        asked = np.bincount(self.class_of, weights=self.share)
+        there = np.bincount(self.class_of, weights=self.share * able)
+        return float(np.divide(there, asked, out=np.ones(len(asked)), where=asked > 0).min())
+
+    @cached_property
     def multisets(self) -> tuple[Multiset, ...]:
         """The ways to cut one GPU so that nothing more fits on it."""
         return maximal_multisets(self.gpu)
@@ -72,6 +92,44 @@ class ServingProblem:
     def with_gpus(self, gpus: int) -> ServingProblem:
         """Return the same problem on another number of GPUs."""
         return replace(self, gpus=gpus)
+
+
+_LEAST_SHARE = 0.05
+"""Share of the queries that a class has at least: enough of them for a quantile to be told from chance."""
+
+
+def size_classes(share: NDArray[np.float64]) -> tuple[int, ...]:
+    """Return the largest batch size of each class of batch sizes, ascending.
+
+    Classes end at powers of two: 1, 2, 3 to 4, 5 to 8, and so on. One that less than a twentieth of the queries
+    belong to is joined with the next smaller one, the first with the next larger one.
+
+    Args:
+        share: share of the queries of batch size b at [b - 1].
+    """
+    largest = len(share)
+    ends = sorted({min(1 << power, largest) for power in range(largest.bit_length() + 1)})
+    below = np.concatenate([[0.0], np.cumsum(share)]) / np.sum(share)
+    while len(ends) > 1:
+        parts = [below[last] - below[first] for first, last in pairwise([0, *ends])]
+        small = next((at for at, part in enumerate(parts) if part < _LEAST_SHARE), None)
+        if small is None:
+            break
+        del ends[max(small - 1, 0)]
+    return tuple(ends)
+
+
+def in_words(classes: Sequence[int]) -> list[str]:
+    """Return the batch sizes of each class, such as `1`, `2`, `3-4` and `5-32`."""
+    return [
+        str(last) if last == first + 1 else f"{first + 1}-{last}" for first, last in pairwise([0, *classes])
+    ]
+
+
+def class_of(classes: Sequence[int], largest: int) -> NDArray[np.int64]:
+    """Return the class of each batch size from 1 to `largest`, from 0; of larger ones than any class, the last."""
+    found = np.searchsorted(np.array(classes, dtype=np.int64), np.arange(1, largest + 1))
+    return np.minimum(found, max(len(classes) - 1, 0))
 
 
 def latency_table(
@@ -136,6 +194,23 @@ class ServingOutcome:
         """Return the share of queries answered within the deadline, the first tenth left out as warm-up."""
         steady = self.latency[len(self.latency) // 10 :]
         return float(np.count_nonzero(steady <= deadline + TICK) / len(steady))
+
+    def by_class(
+        self, problem: ServingProblem, traffic: Traffic
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return how many queries of each class were answered in time, and how many there were; shape (C,).
+
+        The first tenth is left out as warm-up.
+
+        Args:
+            problem: that was simulated.
+            traffic: the queries.
+        """
+        steady = len(self.latency) // 10
+        classes = problem.class_of[traffic.batch[steady:] - 1]
+        in_time = self.latency[steady:] <= problem.deadline + TICK
+        number = max(len(problem.classes), 1)
+        return np.bincount(classes[in_time], minlength=number), np.bincount(classes, minlength=number)
 
 
 Serve = Callable[["Traffic"], ServingOutcome]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from partita.perf.operating_point import batch_times, strictest
 from partita.planning.formulate import quantile_of
 from partita.serve.gateway.route import ServedService
+from partita.serve.reserving.services import promised_classes
 from partita.workload import QUANTILE
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ def served_services(workload: Workload, measured: Measured) -> list[ServedServic
             each.model,
             each.slo.latency_ms / 1000,
             each.slo.quantile or QUANTILE,
+            promised_classes(each),
             seconds_of(each, measured),
             workload.limits.overhead_of(each) / 1000,
         )

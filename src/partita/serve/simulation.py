@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import numpy as np
 from partita.errors import InfeasibleError
 from partita.serve.fluid import fluid_rate
 from partita.serve.problem import REFUSED, TICK
-from partita.sim.traffic import Traffic, draw, poisson
+from partita.sim.traffic import Traffic, draw, unit_arrivals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,7 +47,7 @@ class Simulation:
         cut: of the GPUs.
         outcome: of each query.
         evaluation: summary of the outcome.
-        holds: latency-bounded throughput in queries per second, for Poisson arrivals with the same batch sizes.
+        holds: latency-bounded throughput in queries per second, for the problem's arrivals and batch sizes.
         bound: queries per second that no router can exceed on this cut in the long run.
     """
 
@@ -69,13 +70,13 @@ def simulate(
     bound = fluid_rate(problem, cut.counts, served=problem.quantile).rate
     if bound <= 0:
         raise InfeasibleError(
-            f"this cut can answer fewer than {problem.quantile:.4g} of the queries within "
+            f"this cut can answer fewer than {problem.quantile:.4g} of the queries{_of_each(problem)} within "
             f"{problem.deadline * 1000:g} ms",
             hint="allow a longer latency, send smaller batches, or choose the cut search",
         )
     outcome = router.on(problem, cut.counts)(traffic)
     queries = enough_queries(problem, _QUERIES)
-    unit = [unit_traffic(problem.share, queries, seed) for seed in _SEEDS]
+    unit = [unit_traffic(problem, queries, seed) for seed in _SEEDS]
     return Simulation(
         cut,
         outcome,
@@ -83,6 +84,10 @@ def simulate(
         throughput(problem, cut.counts, router, unit, bound),
         bound,
     )
+
+
+def _of_each(problem: ServingProblem) -> str:
+    return " of each size" if problem.classes else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +125,21 @@ def throughput(
 
 
 def keeps(problem: ServingProblem, serve: Serve, traffic: Sequence[Traffic], rate: float) -> bool:
-    """Say whether the required share of queries meets the deadline at this rate, over all traffic together."""
-    met = fmean(serve(each.faster(rate)).attainment(problem.deadline) for each in traffic)
-    return met >= problem.quantile
+    """Say whether the required share of each class of queries meets the deadline at this rate.
+
+    Queries of all traffic count together.
+    """
+    met = attainment_by_class(problem, serve, [each.faster(rate) for each in traffic])
+    return bool(met.min() >= problem.quantile)
+
+
+def attainment_by_class(
+    problem: ServingProblem, serve: Serve, traffic: Sequence[Traffic]
+) -> NDArray[np.float64]:
+    """Return the share of the queries of each class that are in time, over all traffic together; shape (C,)."""
+    counts = np.array([serve(each).by_class(problem, each) for each in traffic])
+    in_time, asked = counts.sum(axis=0)
+    return np.asarray(np.divide(in_time, asked, out=np.ones(len(asked)), where=asked > 0))
 
 
 def largest_rate(kept: Callable[[float], bool], guess: float, tolerance: float = 0.002) -> float:
@@ -150,15 +167,18 @@ def largest_rate(kept: Callable[[float], bool], guess: float, tolerance: float =
     return low
 
 
-def unit_traffic(share: NDArray[np.float64], queries: int, seed: int) -> Traffic:
-    """Return Poisson traffic of one query per second with batch sizes drawn from `share`."""
+def unit_traffic(problem: ServingProblem, queries: int, seed: int) -> Traffic:
+    """Return traffic of one query per second, with the problem's arrivals and batch sizes drawn from its shares."""
     rng = np.random.default_rng(seed)
-    return Traffic(poisson(1.0, queries, rng), draw(share, queries, rng))
+    return Traffic(unit_arrivals(problem.arrivals, queries, rng), draw(problem.share, queries, rng))
 
 
 def enough_queries(problem: ServingProblem, queries: int) -> int:
-    """Return the number of queries to simulate: `queries`, or 100 per possible instance, so that queues build up."""
-    return max(queries, 100 * problem.gpus * problem.gpu.compute_slices)
+    """Return the number of queries to simulate: `queries`, or 100 per possible instance, so that queues build up.
+
+    Twice as many where each class of batch sizes counts, since a class has a part of them only.
+    """
+    return max(queries * (2 if problem.classes else 1), 100 * problem.gpus * problem.gpu.compute_slices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +192,16 @@ class SliceUse:
 
 
 @dataclass(frozen=True, slots=True)
+class ClassUse:
+    """Queries of one class: its smallest and largest batch size, how many came, and how many were in time."""
+
+    least: int
+    most: int
+    queries: int
+    in_time: int
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """The summary of an outcome.
 
@@ -181,6 +211,7 @@ class Evaluation:
         in_time: queries answered within the deadline.
         refused: queries without an answer.
         latency: seconds at each of `QUANTILES`, over all queries; a refused query counts as inf.
+        classes: in order of batch size; one where the promise is for all queries together.
         slices: in order of GPU and start.
     """
 
@@ -189,6 +220,7 @@ class Evaluation:
     in_time: int
     refused: int
     latency: tuple[float, ...]
+    classes: tuple[ClassUse, ...]
     slices: tuple[SliceUse, ...]
 
     @property
@@ -209,7 +241,18 @@ def evaluate(
         in_time=int(np.count_nonzero(latency <= problem.deadline + TICK)),
         refused=int(np.count_nonzero(outcome.instance == REFUSED)),
         latency=tuple(float(latency[index]) for index in at),
+        classes=_classes(problem, traffic, outcome),
         slices=_slices(problem, cut, traffic, outcome),
+    )
+
+
+def _classes(problem: ServingProblem, traffic: Traffic, outcome: ServingOutcome) -> tuple[ClassUse, ...]:
+    ends = problem.classes or (problem.latency.shape[1],)
+    own = problem.class_of[traffic.batch - 1]
+    in_time = outcome.latency <= problem.deadline + TICK
+    return tuple(
+        ClassUse(least + 1, most, int(np.count_nonzero(own == at)), int(np.count_nonzero(in_time[own == at])))
+        for at, (least, most) in enumerate(pairwise([0, *ends]))
     )
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 QUERIES = 20_000
@@ -230,12 +233,20 @@ def latencies(seconds: NDArray[np.float64]) -> tuple[float | None, ...]:
     return tuple(each * 1000 if math.isfinite(each) else None for each in at)
 
 
-def by_size(sizes: NDArray[np.int64], in_time: NDArray[np.bool_]) -> tuple[SizeOutcome, ...]:
-    """Return the classes of batch sizes: 1, 2, 3 to 4, 5 to 8 and so on."""
-    classes = np.ceil(np.log2(sizes)).astype(np.int64)
+def worst(verdicts: Sequence[Verdict]) -> Verdict:
+    """Return whether all of several promises are kept, as those of each size are."""
+    order = (Verdict.BROKEN, Verdict.UNDECIDED, Verdict.NONE, Verdict.KEPT)
+    return min(verdicts, key=order.index)
+
+
+def by_size(
+    sizes: NDArray[np.int64], in_time: NDArray[np.bool_], promised: tuple[int, ...]
+) -> tuple[SizeOutcome, ...]:
+    """Return the classes of batch sizes: those that are promised, or else 1, 2, 3 to 4, 5 to 8 and so on."""
+    ends = promised or tuple(1 << power for power in range(int(sizes.max()).bit_length() + 1))
     found = []
-    for each in np.unique(classes).tolist():
-        mine = classes == each
-        smallest, largest = (2 ** (each - 1) + 1 if each else 1), 2**each
-        found.append(SizeOutcome(smallest, largest, int(mine.sum()), confident_share(in_time[mine])))
+    for before, largest in pairwise([0, *ends]):
+        mine = (sizes > before) & ((sizes <= largest) | (largest == ends[-1]))
+        if mine.any():
+            found.append(SizeOutcome(before + 1, largest, int(mine.sum()), confident_share(in_time[mine])))
     return tuple(found)

@@ -29,6 +29,7 @@ from partita.verification.outcome import (
     by_size,
     confident_share,
     latencies,
+    worst,
 )
 from partita.verification.tasks import QueriesOf, place_of, tasks_of
 
@@ -225,6 +226,8 @@ class _Simulated:
         # The way to the gateway and back is not simulated.
         in_time = seconds <= task.served.deadline_s - task.served.overhead_s + _TOLERANCE_S
         share = confident_share(in_time)
+        parts = by_size(sizes, in_time, task.served.classes) if len(task.shares) > 1 else ()
+        promised = [each.in_time for each in parts] if task.served.classes and parts else [share]
         self.outcome = ServiceOutcome(
             task.served.name,
             task.rate,
@@ -232,13 +235,13 @@ class _Simulated:
             task.served.deadline_s * 1000,
             task.promised,
             share,
-            share.verdict(task.promised),
+            worst([each.verdict(task.promised) for each in promised]),
             len(seconds),
             float(np.isinf(seconds).mean()),
             latencies(seconds),
             simulation.busy,
             len(task.workers),
-            by_size(sizes, in_time) if len(task.shares) > 1 else (),
+            parts,
         )
         if self.outcome.verdict is not Verdict.UNDECIDED:
             return False

@@ -71,7 +71,8 @@ class Rehearsal:
         if patient:
             kind = type("Patient", (kind,), {"_prune": _keep, "_head": _first})
         self.allowed = problem.deadline + TICK
-        self.dispatcher = Dispatcher(Rules(problem.deadline, batching, early), kind)
+        rules = Rules(problem.deadline, batching, early, problem.classes, 1.0 - problem.quantile)
+        self.dispatcher = Dispatcher(rules, kind)
         self.number: dict[Worker, int] = {}
         # Late binding takes the last of the idle ones first, the others the first.
         numbers = range(int(counts.sum()))

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
@@ -162,7 +162,7 @@ TestTraffic = Traffic.TestCase
 TestTraffic.settings = settings(max_examples=60, stateful_step_count=40)
 
 
-def dispatcher(deadline: float = 4.0, **more: bool) -> Dispatcher:
+def dispatcher(deadline: float = 4.0, **more: Any) -> Dispatcher:
     return Dispatcher(Rules(deadline, **more), ROUTERS["late-binding"])
 
 

@@ -131,7 +131,7 @@ def test_a_sharing_service_goes_before_one_of_lower_priority() -> None:
     ] == [False, True]
     low = SHARING.replace(priority=-3)
     assert [
-        each.capacity > 0 for each in best_effort(workload(service(rate=100), low, gpus=one)).services
+        each.capacity > 0 for each in best_effort(workload(service(rate=60), low, gpus=one)).services
     ] == [True, False]
 
 

@@ -51,7 +51,7 @@ def test_what_is_found_holds_the_rate_on_other_traffic_and_one_gpu_less_does_not
     assert gpus >= found.least == least_gpus(service, offer.problem)
     assert found.held.rate >= service.rate
     serve = LateBinding.on(offer.problem.with_gpus(gpus), found.held.cut.counts)
-    unseen = unit_traffic(offer.problem.share, 40_000, 77)
+    unseen = unit_traffic(offer.problem, 40_000, 77)
     assert serve(unseen.faster(service.rate)).attainment(offer.problem.deadline) >= 0.945
     less = most_held(service, offer, gpus - 1, DEADLINE) if gpus > 1 else None
     assert less is None or less.rate < service.rate

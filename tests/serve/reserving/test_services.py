@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from tests.serve.reserving.cases import cut_service, formulated, service, table,
 
 from partita.errors import InfeasibleError, InputError
 from partita.perf.table import PerfTable
+from partita.serve.reserving.services import promised_classes
 from partita.workload import Batches, PoolSpec, Slo
 
 
@@ -48,10 +50,38 @@ def test_larger_queries_than_the_limit_or_the_table_are_never_answered_and_that_
 
 
 def test_too_many_late_queries_are_infeasible_with_what_would_do() -> None:
-    with pytest.raises(InfeasibleError, match=r"no slice answers more than 0\.8 of the queries") as error:
-        cut_service(slo=Slo(latency_ms=24))
+    with pytest.raises(
+        InfeasibleError, match=r"no slice answers more than 0\.8 of the queries within"
+    ) as error:
+        cut_service(slo=Slo(latency_ms=24), promise="mix")
     assert error.value.where == "services[0].slo.latency_ms"
     assert "24.86 ms" in (error.value.hint or "")
+    with pytest.raises(
+        InfeasibleError, match="more than 0 of the queries of 5-8 items within 24 ms"
+    ) as error:
+        cut_service(slo=Slo(latency_ms=24))
+    assert "24.86 ms: raise slo.latency_ms, or send smaller ones; promise: mix" in (error.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("batches", "promise", "classes"),
+    [
+        (Batches(histogram={1: 0.5, 4: 0.3, 8: 0.2}), "each_size", (2, 4, 8)),
+        (Batches(histogram={1: 0.5, 4: 0.3, 8: 0.2}), "mix", ()),
+        (Batches(histogram={3: 1.0}), "each_size", (3,)),
+        (Batches(median=8, max=32), "each_size", (2, 4, 8, 16, 32)),
+    ],
+)
+def test_the_gateway_counts_the_classes_that_the_cut_was_searched_for(
+    batches: Batches, promise: Literal["each_size", "mix"], classes: tuple[int, ...]
+) -> None:
+    spec = service(batches=batches, promise=promise, slo=Slo(latency_ms=500))
+    assert promised_classes(spec) == classes
+    batches_measured = (1, 4, 16, 32)
+    assert (
+        formulated(workload(spec), table(batches=batches_measured))[1][0].offers[0].problem.classes == classes
+    )
+    assert promised_classes(service(cut=None, batches=None)) == ()
 
 
 def test_without_rows_of_one_process_it_is_told_to_measure() -> None:

@@ -18,7 +18,7 @@ COUNTS = np.array([3, 2, 1])
 def test_under_load_it_decides_as_the_simulated_router(load: float) -> None:
     found = sublinear()
     rate = load * fluid_rate(found, COUNTS, served=1.0).rate
-    queries = unit_traffic(found.share, 3_000, 1).faster(rate)
+    queries = unit_traffic(found, 3_000, 1).faster(rate)
     mine, pure = Rehearsal(found, COUNTS).run(queries), LateBinding.on(found, COUNTS)(queries)
     np.testing.assert_array_equal(mine.instance, pure.instance)
 
@@ -28,7 +28,7 @@ def test_under_load_it_decides_as_the_simulated_router(load: float) -> None:
 def test_joining_answers_at_least_as_many_in_time(router: str, load: float) -> None:
     found = sublinear()
     rate = load * fluid_rate(found, COUNTS, served=1.0).rate
-    queries = unit_traffic(found.share, 2_000, 2).faster(rate)
+    queries = unit_traffic(found, 2_000, 2).faster(rate)
     alone = Rehearsal(found, COUNTS, router=router, early=True).run(queries, tick=0.05)
     joined = Rehearsal(found, COUNTS, router=router, batching=True, early=True, most_batch=16)
     outcome = joined.run(queries, tick=0.05)
@@ -39,7 +39,7 @@ def test_joining_answers_at_least_as_many_in_time(router: str, load: float) -> N
 def test_what_is_answered_is_in_time_however_much_comes(router: str) -> None:
     found = sublinear()
     rate = 4.0 * fluid_rate(found, COUNTS, served=1.0).rate
-    queries = unit_traffic(found.share, 2_000, 3).faster(rate)
+    queries = unit_traffic(found, 2_000, 3).faster(rate)
     seen = Rehearsal(found, COUNTS, router=router, batching=True, early=True).run(queries, tick=0.05)
     answered = seen.latency[seen.instance != REFUSED]
     assert len(answered) > 300
@@ -51,7 +51,7 @@ def test_joining_pays_where_a_batch_costs_little_more_than_one(load: float) -> N
     batch = np.arange(1, 17)
     latency = np.array([(1.0 + 0.1 * batch) / slices**0.5 for slices in (1, 2, 4)])
     found = ServingProblem(A30, 1, latency, np.eye(16)[0], 6.0)
-    queries = unit_traffic(found.share, 3_000, 4).faster(load * fluid_rate(found, COUNTS, served=1.0).rate)
+    queries = unit_traffic(found, 3_000, 4).faster(load * fluid_rate(found, COUNTS, served=1.0).rate)
     alone = Rehearsal(found, COUNTS, early=True).run(queries, tick=0.05)
     joined = Rehearsal(found, COUNTS, early=True, batching=True).run(queries, tick=0.05)
     assert alone.attainment(found.deadline) < 0.8

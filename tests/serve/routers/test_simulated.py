@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from itertools import permutations
 from typing import TYPE_CHECKING
 
@@ -18,17 +20,17 @@ from tests.serve.reference import (
 
 from partita.serve.fluid import fluid_rate, second_prices
 from partita.serve.problem import REFUSED, TICK, ServingOutcome, SimulatedRouter
-from partita.serve.routers.bound import Elsa, Price
-from partita.serve.routers.fifs import Fifs
+from partita.serve.routers.bound import Elsa, Price, RefusingElsa
+from partita.serve.routers.fifs import Fifs, RefusingFifs
 from partita.serve.routers.kairos import Kairos, match, relative_speed
-from partita.serve.routers.late_binding import LateBinding
+from partita.serve.routers.late_binding import LateBinding, cheapest, comes, lead_of, misses
 from partita.serve.simulation import unit_traffic
 from partita.sim.traffic import Traffic
 
 if TYPE_CHECKING:
     from partita.serve.problem import ServingProblem
 
-ROUTERS: list[SimulatedRouter] = [Elsa, Fifs, Price, LateBinding, Kairos()]
+ROUTERS: list[SimulatedRouter] = [Elsa, RefusingElsa, Fifs, RefusingFifs, Price, LateBinding, Kairos()]
 COUNTS = np.array([3, 1, 1])
 
 
@@ -39,7 +41,7 @@ def same(one: ServingOutcome, other: ServingOutcome) -> None:
 
 def busy(given_: ServingProblem, counts: np.ndarray, queries: int, load: float, seed: int) -> Traffic:
     bound = fluid_rate(given_, counts, served=1.0).rate
-    return unit_traffic(given_.share, queries, seed).faster(load * bound)
+    return unit_traffic(given_, queries, seed).faster(load * bound)
 
 
 @given(st.data())
@@ -182,6 +184,67 @@ def test_price_does_what_its_reference_does(data: st.DataObject) -> None:
     mine = Price.on(found, counts)(queries)
     np.testing.assert_array_equal(mine.instance, other.instance)
     np.testing.assert_allclose(mine.latency, other.latency)
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_elsa_that_refuses_does_what_its_reference_does(data: st.DataObject) -> None:
+    found, counts = data.draw(random_problems())
+    queries = data.draw(traffic(found.latency.shape[1]))
+
+    def choose(waits: list[float], latency: list[float], ends: list[float]) -> int | None:
+        del ends
+        in_time = (p for p, wait in enumerate(waits) if wait + latency[p] <= found.deadline + TICK)
+        return next(in_time, None)
+
+    same(RefusingElsa.on(found, counts)(queries), bound_on_arrival(found, counts, queries, choose))
+
+
+def test_first_idle_that_refuses_keeps_no_slice_for_what_is_hopeless() -> None:
+    found = problem([[1.0], [1.0], [1.0]], [1.0], 2.0)
+    queries = Traffic(np.array([0.0, 0.1, 0.2, 0.3]), np.array([1, 1, 1, 1]))
+    counts = np.array([1, 0, 0])
+    assert Fifs.on(found, counts)(queries).latency == pytest.approx([1.0, 1.9, 2.8, 3.7])
+    assert RefusingFifs.on(found, counts)(queries).latency == pytest.approx([1.0, 1.9, np.inf, np.inf])
+
+
+def test_late_binding_serves_all_classes_alike_where_the_mix_lets_the_largest_go() -> None:
+    found = replace(sublinear(gpus=3), quantile=0.9)
+    counts = np.array([0, 2, 2])
+    queries = busy(found, counts, 20_000, 0.8, 5)
+    parts = []
+    for classes in ((), (2, 4, 8)):
+        given_ = replace(found, classes=classes)
+        judged = replace(found, classes=(2, 4, 8))
+        in_time, asked = LateBinding.on(given_, counts)(queries).by_class(judged, queries)
+        parts.append(in_time / asked)
+    mix, fair = parts
+    assert mix[-1] < 0.9 * mix[0]
+    assert fair.min() > mix.min()
+    assert fair.max() - fair.min() < 0.05
+
+
+def test_a_query_of_a_class_that_is_well_off_leaves_a_dear_slice_to_the_others() -> None:
+    seconds, extra, idle = [1.0, 0.5], [0.0, 1.0], [0, 1]
+    asked = (range(2), 9.0, 0.5)
+    score, size = cheapest(seconds, extra, idle, *asked, 3.9, math.inf)
+    assert (score, size) == (1.5 + 0.2 * 3.9, 1)
+    assert cheapest(seconds, extra, idle, *asked, 4.1, math.inf) == (math.inf, -1)
+    assert cheapest(seconds, extra, [1, 0], *asked, 90.0, math.inf)[1] == 0
+
+
+def test_an_account_forgets_and_has_ends() -> None:
+    account = [0.0, 0.0]
+    for _ in range(300):
+        misses(account, 1)
+    assert account == [0.0, 100.0]
+    assert (lead_of(account, 0), lead_of(account, 1)) == (100.0, 0.0)
+    comes(account, 1, 0.5)
+    assert account[1] == pytest.approx(100.0 * (1 - 2e-5) - 0.5)
+    for _ in range(200_000):
+        comes(account, 0, 0.5)
+    assert account[0] == 0.0
+    assert account[1] < 2.0
 
 
 def test_first_idle_is_first_served_in_order_of_arrival() -> None:

@@ -312,6 +312,7 @@ class PriceQuestion:
         share: of queries of each batch size, adding up to 1.
         deadline: seconds.
         quantile: share of the queries that must be answered by then.
+        classes: largest batch size of each class of batch sizes that must keep it; empty for all queries together.
     """
 
     sizes: tuple[SizeKey, ...]
@@ -320,6 +321,7 @@ class PriceQuestion:
     share: tuple[float, ...]
     deadline: float
     quantile: float
+    classes: tuple[int, ...] = ()
 
     def differs(self, other: PriceQuestion | None) -> bool:
         """Return whether the other's prices may differ from these."""
@@ -330,7 +332,11 @@ class PriceQuestion:
 
 
 def price_question(
-    fleet: Fleet, queries: Mapping[int, int], deadline: float, quantile: float
+    fleet: Fleet,
+    queries: Mapping[int, int],
+    deadline: float,
+    quantile: float,
+    classes: tuple[int, ...] = (),
 ) -> PriceQuestion | None:
     """Return the input for prices; None if there is only one size, or no queries."""
     slots: dict[SizeKey, int] = {}
@@ -350,6 +356,7 @@ def price_question(
         tuple(count / total for count in counts),
         deadline,
         quantile,
+        classes,
     )
 
 
@@ -369,7 +376,12 @@ def fluid_prices(asked: PriceQuestion) -> dict[SizeKey, float]:
     from partita.serve.fluid import second_prices  # noqa: PLC0415
 
     flows = _Flows(
-        asked.sizes, np.array(asked.seconds), np.array(asked.share), asked.deadline, asked.quantile
+        asked.sizes,
+        np.array(asked.seconds),
+        np.array(asked.share),
+        asked.deadline,
+        asked.quantile,
+        asked.classes,
     )
     prices = second_prices(cast("ServingProblem", flows), np.array(asked.slots)).tolist()
     return dict(zip(asked.sizes, prices, strict=True))
@@ -384,6 +396,7 @@ class _Flows:
     share: NDArray[np.float64]
     deadline: float
     quantile: float
+    classes: tuple[int, ...]
 
 
 # The health of workers: which are slow or failing, and when they are used again

@@ -31,11 +31,15 @@ class Rules(NamedTuple):
         deadline: default seconds from a query's arrival to its latest answer.
         batching: whether queries are joined.
         early: whether queries are refused on arrival if the queue is too long for their deadline.
+        classes: largest batch size of each class of batch sizes, where each must keep the quantile; else empty.
+        may_miss: share of the queries of a class that may be missed.
     """
 
     deadline: float
     batching: bool = True
     early: bool = True
+    classes: tuple[int, ...] = ()
+    may_miss: float = 0.0
 
 
 class Router(Protocol):

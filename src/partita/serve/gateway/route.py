@@ -72,6 +72,7 @@ class ServedService:
         model: that it serves.
         deadline_s: default seconds from a query's arrival to its latest answer.
         quantile: share of the queries that must be answered by then.
+        classes: largest batch size of each class of batch sizes that must keep it; empty for all queries together.
         table: seconds by size and batch size, for workers whose HELLO has none.
         overhead_s: part of each deadline that a query's way to the gateway and back takes.
     """
@@ -80,6 +81,7 @@ class ServedService:
     model: str
     deadline_s: float
     quantile: float = QUANTILE
+    classes: tuple[int, ...] = ()
     table: Mapping[Size, Mapping[int, float]] = field(default_factory=dict)
     overhead_s: float = 0.0
 
@@ -133,7 +135,13 @@ class Route:
     ) -> None:
         self.service = service
         self._clock = clock
-        self.dispatcher = Dispatcher(Rules(service.deadline_s - service.overhead_s, batching), router)
+        rules = Rules(
+            service.deadline_s - service.overhead_s,
+            batching,
+            classes=service.classes,
+            may_miss=1.0 - service.quantile,
+        )
+        self.dispatcher = Dispatcher(rules, router)
         self.counters, self.observed = ServiceCounters(), ObservedQueries()
         self.hung = 0
         self.model = Model(
@@ -463,6 +471,7 @@ class Route:
             self.observed.queries(now),
             self.service.deadline_s,
             self.service.quantile,
+            self.service.classes,
         )
         if found is None or not found.differs(self._priced):
             return None

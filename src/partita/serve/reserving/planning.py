@@ -15,6 +15,7 @@ from partita.planning.problem import Service, Size
 from partita.serve.reserving.reservation import (
     GpuReservation,
     Reserver,
+    attainments,
     instance_points,
     least_gpus,
     most_held,
@@ -166,7 +167,8 @@ def _part(
     spec = service.spec.replace(rate=held.rate * service.items, headroom=0.0, min_replicas=1, spread=1)
     less = replace(service, spec=spec)
     points = instance_points(less, offer, held, reserver.seed)
-    return GpuReservation(less, offer, held.cut, points, least_gpus(less, offer.problem))
+    in_time = attainments(offer, held, reserver.seed)
+    return GpuReservation(less, offer, held.cut, points, least_gpus(less, offer.problem), in_time)
 
 
 def _listed(plan: Plan, problem: Problem, services: Sequence[CutService]) -> tuple[ServiceCapacity, ...]:

@@ -14,9 +14,9 @@ from partita.perf.operating_point import OperatingPoint
 from partita.planning.exact import TooFewGpusError
 from partita.serve.cuts import BestHomogeneous, FluidCut, Paris, Search
 from partita.serve.fluid import fluid_gpus, fluid_rate
-from partita.serve.problem import TICK, ServingCut
+from partita.serve.problem import TICK, ServingCut, in_words
 from partita.serve.routers.late_binding import LateBinding
-from partita.serve.simulation import enough_queries, throughput, unit_traffic
+from partita.serve.simulation import attainment_by_class, enough_queries, throughput, unit_traffic
 from partita.transition.deployment import Deployment
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class GpuReservation:
         cut: how each is cut.
         points: operating point of each profile in the cut; throughputs of all instances add up to the capacity.
         least: fewest GPUs of that pool that any cut and router need.
+        in_time: share of the queries of each class of batch sizes that is in time in simulation at the capacity.
     """
 
     service: CutService
@@ -61,6 +62,7 @@ class GpuReservation:
     cut: ServingCut
     points: Points
     least: int
+    in_time: tuple[float, ...]
 
     @property
     def capacity(self) -> float:
@@ -84,8 +86,17 @@ def describe(made: GpuReservation, pools: Sequence[Pool]) -> str:
     return (
         f"{service.spec.name}: {gpus} {pool} alone, cut by {service.cut} into {slices}{why}; holds "
         f"{made.capacity / service.items:,.4g} queries/s of {service.items:.3g} items each with "
-        f"{made.offer.problem.quantile:.4g} in time, {bound}"
+        f"{made.offer.problem.quantile:.4g} in time{_by_class(made)}, {bound}"
     )
+
+
+def _by_class(made: GpuReservation) -> str:
+    """Return what each class of batch sizes gets in simulation at the capacity, in words; empty without classes."""
+    classes = made.offer.problem.classes
+    if not classes:
+        return ""
+    shares = zip(in_words(classes), made.in_time, strict=True)
+    return f" of each size ({', '.join(f'{name}: {part:.2%}' for name, part in shares)} in simulation)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +169,8 @@ class Reserver:
             return None
         now = running.points(service, found.held) if running and found.held.cut == keep else None
         points = now or instance_points(service, offer, found.held, self.seed)
-        return GpuReservation(service, offer, found.held.cut, points, found.least)
+        in_time = attainments(offer, found.held, self.seed)
+        return GpuReservation(service, offer, found.held.cut, points, found.least, in_time)
 
     def _too_few(self, service: CutService, left: Sequence[int | None]) -> TooFewGpusError:
         names = [
@@ -194,6 +206,13 @@ def instance_points(service: CutService, offer: PoolProblem, held: Held, seed: i
         for k, profile in enumerate(problem.profiles)
         if counts[k]
     }
+
+
+def attainments(offer: PoolProblem, held: Held, seed: int) -> tuple[float, ...]:
+    """Return the share of the queries of each class that is in time where the cut serves its full capacity."""
+    problem = offer.problem.with_gpus(len(held.cut.gpus))
+    traffic = [each.faster(held.rate) for each in fresh_traffic(problem, seed)]
+    return tuple(attainment_by_class(problem, ROUTER.on(problem, held.cut.counts), traffic).tolist())
 
 
 def _shares(
@@ -376,7 +395,7 @@ class _Capacities:
 def fresh_traffic(problem: ServingProblem, seed: int, runs: int = _SEEDS) -> list[Traffic]:
     """Return traffic of one query per second that belongs to a plan's seed."""
     queries = enough_queries(problem, _QUERIES)
-    return [unit_traffic(problem.share, queries, 1_000 * (seed + 1) + run) for run in range(runs)]
+    return [unit_traffic(problem, queries, 1_000 * (seed + 1) + run) for run in range(runs)]
 
 
 @dataclass(frozen=True, slots=True)

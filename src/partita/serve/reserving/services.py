@@ -10,7 +10,7 @@ import numpy as np
 from partita.errors import InfeasibleError, InputError
 from partita.perf.operating_point import strictest
 from partita.planning.formulate import allows, plain, quantile_of
-from partita.serve.problem import ServingProblem, latency_table
+from partita.serve.problem import ServingProblem, in_words, latency_table, size_classes
 from partita.sim.traffic import lognormal_share
 from partita.workload import LARGEST_BATCH, QUANTILE
 
@@ -124,9 +124,9 @@ def _cut_service(index: int, spec: ServiceSpec, pools: Sequence[Pool], measured:
         raise InputError(error.what, where=f"services[{index}].batches", hint=error.hint) from None
     offers = [_offer(each, rows[each[1].gpu.name], share, spec, most) for each in mine]
     found = [each for each in offers if each is not None]
-    able = tuple(each for each in found if _answerable(each.problem) >= each.problem.quantile)
+    able = tuple(each for each in found if each.problem.answerable >= each.problem.quantile)
     if not able:
-        raise _too_slow(index, spec, max(found, key=lambda each: _answerable(each.problem)).problem)
+        raise _too_slow(index, spec, max(found, key=lambda each: each.problem.answerable).problem)
     return CutService(
         index,
         spec,
@@ -185,29 +185,59 @@ def _offer(
     largest = [int(np.flatnonzero(own <= deadline).max(initial=-1)) for own in latency]
     takes = tuple((b + 1, float(own[b])) for b, own in zip(largest, latency, strict=True))
     quantile = QUANTILE if spec.slo.quantile is None else spec.slo.quantile
-    problem = ServingProblem(gpu.restricted(names), 1, latency[:, : len(share)], share, deadline, quantile)
+    problem = ServingProblem(
+        gpu.restricted(names),
+        1,
+        latency[:, : len(share)],
+        share,
+        deadline,
+        quantile,
+        size_classes(share) if spec.promise == "each_size" else (),
+        spec.process,
+    )
     return PoolProblem(
         index, problem, takes, rows[0].quantile, frozenset(row.profile for row in rows if row.estimated)
     )
 
 
-def _answerable(problem: ServingProblem) -> float:
-    """Return the share of the queries that some size can answer in time without any queue."""
-    return float(problem.share @ np.isfinite(problem.feasible).any(axis=0))
-
-
 def _too_slow(index: int, spec: ServiceSpec, problem: ServingProblem) -> InfeasibleError:
-    enough = int(np.searchsorted(np.cumsum(problem.share), problem.quantile)) + 1
+    enough = _enough(problem)
     needed = float(problem.latency[:, :enough].min(axis=0).max()) * 1000
     hint = "send smaller batches, or measure larger ones"
     if np.isfinite(needed):
         hint = f"queries of {enough} items take {needed:.4g} ms: raise slo.latency_ms, or send smaller ones"
+        if problem.classes:
+            hint += "; promise: mix counts all sizes together"
+    which = f"the queries of {_largest_class(problem)} items" if problem.classes else "the queries"
     return InfeasibleError(
-        f"{spec.name}: no slice answers more than {_answerable(problem):.4g} of the queries within "
+        f"{spec.name}: no slice answers more than {problem.answerable:.4g} of {which} within "
         f"{spec.slo.latency_ms:g} ms, and {problem.quantile:.4g} must be",
         where=f"services[{index}].slo.latency_ms",
         hint=hint,
     )
+
+
+def _enough(problem: ServingProblem) -> int:
+    """Return the batch size up to which queries must be answered in time."""
+    share = problem.share
+    if problem.classes:
+        share = share * (problem.class_of == len(problem.classes) - 1)
+    return int(np.searchsorted(np.cumsum(share), problem.quantile * share.sum())) + 1
+
+
+def _largest_class(problem: ServingProblem) -> str:
+    """Return the batch sizes of the last class, in words."""
+    return in_words(problem.classes)[-1]
+
+
+def promised_classes(spec: ServiceSpec) -> tuple[int, ...]:
+    """Return the classes of batch sizes that must each keep a service's quantile, as its gateway counts them.
+
+    A log-normal that the workload does not cut off ends at the largest batch size that there is.
+    """
+    if spec.cut is None or spec.batches is None or spec.promise == "mix":
+        return ()
+    return size_classes(share_of(spec.batches, LARGEST_BATCH))
 
 
 def _notes(spec: ServiceSpec, pools: Sequence[Pool], offers: Sequence[PoolProblem]) -> list[str]:

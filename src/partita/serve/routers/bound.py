@@ -48,10 +48,12 @@ class BoundQueues:
         dropped: queries that came too late.
         first_fit: whether the first worker that is in time takes a query, and where none is, and nothing is refused
             early, the one that is done soonest. Without it the worker of least rank takes it, of those in time.
+        refuses: whether with first fit, too, a query that no worker answers in time is refused.
         rank: of a worker that is in time, see `price_rank`; arithmetic alone, without `del`: simulations compile it.
     """
 
     first_fit = False
+    refuses = False
     rank = staticmethod(price_rank)
 
     def __init__(self, fleet: Fleet, rules: Rules) -> None:
@@ -68,7 +70,7 @@ class BoundQueues:
     def choose(self, query: PendingQuery, now: float) -> Worker | None:
         """Return the worker to bind a query to, None if it should be refused."""
         first_fit, rank, left = self.first_fit, self.rank, query.due - now
-        late = first_fit and not self._rules.early
+        late = first_fit and not self._rules.early and not self.refuses
         avoid = query.avoid if query.avoid is not None and self._fleet.able > 1 else None
         least, soonest, chosen = NOBODY, math.inf, None
         for group in self._fleet.groups:
@@ -229,6 +231,12 @@ class Elsa(BoundQueues):
         return _simulated(cls, problem, counts, np.ones(len(counts)))
 
 
+class RefusingElsa(Elsa):
+    """ELSA that refuses what no slice answers in time, in simulations too, so that nothing waits behind it."""
+
+    refuses = True
+
+
 class Price(BoundQueues):
     """The worker of least price x seconds among those that answer a query in time; where none does it is refused.
 
@@ -255,7 +263,7 @@ def _simulated(
     from partita.serve.problem import REFUSED, TICK, ServingOutcome  # noqa: PLC0415 -- likewise
 
     size_of = np.repeat(np.arange(len(counts)), counts)
-    bind = compiled(_bind_on_arrival, first_fit=policy.first_fit, rank=policy.rank)
+    bind = compiled(_bind_on_arrival, first_fit=policy.first_fit, refuses=policy.refuses, rank=policy.rank)
 
     def serve(traffic: Traffic) -> ServingOutcome:
         idle_at = np.zeros(len(size_of))
@@ -268,7 +276,7 @@ def _simulated(
     return serve
 
 
-first_fit, rank = BoundQueues.first_fit, BoundQueues.rank
+first_fit, refuses, rank = BoundQueues.first_fit, BoundQueues.refuses, BoundQueues.rank
 """What the loop below is compiled with in place of a policy's own."""
 
 
@@ -309,7 +317,7 @@ def _bind_on_arrival(  # noqa: PLR0917 -- compiled code takes no keywords
                 found = rank(wait, latency[k, b], price[k])
                 if found < least:
                     least, chosen = found, p
-        if first_fit and chosen < 0:
+        if first_fit and not refuses and chosen < 0:
             soonest = math.inf
             for p in range(
                 len(size_of)

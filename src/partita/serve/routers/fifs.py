@@ -25,12 +25,14 @@ class Fifs(SharedQueue):
     """The worker that has been idle for longest takes the query that came first, of those it can run at all.
 
     The baseline of PARIS and ELSA (DAC'22). The gateway refuses what can no longer be in time; in simulations, as in
-    the paper, such queries are run all the same.
+    the paper, such queries are run all the same, unless it `refuses`.
 
     Args:
         fleet: the workers.
         rules: that hold for all routers.
     """
+
+    refuses = False
 
     def __init__(self, fleet: Fleet, rules: Rules) -> None:
         super().__init__(fleet, rules)
@@ -91,21 +93,33 @@ class Fifs(SharedQueue):
 
     @classmethod
     def on(cls, problem: ServingProblem, counts: NDArray[np.int64]) -> Serve:
-        """Return what serves queries on these instances in simulation. Only what no size can run is refused."""
+        """Return what serves queries on these instances in simulation.
+
+        What no size can run is refused; if it `refuses`, so is what no size can answer in time when its turn comes.
+        """
         import numpy as np  # noqa: PLC0415 -- the gateway starts without it
 
-        from partita.serve.problem import REFUSED, ServingOutcome  # noqa: PLC0415 -- likewise
+        from partita.serve.problem import REFUSED, TICK, ServingOutcome  # noqa: PLC0415 -- likewise
 
         size_of = np.repeat(np.arange(len(counts)), counts)
+        quickest = problem.latency[counts > 0].min(axis=0)
+        longest = problem.deadline + TICK - quickest if cls.refuses else np.full(len(quickest), np.inf)
         run = compiled(_first_idle)
 
         def serve(traffic: Traffic) -> ServingOutcome:
             took = np.full(len(traffic), np.inf)
             by = np.full(len(traffic), REFUSED, dtype=np.int16)
-            run(traffic.arrival, traffic.batch, size_of, problem.latency, np.zeros(len(size_of)), took, by)
+            idle_at = np.zeros(len(size_of))
+            run(traffic.arrival, traffic.batch, size_of, problem.latency, longest, idle_at, took, by)
             return ServingOutcome(took, by)
 
         return serve
+
+
+class RefusingFifs(Fifs):
+    """First idle, first served, that refuses what can no longer be in time, in simulations too."""
+
+    refuses = True
 
 
 def _first_idle(  # noqa: PLR0917 -- compiled code takes no keywords
@@ -113,6 +127,7 @@ def _first_idle(  # noqa: PLR0917 -- compiled code takes no keywords
     batch: NDArray[np.int64],
     size_of: NDArray[np.int64],
     latency: NDArray[np.float64],
+    longest: NDArray[np.float64],
     idle_at: NDArray[np.float64],
     took: NDArray[np.float64],
     by: NDArray[np.int16],
@@ -120,7 +135,8 @@ def _first_idle(  # noqa: PLR0917 -- compiled code takes no keywords
     """Simulate, query by query; fill in who took each, and for how long.
 
     Who takes a query is known on its arrival: in order of arrival, the instance that has been idle for longest, or is
-    idle next, of those that can run it. That is the queue's order without a queue.
+    idle next, of those that can run it. That is the queue's order without a queue. `longest` has the seconds that a
+    query of each batch size may wait.
     """
     for q in range(len(arrival)):
         now, b = arrival[q], batch[q] - 1
@@ -128,7 +144,7 @@ def _first_idle(  # noqa: PLR0917 -- compiled code takes no keywords
         for p in range(len(size_of)):
             if idle_at[p] < soonest and latency[size_of[p], b] < math.inf:
                 first, soonest = p, idle_at[p]
-        if first >= 0:
+        if first >= 0 and max(now, soonest) - now <= longest[b]:
             idle_at[first] = max(now, soonest) + latency[size_of[first], b]
             took[q] = idle_at[first] - now
             by[q] = first

@@ -129,7 +129,7 @@ def _joined(  # noqa: C901, PLR0912, PLR0915, PLR0917 -- arrays handed on to com
                 break
             left = arrival[waiting[head]] + deadline - now
             hurry = (left - quickest) / max(slack, _TICK)
-            _, group = cheapest(single, extra, idle, range(first, last), left, hurry, math.inf)
+            _, group = cheapest(single, extra, idle, range(first, last), left, hurry, 0.0, math.inf)
             first, last = 0, len(most)
             if group < 0:
                 if head == before:

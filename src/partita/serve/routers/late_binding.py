@@ -3,11 +3,16 @@
 `cheapest` is the policy. The gateway asks it for each kind of query that waits (`LateBinding._best`), and the
 simulation for each batch size (`_choose`), compiled. Where deadlines are equal and nothing is joined, the two decide
 alike.
+
+Where each class of batch sizes must keep the quantile, classes have accounts: how many more queries of a class have
+been missed than may be, at least none. The class with the largest account is the worst off; by how much less another
+one has is its *lead*. A lead puts queries behind others, and keeps them off slices that are dear for them.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from typing import TYPE_CHECKING, NamedTuple
 
 from partita.serve.dispatching.port import Choice
@@ -29,6 +34,31 @@ if TYPE_CHECKING:
     from partita.sim.traffic import Traffic
 
 _TICK = 1e-9
+_KEPT = 1.0 - 2e-5
+"""Part of an account that is left after another query has come, so that a class without queries is forgotten."""
+_MOST = 100.0
+"""Missed queries that an account holds at most."""
+_FAIRNESS = 0.2
+"""What a lead of one query adds to a score."""
+_FAIR_COST = 8.0
+"""A query does not start where its lead x its cost over that on its cheapest size exceeds this."""
+
+
+def comes(account: list[float] | NDArray[np.float64], own: int, may_miss: float) -> None:
+    """Take note in the accounts that a query of class `own` has come, of which the share `may_miss` may be missed."""
+    for each in range(len(account)):
+        account[each] *= _KEPT
+    account[own] = max(account[own] - may_miss, 0.0)
+
+
+def misses(account: list[float] | NDArray[np.float64], own: int) -> None:
+    """Take note in the accounts that a query of class `own` is missed."""
+    account[own] = min(account[own] + 1.0, _MOST)
+
+
+def lead_of(account: Sequence[float] | NDArray[np.float64], own: int) -> float:
+    """Return by how many queries class `own` is better off than the class that is worst off."""
+    return max(account) - account[own]
 
 
 def cheapest(  # noqa: PLR0917 -- compiled code takes no keywords
@@ -38,6 +68,7 @@ def cheapest(  # noqa: PLR0917 -- compiled code takes no keywords
     sizes: range,
     left: float,
     hurry: float,
+    lead: float,
     least: float,
 ) -> tuple[float, int]:
     """Return the least score of a query on a size, and that size, -1 if no score is below `least`.
@@ -47,7 +78,9 @@ def cheapest(  # noqa: PLR0917 -- compiled code takes no keywords
         (what it costs there / what it costs on its cheapest size) - 1 + (its slack / its slack on arrival),
 
     slack being the time that it can still wait for its quickest size. So the cheapest size takes it, and of several
-    queries the one whose deadline is near goes first.
+    queries the one whose deadline is near goes first. Where each class of batch sizes counts, `_FAIRNESS` x its
+    class's lead is added; and a size that is not its cheapest takes it only as long as the lead x its cost ratio
+    there is at most `_FAIR_COST`. So classes that are well off leave the slices that others need to those.
 
     Args:
         seconds: that the query takes on each size, infinite where it cannot run.
@@ -56,11 +89,17 @@ def cheapest(  # noqa: PLR0917 -- compiled code takes no keywords
         sizes: that may take it.
         left: seconds until its deadline.
         hurry: the second part of its score.
+        lead: of its class.
         least: score that counts as found already.
     """
     best = -1
+    hurry += _FAIRNESS * lead
     for size in sizes:
-        if idle[size] and seconds[size] <= left:
+        if (
+            idle[size]
+            and seconds[size] <= left
+            and (extra[size] <= 0.0 or lead * (1.0 + extra[size]) <= _FAIR_COST)
+        ):
             score = extra[size] + hurry
             if score < least:
                 least, best = score, size
@@ -73,7 +112,8 @@ class LateBinding(SharedQueue):
     A query that arrives while workers are idle starts on the best of them that meets its deadline, or else waits. A
     worker that becomes idle takes the best of the first queries of each kind. In simulations all queries of one batch
     size have one deadline after arrival, so the first is the oldest. What no size can answer in time any more is
-    refused, and takes nobody's time.
+    refused, and takes nobody's time. A query that leaves a slice to other classes is looked at again when a slice of
+    that size becomes idle, after any start, and at the next tick.
 
     Args:
         fleet: the workers.
@@ -84,15 +124,33 @@ class LateBinding(SharedQueue):
         super().__init__(fleet, rules)
         self._kinds: Sequence[int] | None = None
         self._group: Group | None = None
+        self._account = [0.0] * len(rules.classes)
 
     def put(self, query: PendingQuery, now: float) -> bool:
         """Let a query wait; False if it would wait too long."""
         query.weight = self._weight(query)
         self._kinds, self._group = (query.kind,), None
-        return super().put(query, now)
+        if self._account and not query.tries:
+            comes(self._account, self._class_of(query), self._rules.may_miss)
+        waits = super().put(query, now)
+        if self._account and not waits:
+            misses(self._account, self._class_of(query))
+        return waits
+
+    def _class_of(self, query: PendingQuery) -> int:
+        """Return the class of a query's batch size; one larger than any class belongs to the last."""
+        return min(bisect_left(self._rules.classes, query.batch), len(self._account) - 1)
+
+    def _head(self, kind: int, now: float) -> PendingQuery | None:
+        dropped = len(self.dropped)
+        head = super()._head(kind, now)
+        if self._account:
+            for query in self.dropped[dropped:]:
+                misses(self._account, self._class_of(query))
+        return head
 
     def freed(self, worker: Worker) -> None:
-        """Look at this worker's group alone: nothing that waits suits the workers that were idle before."""
+        """Look at this worker's group alone: what waits does not suit the workers that were idle before."""
         self._kinds, self._group = None, worker.group
 
     def expire(self, now: float) -> None:
@@ -138,7 +196,9 @@ class LateBinding(SharedQueue):
             left = query.due - now
             seconds, extra = columns[size_class][batch]
             idle = everywhere if query.avoid is None else self._idle_for(query)
-            least, size = cheapest(seconds, extra, idle, sizes, left, query.weight * (left - needed), least)
+            hurry = query.weight * (left - needed)
+            lead = lead_of(self._account, self._class_of(query)) if self._account else 0.0
+            least, size = cheapest(seconds, extra, idle, sizes, left, hurry, lead, least)
             if size >= 0:
                 best = query, groups[size]
         return best
@@ -181,6 +241,8 @@ class LateBinding(SharedQueue):
             quickest,
             1.0 / (deadline - quickest),
             deadline,
+            problem.class_of,
+            1.0 - problem.quantile,
         )
         total, batches = int(counts.sum()), latency.shape[1]
         size_of = np.repeat(np.arange(len(counts)), counts)
@@ -197,7 +259,8 @@ class LateBinding(SharedQueue):
             instances = _Instances(size_of, stacks.copy(), counts.copy(), end_at, end_of)
             took = np.full(len(traffic), np.inf)
             by = np.full(len(traffic), REFUSED, dtype=np.int16)
-            run(traffic.arrival, traffic.batch, tables, queues, instances, took, by)
+            account = np.zeros(len(problem.classes))
+            run(traffic.arrival, traffic.batch, tables, queues, instances, account, took, by)
             return ServingOutcome(took, by)
 
         return serve
@@ -207,7 +270,8 @@ class _Tables(NamedTuple):
     """What decides.
 
     Seconds and relative extra cost of batch b on size k at [b - 1, k], shape (B, K); of each batch size the least
-    seconds and the weight of a second of slack, shape (B,); seconds from arrival to the latest answer.
+    seconds and the weight of a second of slack, shape (B,); seconds from arrival to the latest answer; the class of
+    each batch size, shape (B,), and the share of its queries that may be missed.
     """
 
     latency: NDArray[np.float64]
@@ -215,6 +279,8 @@ class _Tables(NamedTuple):
     quickest: NDArray[np.float64]
     weight: NDArray[np.float64]
     deadline: float
+    class_of: NDArray[np.int64]
+    may_miss: float
 
 
 class _Queues(NamedTuple):
@@ -245,6 +311,7 @@ def _late_binding(  # noqa: PLR0917 -- as above
     tables: _Tables,
     queues: _Queues,
     instances: _Instances,
+    account: NDArray[np.float64],
     took: NDArray[np.float64],
     by: NDArray[np.int16],
 ) -> None:
@@ -266,11 +333,15 @@ def _late_binding(  # noqa: PLR0917 -- as above
             if queues.head[b] == queues.tail[b]:
                 queues.oldest[b] = now
             queues.tail[b] += 1
+            if (
+                len(account) > 0 and tables.quickest[b] < math.inf
+            ):  # what nothing could answer is in no account
+                comes(account, tables.class_of[b], tables.may_miss)
             waiting += 1
             arrived += 1
             choice = (0, sizes, b, b + 1)
         while waiting > 0 and running < len(size_of):
-            size, b, dropped = _choose(now, arrival, tables, queues, idle, choice)
+            size, b, dropped = _choose(now, arrival, tables, queues, idle, account, choice)
             waiting -= dropped
             if size >= 0:
                 q = queues.by_batch[queues.head[b]]
@@ -293,6 +364,7 @@ def _choose(  # noqa: PLR0917 -- as above
     tables: _Tables,
     queues: _Queues,
     idle: NDArray[np.int64],
+    account: NDArray[np.float64],
     choice: tuple[int, int, int, int],
 ) -> tuple[int, int, int]:
     """Return the size and the queue that fit best, size -1 if none does, and how many queries came too late.
@@ -303,6 +375,7 @@ def _choose(  # noqa: PLR0917 -- as above
         tables: what decides.
         queues: what waits; queries that no size can answer in time are dropped from the heads.
         idle: idle instances of each size.
+        account: of the classes of batch sizes; empty where all queries count together.
         choice: sizes from, to, and batch sizes from, to, the ends excluded.
     """
     from_size, to_size, from_batch, to_batch = choice
@@ -314,11 +387,14 @@ def _choose(  # noqa: PLR0917 -- as above
         while queues.oldest[b] + tables.deadline - now < quickest:
             _pop(queues, b, arrival)
             dropped += 1
+            if len(account) > 0 and quickest < math.inf:
+                misses(account, tables.class_of[b])
         if queues.oldest[b] == math.inf:
             continue
         left = queues.oldest[b] + tables.deadline - now
         hurry = tables.weight[b] * (left - quickest)
-        least, found = cheapest(tables.latency[b], tables.extra[b], idle, sizes, left, hurry, least)
+        lead = lead_of(account, tables.class_of[b]) if len(account) > 0 else 0.0
+        least, found = cheapest(tables.latency[b], tables.extra[b], idle, sizes, left, hurry, lead, least)
         if found >= 0:
             size, queue = found, b
     return size, queue, dropped
