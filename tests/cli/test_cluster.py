@@ -163,6 +163,7 @@ def test_a_cluster_of_the_format_before_is_brought_up_to_date(partita: Commands)
         "DROP INDEX replicas_gone",
         "ALTER TABLE meta DROP COLUMN wall",
         "ALTER TABLE meta DROP COLUMN ahead",
+        "ALTER TABLE replicas DROP COLUMN tenants",
         "PRAGMA user_version = 1",
     ):
         db.execute(statement)

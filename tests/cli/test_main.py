@@ -254,7 +254,9 @@ WORKLOADS = {
     "repeated service": Case("rate: 10", "rate: 10\n  - name: a", r"w\.yaml", "missing"),
     "zero latency": Case("latency_ms: 100", "latency_ms: 0", r"w\.yaml:10: .*latency_ms", "above 0"),
     "quantile": Case("100}", "100, quantile: 1}", r"w\.yaml:10: .*quantile", "below 1"),
-    "absent quantile": Case("100}", "100, quantile: 0.99}", r"w\.yaml:10: .*quantile", "only 0.9"),
+    "absent quantile": Case(
+        "100}", "100, quantile: 0.99}\n    arrivals: constant", r"w\.yaml:10: .*quantile", "only 0.9"
+    ),
     "unknown model": Case(
         "model: small", "model: smal", r"w\.yaml:8: services\[0\]\.model", "did you mean small"
     ),

@@ -589,7 +589,7 @@ def test_a_workload_is_asked_for_as_it_is_written() -> None:
     )
     found = requirements(workload)
     assert found.services[0] == RequiredService(
-        "a", "m", 100.0, 120.0, 200.0, 90.0, 0.9, ("1g",), 3, 2, alone=False, pools=("x",)
+        "a", "m", 100.0, 120.0, 200.0, 90.0, 0.9, ("1g",), 3, 2, alone=False, waits=True, pools=("x",)
     )
     assert (found.services[1].latency_ms, found.services[1].alone) == (200.0, True)
     assert found.pools == (
