@@ -11,6 +11,7 @@ from benchmarks.report import write_section
 NAMES = (
     "planning",
     "scale",
+    "survive",
     "transitions",
     "plan_from",
     "crashes",

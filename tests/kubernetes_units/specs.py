@@ -56,6 +56,10 @@ BAD = [  # what is changed, what the reader says, what the API server says (None
     pytest.param(_service(rate=0), "services.0..rate: must be above 0", "should be greater than 0", id="rate"),
     pytest.param(_service(name="Big_Name"), "must be text of the form", "should match", id="name"),
     pytest.param(_twice, "'resnet50' is there already", "Duplicate value", id="twice"),
+    pytest.param(_service(survive="node"), "no loss is sure to be survived", None, id="survive"),
+    pytest.param(_with(limits={"survive": "gpu"}), "no loss is sure to be survived", None, id="survive-all"),
+    pytest.param(_with(gpus=[POOL | {"zone": "a"}]), "no loss is sure to be survived", None, id="zone"),
+    pytest.param(_with(gpus=[POOL | {"spot": True}]), "no loss is sure to be survived", None, id="spot"),
     pytest.param(_service(cut="search"), "a cut needs batches; for", "a cut needs batches; for", id="cut"),
     pytest.param(
         _service(batches={"median": 8}),

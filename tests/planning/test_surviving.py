@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from tests.planning.rightness import assert_right
 from partita.deadline import Deadline
 from partita.errors import InfeasibleError
 from partita.planning.exact import ExactPlanner
-from partita.planning.pricing import cheapest_surviving_covers
+from partita.planning.pricing import cheapest_covers_on_parts, cheapest_surviving_covers
 from partita.planning.problem import Pool, Problem, Size
 
 if TYPE_CHECKING:
@@ -92,33 +91,29 @@ def test_no_cover_that_survives_is_cheaper(data: st.DataObject) -> None:
     rates = np.array([float(data.draw(st.integers(1, 6))) for _ in parts])
     masks = np.array(parts, dtype=np.bool_).reshape(len(parts), sizes)
     found = np.zeros((1, sizes), dtype=np.int32)
-    bound = cheapest_surviving_covers(
-        cost[None, :],
-        throughput[None, :],
-        np.array([rate]),
-        np.array([replicas]),
-        np.array([left]),
-        np.array([0, len(parts)]),
-        masks,
-        rates,
-        found,
-    )[0]
+    asked = cost[None, :], throughput[None, :], np.array([rate]), np.array([replicas]), np.array([left])
+    if left and not parts:
+        bound = cheapest_surviving_covers(*asked, found)[0]
+    else:
+        bound = cheapest_covers_on_parts(*asked, np.array([0, len(parts)]), masks, rates, found)[0]
 
-    def enough(counts: np.ndarray) -> bool:
-        given_ = counts * throughput
-        lost = max((t for t, n in zip(throughput, counts, strict=True) if n), default=0.0)
-        return bool(
-            given_.sum() >= rate
-            and counts.sum() >= replicas
-            and (not left or given_.sum() - lost >= left)
-            and all(given_[mask].sum() >= least for mask, least in zip(masks, rates, strict=True))
-        )
+    def enough(counts: np.ndarray) -> np.ndarray:
+        """Say of each of N ways, shape (K, N), whether it is a cover."""
+        held = throughput[:, None] * counts
+        lost = np.where(counts > 0, throughput[:, None], 0.0).max(axis=0)
+        good = (held.sum(axis=0) >= rate) & (counts.sum(axis=0) >= replicas)
+        if left:
+            good &= held.sum(axis=0) - lost >= left
+        for mask, part in zip(masks, rates, strict=True):
+            good &= held[mask].sum(axis=0) >= part
+        return good
 
-    every = (np.array(each) for each in product(*(range(17 if t else 1) for t in throughput)))
-    least = min((float(cost @ counts) for counts in every if enough(counts)), default=np.inf)
+    every = np.indices([17 if t else 1 for t in throughput]).reshape(sizes, -1)
+    good = enough(every)
+    least = float((cost @ every)[good].min()) if good.any() else np.inf
     assert bound == pytest.approx(least)
     if np.isfinite(least):
-        assert enough(found[0])
+        assert enough(found.T.astype(np.int64)).all()
         assert float(found[0] @ cost) == pytest.approx(least)
 
 

@@ -28,7 +28,7 @@ from partita.mig.layout import Placement
 from partita.perf.operating_point import OperatingPoint
 from partita.planning.plan import Instance, Objective, Plan, PlannedGpu, ServiceCapacity, Solver
 from partita.transition.deployment import DeployedGpu, DeployedInstance, Deployment, Replica
-from partita.workload import ArrivalsSpec, ServiceSpec, Workload
+from partita.workload import ArrivalsSpec, ServiceSpec, Workload, survived
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -156,6 +156,11 @@ class RatesSource(Value):
             )
 
 
+_NO_LOSSES = (
+    "the controller plans on counts of GPUs, not on nodes and zones, so no loss is sure to be survived"
+)
+
+
 class WorkloadSpec(Workload):
     """A Workload's spec: the fields of the YAML document, and those that only a cluster needs."""
 
@@ -232,6 +237,13 @@ class WorkloadSpec(Workload):
                     "the controller reads no files",
                     "write arrivals: {gamma: {cv: 3}} with the variation of the trace's gaps",
                 )
+            if survived(service, self.limits)[0] is not None:
+                given = ("limits",) if service.survive is None else ("services", index)
+                yield FieldFault((*given, "survive"), _NO_LOSSES, "write survive: none, or leave it out")
+        for index, pool in enumerate(self.gpus):
+            if pool.spot or pool.zone is not None or pool.nodes_per_rack is not None:
+                name = "spot" if pool.spot else "zone" if pool.zone is not None else "nodes_per_rack"
+                yield FieldFault(("gpus", index, name), _NO_LOSSES, "leave it out")
 
 
 def read_spec(spec: object, name: str) -> WorkloadSpec:

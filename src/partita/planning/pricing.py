@@ -8,7 +8,7 @@ and spot GPUs are known of each size: they ask for rates on some of the sizes al
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numba import njit
@@ -16,6 +16,8 @@ from numba import njit
 from partita.planning.problem import RATE_SLACK
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from numpy.typing import NDArray
 
     from partita.planning.problem import Problem
@@ -32,31 +34,33 @@ def price_covers(
     services, sizes = len(problem.services), len(problem.sizes)
     left = np.array([0.0 if each.survive == "zone" else each.survivor_rate for each in problem.services])
     of = np.array([part.service for part in problem.parts], dtype=np.int64)
-    masks = np.array([part.sizes for part in problem.parts], dtype=np.bool_).reshape(len(of), sizes)
-    rates = np.array([part.rate for part in problem.parts])
-    special = left > 0
-    special[of] = True
+    parted = np.zeros(services, dtype=np.bool_)
+    parted[of] = True
     bounds = np.empty(services)
-    plain, rest = np.flatnonzero(~special), np.flatnonzero(special)
-    here = covers[plain]
-    bounds[plain] = cheapest_covers(
-        unit_cost[plain], problem.throughput[plain], problem.rate[plain], problem.replicas[plain], here
-    )
-    covers[plain] = here
-    here = covers[rest]
-    bounds[rest] = cheapest_surviving_covers(
-        unit_cost[rest],
-        problem.throughput[rest],
-        problem.rate[rest],
-        problem.replicas[rest],
-        left[rest],
-        np.searchsorted(of, np.append(rest, services)),
-        masks,
-        rates,
-        here,
-    )
-    covers[rest] = here
+
+    def given(mine: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
+        return unit_cost[mine], problem.throughput[mine], problem.rate[mine], problem.replicas[mine]
+
+    # Each kind is compiled when it is first needed, which takes seconds.
+    if len(mine := np.flatnonzero(~parted & (left == 0))):
+        bounds[mine], covers[mine] = _priced(cheapest_covers, given(mine), sizes)
+    if len(mine := np.flatnonzero(~parted & (left > 0))):
+        bounds[mine], covers[mine] = _priced(cheapest_surviving_covers, (*given(mine), left[mine]), sizes)
+    if len(mine := np.flatnonzero(parted)):
+        masks = np.array([part.sizes for part in problem.parts], dtype=np.bool_)
+        rates = np.array([part.rate for part in problem.parts])
+        firsts = np.searchsorted(of, np.append(mine, services))
+        with_parts = (*given(mine), left[mine], firsts, masks, rates)
+        bounds[mine], covers[mine] = _priced(cheapest_covers_on_parts, with_parts, sizes)
     return covers, bounds
+
+
+def _priced(
+    price: Callable[..., NDArray[np.float64]], given: Sequence[NDArray[Any]], sizes: int
+) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
+    """Return bounds and covers of some services by one of the compiled functions below."""
+    covers = np.zeros((len(given[0]), sizes), dtype=np.int32)
+    return price(*given, covers), covers
 
 
 NODE_LIMIT = 20_000
@@ -202,7 +206,68 @@ PART_NODE_LIMIT = 2_000
 
 
 @njit(cache=True, nogil=True)
-def cheapest_surviving_covers(  # noqa: PLR0917 -- compiled: no keywords, one loop
+def cheapest_surviving_covers(  # noqa: PLR0917 -- compiled functions take no keywords
+    unit_cost: NDArray[np.float64],
+    throughput: NDArray[np.float64],
+    rate: NDArray[np.float64],
+    replicas: NDArray[np.int64],
+    left: NDArray[np.float64],
+    covers: NDArray[np.int32],
+) -> NDArray[np.float64]:
+    """Find for each service the cheapest counts that are enough without the largest instance.
+
+    As `cheapest_covers`, and sum_k throughput[s, k] a_k - max {throughput[s, k] : a_k > 0} >= left[s].
+
+    Args:
+        unit_cost: price and own cost of one instance, shape (S, K), not negative.
+        throughput: shape (S, K), 0 where a service cannot run; each service can run somewhere.
+        rate: shape (S,), positive.
+        replicas: shape (S,).
+        left: items/s without the largest instance, shape (S,), positive.
+        covers: result, counts per size, shape (S, K).
+
+    Returns:
+        A valid lower bound of each minimum, shape (S,).
+    """
+    services, sizes = throughput.shape
+    bounds = np.empty(services)
+    order = np.empty(sizes, dtype=np.int64)
+    ratio = np.empty(sizes + 1)
+    best = np.empty(sizes, dtype=np.int64)
+    able = np.empty(sizes)
+    for s in range(services):
+        least, least_bound = np.inf, np.inf
+        for largest in range(sizes):
+            lost, paid = throughput[s, largest], unit_cost[s, largest]
+            if lost <= 0.0:
+                continue
+            for k in range(sizes):
+                able[k] = throughput[s, k] if throughput[s, k] <= lost else 0.0
+            usable = _order(unit_cost[s], able, order, ratio)
+            need, fewest = max(rate[s], left[s] + lost) - lost, replicas[s] - 1
+            cheapest = order[0]
+            for i in range(1, usable):
+                if unit_cost[s, order[i]] < unit_cost[s, cheapest]:
+                    cheapest = order[i]
+            cheap = unit_cost[s, cheapest]
+            cost, short, complete = _search(
+                unit_cost[s], able, need, fewest, order[:usable], ratio, cheap, best
+            )
+            bound = cost if complete else min(cost, max(need * ratio[0], fewest * cheap))
+            least_bound = min(least_bound, bound + paid)
+            if cost + paid < least * _BETTER:
+                least = cost + paid
+                covers[s] = 0
+                for i in range(usable):
+                    covers[s, order[i]] = best[i]
+                covers[s, cheapest] += short
+                covers[s, largest] += 1
+        bounds[s] = least_bound
+    return bounds
+
+
+@njit(cache=True, nogil=True)
+def cheapest_covers_on_parts(  # noqa: PLR0917 -- compiled functions take no keywords
     unit_cost: NDArray[np.float64],
     throughput: NDArray[np.float64],
     rate: NDArray[np.float64],
@@ -213,10 +278,10 @@ def cheapest_surviving_covers(  # noqa: PLR0917 -- compiled: no keywords, one lo
     part_rate: NDArray[np.float64],
     covers: NDArray[np.int32],
 ) -> NDArray[np.float64]:
-    """Find for each service the cheapest counts that are enough without the largest instance, and on their parts.
+    """Find for each service the cheapest counts that are also enough on some sizes alone, its parts.
 
-    As `cheapest_covers`, and sum_k throughput[s, k] a_k - max {throughput[s, k] : a_k > 0} >= left[s] where that is
-    positive, and sum_{k in part} throughput[s, k] a_k >= part_rate of each of its parts.
+    As `cheapest_surviving_covers` where left[s] is positive, else as `cheapest_covers`; and
+    sum_{k in part} throughput[s, k] a_k >= part_rate of each of its parts.
 
     Args:
         unit_cost: price and own cost of one instance, shape (S, K), not negative.
@@ -237,46 +302,37 @@ def cheapest_surviving_covers(  # noqa: PLR0917 -- compiled: no keywords, one lo
     order = np.empty(sizes, dtype=np.int64)
     ratio = np.empty(sizes + 1)
     best = np.empty(sizes, dtype=np.int64)
-    able = np.empty(sizes)
+    able, cost_of = np.empty(sizes), np.empty(sizes)
     for s in range(services):
-        parts = np.arange(first_part[s], first_part[s + 1])
+        first, last = first_part[s], first_part[s + 1]
         least, least_bound = np.inf, np.inf
         for largest in range(sizes if left[s] > 0.0 else 1):
-            lost, paid, stands = 0.0, 0.0, 0
-            if left[s] > 0.0:
-                lost, paid, stands = throughput[s, largest], unit_cost[s, largest], 1
-                if lost <= 0.0:
-                    continue
+            stands = 1 if left[s] > 0.0 else 0
+            lost, paid = stands * throughput[s, largest], stands * unit_cost[s, largest]
+            if stands and lost <= 0.0:
+                continue
             for k in range(sizes):
                 able[k] = throughput[s, k] if not stands or throughput[s, k] <= lost else 0.0
             usable = _order(unit_cost[s], able, order, ratio)
-            need = max(rate[s], left[s] + lost) - lost
-            fewest = replicas[s] - stands
-            if len(parts) == 0:
-                cheapest = order[0]
-                for i in range(1, usable):
-                    if unit_cost[s, order[i]] < unit_cost[s, cheapest]:
-                        cheapest = order[i]
-                cheap = unit_cost[s, cheapest]
-                cost, short, complete = _search(
-                    unit_cost[s], able, need, fewest, order[:usable], ratio, cheap, best
-                )
-                bound = cost if complete else min(cost, max(need * ratio[0], fewest * cheap))
-            else:
-                weights, needs = _rows(
-                    able, need, fewest, order[:usable], part_sizes[parts], part_rate[parts]
-                )
-                for r in range(len(parts)):
-                    needs[r + 2] -= lost if part_sizes[parts[r], largest] else 0.0
-                cost, bound = _search_rows(unit_cost[s][order[:usable]], weights, needs, best)
-                short, cheapest = 0, order[0]
+            weights, needs = _rows(
+                able,
+                max(rate[s], left[s] + lost) - lost,
+                replicas[s] - stands,
+                order[:usable],
+                part_sizes[first:last],
+                part_rate[first:last],
+            )
+            for r in range(first, last):
+                needs[r - first + 2] -= lost if part_sizes[r, largest] else 0.0
+            for i in range(usable):
+                cost_of[i] = unit_cost[s, order[i]]
+            cost, bound = _search_rows(cost_of[:usable], weights, needs, best)
             least_bound = min(least_bound, bound + paid)
             if cost + paid < least * _BETTER:
                 least = cost + paid
                 covers[s] = 0
                 for i in range(usable):
                     covers[s, order[i]] = best[i]
-                covers[s, cheapest] += short
                 covers[s, largest] += stands
         bounds[s] = least_bound
     return bounds
@@ -305,7 +361,7 @@ def _rows(  # noqa: PLR0917 -- compiled functions take no keywords
 
 
 @njit(cache=True, nogil=True)
-def _search_rows(
+def _search_rows(  # noqa: PLR0912 -- one loop, where calls would cost
     cost: NDArray[np.float64],
     weights: NDArray[np.float64],
     needs: NDArray[np.float64],
@@ -313,52 +369,151 @@ def _search_rows(
 ) -> tuple[float, float]:
     """Fill `best` with the counts of the least cost for which weights . counts >= needs, all of them.
 
-    Depth-first search over the sizes in the order given. A branch ends where some row alone costs too much.
+    Rows are as `_rows` returns them. Depth-first search over the sizes in the order given, from counts that split the
+    rate evenly. A branch ends where some row alone costs too much.
 
     Returns:
         Cost of the counts, infinite if there are none, and a valid lower bound of it.
     """
     rows, usable = weights.shape
-    ratio = np.full((rows, usable + 1), np.inf)
-    for r in range(rows):
-        for i in range(usable - 1, -1, -1):
-            own = cost[i] / weights[r, i] if weights[r, i] > 0.0 else np.inf
-            ratio[r, i] = min(own, ratio[r, i + 1])
-    tolerance = RATE_SLACK * np.abs(needs)
+    given, ratio, tolerance = _by_size(cost, weights, needs)
     left = np.empty((usable + 1, rows))
     spent = np.zeros(usable + 1)
     counts = np.zeros(usable, dtype=np.int64)
-    left[0] = needs
-    root = _rows_bound(left[0], tolerance, ratio[:, 0])
+    for r in range(rows):
+        left[0, r] = needs[r]
+    root = _rows_bound(left[0], tolerance, ratio[0])
     best[:usable] = 0
-    best_cost = np.inf
     if root == np.inf:
-        return best_cost, root
+        return np.inf, root
+    best_cost = _split_evenly(cost, weights, needs, best)
     depth = nodes = 0
-    counts[0] = _enough(left[0], tolerance, weights[:, 0])
+    counts[0] = _enough(left[0], tolerance, given[0])
     while depth >= 0:
         nodes += 1
         if nodes > PART_NODE_LIMIT and best_cost < np.inf:
+            for r in range(rows):
+                if r != 1:
+                    root = max(root, _cover_row(cost, weights[r], needs[r], counts)[1])
             return best_cost, min(root, best_cost)
         spent[depth + 1] = spent[depth] + counts[depth] * cost[depth]
+        done = True
         for r in range(rows):
-            left[depth + 1, r] = left[depth, r] - counts[depth] * weights[r, depth]
-        more = _rows_bound(left[depth + 1], tolerance, ratio[:, depth + 1])
-        total = spent[depth + 1] + more
+            left[depth + 1, r] = left[depth, r] - counts[depth] * given[depth, r]
+            done = done and left[depth + 1, r] <= tolerance[r]
+        total = spent[depth + 1] + _rows_bound(left[depth + 1], tolerance, ratio[depth + 1])
         if total < best_cost * _BETTER:
-            if more == 0.0 and _enough(left[depth + 1], tolerance, np.ones(rows)) == 0:
+            if done:
                 best_cost = total
-                best[:usable] = counts
-                best[depth + 1 : usable] = 0
+                for i in range(usable):
+                    best[i] = counts[i] if i <= depth else 0
             elif depth + 1 < usable:
                 depth += 1
-                counts[depth] = _enough(left[depth], tolerance, weights[:, depth])
+                counts[depth] = _enough(left[depth], tolerance, given[depth])
                 continue
         while depth >= 0 and counts[depth] == 0:
             depth -= 1
         if depth >= 0:
             counts[depth] -= 1
     return best_cost, best_cost
+
+
+@njit(cache=True, nogil=True)
+def _by_size(
+    cost: NDArray[np.float64], weights: NDArray[np.float64], needs: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return the weights by size, the least cost per unit of each row from a size on, and each row's tolerance."""
+    rows, usable = weights.shape
+    given = np.empty((usable, rows))
+    ratio = np.empty((usable + 1, rows))
+    tolerance = np.empty(rows)
+    for r in range(rows):
+        tolerance[r] = RATE_SLACK * abs(needs[r])
+        ratio[usable, r] = np.inf
+        for i in range(usable - 1, -1, -1):
+            given[i, r] = weights[r, i]
+            own = cost[i] / weights[r, i] if weights[r, i] > 0.0 else np.inf
+            ratio[i, r] = min(own, ratio[i + 1, r])
+    return given, ratio, tolerance
+
+
+@njit(cache=True, nogil=True)
+def _cover_row(
+    cost: NDArray[np.float64], weight: NDArray[np.float64], need: float, counts: NDArray[np.int64]
+) -> tuple[float, float]:
+    """Fill `counts` with those of the least cost for one row alone; return the cost and a valid lower bound of it."""
+    usable = len(cost)
+    order = np.empty(usable, dtype=np.int64)
+    ratio = np.empty(usable + 1)
+    found = np.zeros(usable, dtype=np.int64)
+    for i in range(usable):
+        counts[i] = 0
+    n = _order(cost, weight, order, ratio)
+    if need <= 0.0:
+        return 0.0, 0.0
+    if n == 0:
+        return np.inf, np.inf
+    paid, _, complete = _search(cost, weight, need, 0, order[:n], ratio, 0.0, found)
+    for i in range(n):
+        counts[order[i]] = found[i]
+    return paid, paid if complete else need * ratio[0]
+
+
+@njit(cache=True, nogil=True)
+def _split_evenly(
+    cost: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    needs: NDArray[np.float64],
+    best: NDArray[np.int64],
+) -> float:
+    """Fill `best` with the best counts that give so many zones, those outside a part, equal rates; return their cost.
+
+    The cost is infinite, and `best` as it was, where no such counts meet all rows.
+    """
+    rows, usable = weights.shape
+    groups = rows - 2
+    least = np.inf
+    made = np.zeros((groups, usable), dtype=np.int64)
+    paid, outside = np.empty(groups), np.empty(usable)
+    counts = np.zeros(usable, dtype=np.int64)
+    for n in range(2, groups + 1):
+        rate = needs[0] / n
+        for g in range(groups):
+            rate = max(rate, needs[g + 2] / (n - 1))
+        for g in range(groups):
+            for i in range(usable):
+                outside[i] = 0.0 if weights[g + 2, i] > 0.0 else weights[0, i]
+            paid[g] = _cover_row(cost, outside, rate, made[g])[0]
+        total = 0.0
+        for i in range(usable):
+            counts[i] = 0
+        for _ in range(n):
+            cheapest = 0
+            for g in range(groups):
+                if paid[g] < paid[cheapest]:
+                    cheapest = g
+            total += paid[cheapest]
+            paid[cheapest] = np.inf
+            for i in range(usable):
+                counts[i] += made[cheapest, i]
+        if total < least and _meets(weights, needs, counts):
+            least = total
+            for i in range(usable):
+                best[i] = counts[i]
+    return least
+
+
+@njit(cache=True, nogil=True)
+def _meets(weights: NDArray[np.float64], needs: NDArray[np.float64], counts: NDArray[np.int64]) -> bool:
+    """Return whether counts meet all rows."""
+    rows, usable = weights.shape
+    for r in range(rows):
+        held = 0.0
+        for i in range(usable):
+            held += weights[r, i] * counts[i]
+        if held < needs[r] - RATE_SLACK * abs(needs[r]):
+            return False
+    return True
 
 
 @njit(cache=True, nogil=True)
