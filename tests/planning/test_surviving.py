@@ -97,7 +97,7 @@ def test_no_cover_that_survives_is_cheaper(data: st.DataObject) -> None:
     else:
         bound = cheapest_covers_on_parts(*asked, np.array([0, len(parts)]), masks, rates, found)[0]
 
-    def enough(counts: np.ndarray) -> np.ndarray:
+    def enough(counts: np.ndarray) -> Any:
         """Say of each of N ways, shape (K, N), whether it is a cover."""
         held = throughput[:, None] * counts
         lost = np.where(counts > 0, throughput[:, None], 0.0).max(axis=0)
