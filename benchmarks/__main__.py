@@ -12,6 +12,7 @@ NAMES = (
     "planning",
     "scale",
     "survive",
+    "sharing",
     "transitions",
     "plan_from",
     "crashes",

@@ -24,6 +24,7 @@ from partita.milp import INFINITY
 from partita.planning.compact import add_instances, gpu_supply, round_up
 from partita.planning.plan import Objective, Plan, ServiceCapacity
 from partita.planning.problem import Service
+from partita.planning.tenants import promised
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -88,7 +89,7 @@ class Bundled:
         together = [len(each) for each in self.bundles if len(each) > 1]
         if not together:
             return ()
-        quantiles = sorted({f"{q:g}" for q in self.needs.quantile.tolist()})
+        quantiles = sorted({f"{promised(spec):g}" for spec in self.needs.specs})
         instances = f"{len(together):,} instance{'s' * (len(together) > 1)}"
         said = (
             f"{sum(together):,} services share {instances}, up to {max(together)} on one: with Poisson arrivals a "

@@ -36,6 +36,9 @@ CONTEXT_MB = 322.0
 """The least that a CUDA context takes, 0.3 GiB. Each measured row has one in it; a shared instance has it once."""
 
 
+_LATE = 0.9
+"""Share of the late queries that the promise allows which a plan uses, as for other services whose queries wait."""
+
 MIB = 1.048576
 """MB of a MiB."""
 
@@ -54,9 +57,11 @@ class Needs:
         at: index of each service in the problem, ascending.
         specs: the services as the user wrote them.
         rate: items/s with headroom, which are queries/s here, shape (S,).
-        quantile: share of its queries that must be in time, shape (S,).
+        quantile: share of its queries that must be in time: of the late ones that the promise allows a tenth is kept
+            in reserve, shape (S,).
         seconds: of a batch of the smallest size measured; infinite where it cannot run, shape (S, K).
-        slack: seconds that a query may wait: the SLO minus its own batch; negative where it cannot run, shape (S, K).
+        slack: seconds that a query may wait: the SLO minus `limits.overhead_ms` and its own batch; negative where it
+            cannot run, shape (S, K).
         memory: MB of weights and workspace; infinite where it cannot run, shape (S, K).
         room: MB of each size beside the CUDA context, shape (K,).
         rows: the measurement that each service runs at, by service and size; None where it cannot run.
@@ -136,7 +141,7 @@ class Needs:
         waits = simulated_waits(self.rate[of], self.seconds[of, k], _SIMULATED, seed)
         late = (waits.reshape(20, -1, 1) > self.slack[of, k]).mean(axis=1)
         least = late.mean(axis=0) - 3.0 * late.std(axis=0, ddof=1) / math.sqrt(20)
-        return bool((least <= 1.0 - self.quantile[of]).all())
+        return bool((least <= (1.0 - self.quantile[of]) / _LATE).all())
 
     def point(self, services: Sequence[int], k: int, profile: str) -> OperatingPoint:
         """Return how these services run on an instance of size k together."""
@@ -217,6 +222,11 @@ def simulated_waits(
     return waits
 
 
+def promised(spec: ServiceSpec) -> float:
+    """Return the share of a service's queries that must be in time where it shares an instance."""
+    return spec.slo.quantile or QUANTILE
+
+
 # --- who shares, and what the tables say of it
 
 
@@ -256,7 +266,8 @@ def needs_of(problem: Problem, workload: Workload, measured: Measured) -> Needs 
         kept.append((at, spec, service.rate, found))
     if not kept:
         return None
-    needs = _joined(problem, kept)
+    overhead = workload.limits.overhead_ms
+    needs = _joined(problem, kept, overhead)
     alone: list[bool] = [bool(row.any()) for row in needs.able]
     large = [needs.specs[s].name for s, fits in enumerate(alone) if not fits]
     notes = []
@@ -268,7 +279,7 @@ def needs_of(problem: Problem, workload: Workload, measured: Measured) -> Needs 
         kept = [each for each, fits in zip(kept, alone, strict=True) if fits]
         if not kept:
             return None
-        needs = _joined(problem, kept)
+        needs = _joined(problem, kept, overhead)
     return replace(needs, notes=tuple(notes))
 
 
@@ -325,7 +336,7 @@ class _Rows:
             ]
             if mine:
                 row = min(mine, key=lambda row: row.batch)
-                if row.latency_ms >= spec.slo.latency_ms:
+                if row.latency_ms >= spec.slo.latency_ms - self._limits.overhead_ms:
                     return None, None
                 return row, _memory(row, self._models.get(spec.model))
         return None, None
@@ -342,19 +353,21 @@ def _memory(row: Measurement, model: ModelSpec | None) -> float | None:
     return model.weights_mb + row.batch * live
 
 
-def _joined(problem: Problem, kept: Sequence[tuple[int, ServiceSpec, float, _Found]]) -> Needs:
+def _joined(
+    problem: Problem, kept: Sequence[tuple[int, ServiceSpec, float, _Found]], overhead_ms: float
+) -> Needs:
     estimated = any(row.estimated for *_, found in kept for row in found.rows if row is not None)
     context = ESTIMATED_CONTEXT_MB if estimated else CONTEXT_MB
     seconds = np.array(
         [[math.inf if row is None else row.latency_ms / 1000 for row in found.rows] for *_, found in kept]
     )
-    slo = np.array([spec.slo.latency_ms / 1000 for _, spec, _, _ in kept])
+    slo = np.array([(spec.slo.latency_ms - overhead_ms) / 1000 for _, spec, _, _ in kept])
     memory = [problem.pools[size.pool].gpu.profile(size.profile).memory_mib for size in problem.sizes]
     return Needs(
         at=np.array([at for at, *_ in kept], dtype=np.int64),
         specs=tuple(spec for _, spec, _, _ in kept),
         rate=np.array([rate for _, _, rate, _ in kept]),
-        quantile=np.array([spec.slo.quantile or QUANTILE for _, spec, _, _ in kept]),
+        quantile=np.array([1.0 - _LATE * (1.0 - promised(spec)) for _, spec, _, _ in kept]),
         seconds=seconds,
         slack=slo[:, None] - seconds,
         memory=np.array([found.memory for *_, found in kept]),
