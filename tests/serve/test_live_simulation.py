@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from tests.serve.problems import sublinear
 
+from partita.serve.dispatching.turns import InstanceTurns
 from partita.serve.gateway.route import ServedService
-from partita.serve.live_simulation import LiveSimulation, Traffics
+from partita.serve.live_simulation import LiveSimulation, SimulatedTime, Traffics, run_together
 from partita.serve.routers import live_router
 from partita.serve.routers.late_binding import LateBinding
 from partita.serve.worker.spec import EmulatedSpec, WorkerSpec
@@ -141,6 +142,33 @@ def test_jitter_keeps_the_mean_and_costs_promises_and_a_seed_gives_the_same_agai
     assert np.array_equal(spread, again)
     assert not np.array_equal(spread, other)
     assert np.mean(spread <= 0.06) < np.mean(steady <= 0.06)
+
+
+def test_services_that_share_an_instance_wait_for_each_other_in_order_of_arrival() -> None:
+    """Two of half a rate each are one queue, as far as nothing is joined and nobody is late."""
+    seconds, count = 0.01, 600
+    turns, time = InstanceTurns(), SimulatedTime()
+    halves = [queries(40.0, seed) for seed in (1, 2)]
+    made = [
+        LiveSimulation(
+            ServedService(name, "m", 1.0),
+            [worker(0, {1: seconds}).replace(service=name)],
+            traffic,
+            live_router("late-binding"),
+            turns=[turns],
+            time=time,
+        )
+        for name, traffic in zip("ab", halves, strict=True)
+    ]
+    run_together(made, [count, count], lambda: False)
+    arrivals = np.concatenate([queries(40.0, seed).next(4096).arrival[: count + 100] for seed in (1, 2)])
+    owner = np.repeat([0, 1], count + 100)
+    free, expected = 0.0, {0: [], 1: []}  # type: tuple[float, dict[int, list[float]]]
+    for at in np.argsort(arrivals, kind="stable").tolist():
+        free = max(free, arrivals[at]) + seconds
+        expected[owner[at]].append(free - arrivals[at])
+    for own, simulation in enumerate(made):
+        assert np.allclose(simulation.latency[: count // 2], expected[own][: count // 2])
 
 
 def test_going_on_gives_the_queries_that_one_long_run_gives() -> None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from array import array
-from heapq import heappop, heappush, heapreplace
+from heapq import heappop, heappush
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from partita.serve.dispatching.fleet import fluid_prices, price_question
+from partita.serve.dispatching.fleet import fluid_prices, patience, price_question
 from partita.serve.gateway.route import Route, no_starts
 from partita.serve.tensors import Answer, Batching, Query, Tensor
 from partita.serve.worker.emulated import interpolated
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from partita.serve.dispatching.port import Router
-    from partita.serve.dispatching.query import Worker
+    from partita.serve.dispatching.query import Batch, Worker
+    from partita.serve.dispatching.turns import InstanceTurns
     from partita.serve.gateway.route import ServedService
     from partita.serve.worker.spec import WorkerSpec
     from partita.sim.traffic import Traffic
@@ -57,6 +58,19 @@ class Traffics(NamedTuple):
     shares: Mapping[int, float]
 
 
+class SimulatedTime:
+    """The time of services that are simulated side by side.
+
+    Attributes:
+        now: seconds since the start.
+    """
+
+    __slots__ = ("now",)
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+
 class LiveSimulation:
     """The queries of one service.
 
@@ -67,10 +81,11 @@ class LiveSimulation:
         router: the policy.
         jitter: standard deviation of the logarithm of a batch's seconds relative to the table's; their mean stays.
         seed: of the jitter.
-        shared: for each worker the instance that workers of other services are on too; None if it has one of its own.
+        turns: for each worker those of the instance that it shares with other services; None if it shares none.
+        time: that of all services which share instances; None for one that shares none.
 
     Attributes:
-        now: simulated seconds since the start.
+        time: simulated.
         left: number of the queries that it is to count which have not ended.
     """
 
@@ -83,9 +98,10 @@ class LiveSimulation:
         *,
         jitter: float = 0.0,
         seed: int = 0,
-        shared: Sequence[SharedInstance | None] = (),
+        turns: Sequence[InstanceTurns | None] = (),
+        time: SimulatedTime | None = None,
     ) -> None:
-        self.now = 0.0
+        self.time = clock = time or SimulatedTime()
         self._traffic = traffic
         self._route = Route(
             service,
@@ -94,21 +110,24 @@ class LiveSimulation:
             dividing=True,
             starts=no_starts,
             hung_s=lambda _: 0.0,
-            clock=lambda: self.now,
+            clock=lambda: clock.now,
         )
         self._jitter, self._random = jitter, Random(seed)
-        self._ends: list[tuple[float, int, Worker, int, float, float]] = []
+        self._ends: list[tuple[float, int, Worker, int, float]] = []
         self._numbers = 0
         self._arrived = array("d")
         self._sizes = array("l")
         self._latency = array("d")
         self._coming: list[tuple[float, int]] = []
         self._counted = self.left = 0
+        self._overdue_until = 0.0
         self._tick_at, self._ticked, self._prices_at = math.inf, 0.0, _PRICES_S
         self._queries: dict[int, Query] = {}
-        for spec, instance in zip(workers, shared or [None] * len(workers), strict=True):
-            link = _SimulatedLink(self, sorted(spec.seconds.items()), instance)
+        self._links: dict[Worker, _SimulatedLink] = {}
+        for spec, own in zip(workers, turns or [None] * len(workers), strict=True):
+            link = _SimulatedLink(self, sorted(spec.seconds.items()), own)
             link.worker = self._route.join(link, _hello(spec))  # type: ignore[arg-type]  # it only runs batches
+            self._links[link.worker] = link
         self._slots = sum(spec.processes for spec in workers)
         self._set_first_prices(service)
 
@@ -152,7 +171,7 @@ class LiveSimulation:
             self._tick_at = math.inf
         if at >= self._prices_at:
             self._reprice(at)
-        self.now = at
+        self.time.now = at
         number = len(self._arrived)
         self._arrived.append(at)
         self._sizes.append(size)
@@ -165,35 +184,39 @@ class LiveSimulation:
             self._tick_at = _grid(at)
 
     def _end(self) -> None:
-        self.now, _, worker, number, seconds, waited = heappop(self._ends)
+        self.time.now, _, worker, number, seconds = heappop(self._ends)
         batch = worker.running.get(number)
         if batch is not None:
-            self._route.done(worker, number, (_ANSWER,) * len(batch.queries), seconds, waited)
+            self._route.done(worker, number, (_ANSWER,) * len(batch.queries), seconds, 0.0)
+        link = self._links[worker]
+        if link.turns is not None:
+            link.turns.ended(link, number, self.time.now)
         if self._tick_at is math.inf:
-            self._tick_at = _grid(self.now)
+            self._tick_at = _grid(self.time.now)
 
     def _tick(self, at: float) -> None:
-        self.now = self._ticked = at
+        self.time.now = self._ticked = at
         self._route.tick(at)
         if self._route.dispatcher.waiting:
             self._tick_at = at + _TICK_S
-        elif self._jitter and self._ends:
-            self._tick_at = at + _IDLE_TICK_S  # a batch may be overdue
+        elif at < self._overdue_until:
+            self._tick_at = at + _IDLE_TICK_S  # a batch runs that is overdue, or soon will be
         else:
             self._tick_at = math.inf
 
-    def start(self, worker: Worker, number: int, seconds: float, instance: SharedInstance | None) -> None:
-        """Run a batch on a worker, on a shared instance behind those of other services."""
+    def start(self, worker: Worker, batch: Batch, seconds: float) -> None:
+        """Run a batch on a worker."""
         if self._jitter:
             spread = self._jitter
             seconds *= math.exp(self._random.gauss(-spread * spread / 2, spread))
+            if seconds > patience(batch):
+                self._overdue_until = max(self._overdue_until, self.time.now + seconds)
         self._numbers += 1
-        begun = self.now if instance is None else instance.take(self.now, seconds)
-        heappush(self._ends, (begun + seconds, self._numbers, worker, number, seconds, begun - self.now))
+        heappush(self._ends, (self.time.now + seconds, self._numbers, worker, batch.number, seconds))
 
     def ended(self, number: int, *, answered: bool) -> None:
         """Take note of the end of a query."""
-        self._latency[number] = self.now - self._arrived[number] if answered else _NO_ANSWER
+        self._latency[number] = self.time.now - self._arrived[number] if answered else _NO_ANSWER
         if number < self._counted:
             self.left -= 1
 
@@ -231,24 +254,7 @@ class LiveSimulation:
     def busy(self) -> float:
         """Share of the time in which its workers' processes ran batches."""
         busy = sum(worker.busy_s for worker in self._route.dispatcher.fleet.workers)
-        return busy / (self.now * self._slots) if self.now and self._slots else 0.0
-
-
-class SharedInstance:
-    """An instance on which workers of several services run their batches in the order in which they come.
-
-    Args:
-        processes: batches that run at once.
-    """
-
-    def __init__(self, processes: int) -> None:
-        self._free = [0.0] * processes
-
-    def take(self, now: float, seconds: float) -> float:
-        """Return when a batch that comes now begins, and keep a process busy for its seconds."""
-        begun = max(now, self._free[0])
-        heapreplace(self._free, begun + seconds)
-        return begun
+        return busy / (self.time.now * self._slots) if self.time.now and self._slots else 0.0
 
 
 def run_together(services: Sequence[LiveSimulation], counts: Sequence[int], stop: Callable[[], bool]) -> None:
@@ -308,30 +314,38 @@ class _SimulatedLink:
     Args:
         simulation: whose worker it is.
         known: seconds by batch size, ascending.
-        instance: that it shares with workers of other services; None if it has one of its own.
+        turns: of the services that share its instance; None if it has one of its own.
+
+    Attributes:
+        worker: None until it has joined.
+        turns: as above.
     """
 
-    __slots__ = ("_instance", "_known", "_seconds", "_simulation", "worker")
+    __slots__ = ("_known", "_seconds", "_simulation", "turns", "worker")
 
     def __init__(
-        self,
-        simulation: LiveSimulation,
-        known: Sequence[tuple[int, float]],
-        instance: SharedInstance | None,
+        self, simulation: LiveSimulation, known: Sequence[tuple[int, float]], turns: InstanceTurns | None
     ) -> None:
-        self._simulation, self._known, self._instance = simulation, known, instance
+        self._simulation, self._known, self.turns = simulation, known, turns
         self._seconds: dict[int, float] = {}
         self.worker: Worker | None = None
 
     def run(self, number: int, queries: Sequence[Query]) -> None:
-        """Run a batch."""
+        """Run a batch, at once or when its turn comes."""
+        if self.turns is None:
+            self.send(number, queries)
+        else:
+            self.turns.start(self, number, queries, self._simulation.time.now)
+
+    def send(self, number: int, queries: Sequence[Query]) -> None:
+        """Run a batch at once."""
         del queries
         assert self.worker is not None  # noqa: S101 -- it has joined before any query arrives
-        items = self.worker.running[number].items
-        seconds = self._seconds.get(items)
+        batch = self.worker.running[number]
+        seconds = self._seconds.get(batch.items)
         if seconds is None:
-            seconds = self._seconds[items] = interpolated(self._known, items)
-        self._simulation.start(self.worker, number, seconds, self._instance)
+            seconds = self._seconds[batch.items] = interpolated(self._known, batch.items)
+        self._simulation.start(self.worker, batch, seconds)
 
 
 class _Receipt:

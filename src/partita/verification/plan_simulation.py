@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from partita.serve.live_simulation import LiveSimulation, SharedInstance, Traffics, run_together
+from partita.serve.dispatching.turns import InstanceTurns
+from partita.serve.live_simulation import LiveSimulation, SimulatedTime, Traffics, run_together
 from partita.serve.routers import live_router
 from partita.verification.outcome import (
     QUANTILES,
@@ -164,8 +165,8 @@ def _simulate(
     group: tuple[Task, ...], trial: Trial, stop: Callable[[], bool]
 ) -> tuple[ServiceOutcome, ...] | None:
     """Return the outcomes of services that share instances, or of a single one; None if it was stopped before."""
-    shared = _shared_instances(group)
-    services = [_Simulated(task, trial, shared) for task in group if task.workers]
+    turns, time = _turns(group), SimulatedTime()
+    services = [_Simulated(task, trial, turns, time) for task in group if task.workers]
     for _ in range(_LOOKS):
         run_together([each.simulation for each in services], [each.wanted for each in services], stop)
         if stop():
@@ -176,11 +177,10 @@ def _simulate(
     return tuple(found.get(task.served.name) or _unserved(task, trial) for task in group)
 
 
-def _shared_instances(group: tuple[Task, ...]) -> dict[tuple[str, str], SharedInstance]:
-    """Return the instances that have workers of several services, by their place."""
+def _turns(group: tuple[Task, ...]) -> dict[tuple[str, str], InstanceTurns]:
+    """Return the turns on each instance that several services share, by its place."""
     places = Counter(place_of(worker) for task in group for worker in task.workers)
-    lanes = {place_of(worker): worker.processes for task in group for worker in task.workers}
-    return {place: SharedInstance(lanes[place]) for place, count in places.items() if count > 1}
+    return {place: InstanceTurns() for place, count in places.items() if count > 1}
 
 
 class _Simulated:
@@ -189,7 +189,8 @@ class _Simulated:
     Args:
         task: the service.
         trial: how to simulate.
-        shared: instances that have workers of several services.
+        turns: of the instances that several services share.
+        time: of all services that are simulated side by side.
 
     Attributes:
         task: the service.
@@ -197,7 +198,9 @@ class _Simulated:
         outcome: after the last look.
     """
 
-    def __init__(self, task: Task, trial: Trial, shared: Mapping[tuple[str, str], SharedInstance]) -> None:
+    def __init__(
+        self, task: Task, trial: Trial, turns: Mapping[tuple[str, str], InstanceTurns], time: SimulatedTime
+    ) -> None:
         self.task, self._per_second = task, task.rate / task.items
         self.simulation = LiveSimulation(
             task.served,
@@ -206,7 +209,8 @@ class _Simulated:
             live_router(trial.router),
             jitter=task.jitter,
             seed=task.seed,
-            shared=[shared.get(place_of(worker)) for worker in task.workers],
+            turns=[turns.get(place_of(worker)) for worker in task.workers],
+            time=time,
         )
         in_deadline = task.served.deadline_s * self._per_second
         self._warm = max(_WARM_QUERIES, min(math.ceil(_WARM_DEADLINES * in_deadline), trial.queries))

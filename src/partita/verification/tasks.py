@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -102,10 +102,10 @@ def tasks_of(
     promised = promises(prepared) if judged is None else judged
     workers: dict[str, list[WorkerSpec]] = {}
     backends = {each.name: EmulatedSpec() for each in workload.services}
-    apart = _with_tenants_apart(plan)
-    refuse_other(apart, prepared)
-    for spec in worker_specs(apart, backends, Path(), tables=measured_seconds(workload, measured)):
-        workers.setdefault(spec.service, []).append(spec)
+    refuse_other(plan, prepared)
+    for worker in worker_specs(plan, backends, Path(), tables=measured_seconds(workload, measured)):
+        for spec in worker.served:
+            workers.setdefault(spec.service, []).append(spec)
     cuts = {cut.spec.name: cut.shares for cut in prepared.cuts}
     services = zip(workload.services, served_services(workload, measured), strict=True)
     return list(
@@ -133,39 +133,6 @@ def promises(prepared: PreparedWorkload) -> dict[str, Judged]:
 def promised_share(spec: ServiceSpec) -> float | None:
     """Return the share of a service's queries that must be in time; None where capacity is plain arithmetic."""
     return None if spec.process == "constant" else spec.slo.quantile or QUANTILE
-
-
-def _with_tenants_apart(plan: Plan) -> Plan:
-    """Return a plan with an instance for each service on it, all of them at the same place."""
-    return replace(
-        plan,
-        gpus=tuple(
-            replace(
-                gpu,
-                instances=tuple(
-                    part
-                    for each in gpu.instances
-                    for part in (
-                        tuple(
-                            replace(
-                                each,
-                                service=tenant.service,
-                                model=tenant.model,
-                                point=replace(
-                                    each.point, batch=tenant.batch, latency_ms=tenant.latency_ms, tenants=()
-                                ),
-                            )
-                            for tenant in each.point.tenants
-                        )
-                        or (each,)
-                    )
-                ),
-            )
-            if any(each.point.tenants for each in gpu.instances)
-            else gpu
-            for gpu in plan.gpus
-        ),
-    )
 
 
 def _groups(tasks: Iterator[Task]) -> Iterator[tuple[Task, ...]]:
@@ -200,7 +167,7 @@ def refuse_other(plan: Plan, prepared: PreparedWorkload) -> None:
     """Refuse a plan that was made for other services."""
     known = {service.name for service in prepared.workload.services}
     planned = {each.name for each in plan.services}
-    used = {each.service for gpu in plan.gpus for each in gpu.instances}
+    used = {name for gpu in plan.gpus for each in gpu.instances for name, _ in each.serves}
     workload = str(prepared.path or "the workload")
     hint = f"make a plan of this workload: partita plan -f {prepared.path or 'WORKLOAD'} --out PLAN"
     for name in sorted(planned | used):
