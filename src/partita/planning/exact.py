@@ -137,7 +137,7 @@ class ExactPlanner:
             return None, error.bound
         if problem.max_services_per_gpu is not None:
             return None, bound
-        placed = place_surviving(merged, counts, self.deadline)
+        placed = place_surviving(merged, counts, self.deadline.share(0.5))
         return (_numbered(merged, placed) if placed else None), bound
 
     def _placed(self, merged: MergedPools, configs: Counter[GpuConfig]) -> _Found | None:
