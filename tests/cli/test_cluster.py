@@ -139,7 +139,7 @@ def test_on_a_simulated_clock_no_time_passes_by_itself(partita: Commands) -> Non
 
 
 def test_the_cluster_remembers_its_clock_until_another_is_asked_for(partita: Commands) -> None:
-    plan = partita.plan("plan.json", deployment("7g.40gb@0=bert", ""))
+    plan = partita.plan("plan.json", deployment("7g.40gb@0=bert", "7g.40gb@0=bert"))
     driver = opened(partita, WallClock())
     do(driver, ActionKind.CREATE_INSTANCE)
     driver.begin(action(ActionKind.START_REPLICA))
