@@ -53,6 +53,10 @@ class OutcomeTable:
         shown = sorted(self._outcome.services, key=lambda each: _ORDER[each.verdict])[:MOST_SERVICES]
         if len(self._outcome.services) <= MOST_SERVICES:
             shown = list(self._outcome.services)
+        if self._outcome.stopped:
+            yield f"interrupted: {len(self._outcome.services):,} services are simulated"
+        if not shown:
+            return
         yield summary(self._outcome)
         yield ""
         yield _services(shown, options)
