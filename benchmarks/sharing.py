@@ -84,7 +84,7 @@ def attained(found: Plan, needs: Needs, asked: PreparedWorkload, seed: int) -> t
             waits = simulated_waits(needs.rate[of], needs.seconds[of, k], QUERIES, seed)
             shares = [(waits <= needs.slack[s, k]).mean() for s in of]
             least = min(least, *shares)
-            below += sum(share < 0.99 for share in shares)
+            below += sum(bool(share < 0.99) for share in shares)
     return least, below
 
 

@@ -37,6 +37,7 @@ class ServiceExplanation:
         slices: of a service with a cut, in the place of `gpus`: what each of its slices answers; else None.
         loss: the loss that leaves it the least; None if it need not survive any.
         changes: what a change of this service alone would do to the objective.
+        shared: the instance that it shares with other services; None where it shares none.
     """
 
     service: ServiceSpec
@@ -44,6 +45,7 @@ class ServiceExplanation:
     gpus: Mapping[str, Sequence[Binding]] = field(default_factory=dict)
     slices: Sequence[SliceOf] | None = None
     loss: WorstLoss | None = None
+    shared: SharedBy | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain data."""
@@ -55,7 +57,28 @@ class ServiceExplanation:
             found["gpus"] = {gpu: [asdict(each) for each in bound] for gpu, bound in self.gpus.items()}
         if self.loss is not None:
             found["loss"] = asdict(self.loss)
+        if self.shared is not None:
+            found["shared"] = asdict(self.shared)
         return {**found, "changes": [asdict(each) for each in self.changes]}
+
+
+@dataclass(frozen=True, slots=True)
+class SharedBy:
+    """An instance that several services share.
+
+    Attributes:
+        gpu: its GPU's id.
+        placement: of the instance.
+        others: the other services.
+        memory_mb: of all their models, beside the CUDA context.
+        busy: share of the time that they keep the instance busy.
+    """
+
+    gpu: str
+    placement: str
+    others: tuple[str, ...]
+    memory_mb: float
+    busy: float
 
 
 class Binds(StrEnum):
@@ -131,7 +154,23 @@ def explain_service(prepared: PreparedWorkload, made: Plan, spec: ServiceSpec) -
     loss = next((each.loss for each in made.services if each.name == spec.name), None)
     if loss is not None:
         changes.append(_sensitivity("survive: none", prepared, spec.replace(survive="none")))
-    return ServiceExplanation(spec, changes, by_gpu, loss=loss)
+    return ServiceExplanation(spec, changes, by_gpu, loss=loss, shared=_shared_by(made, spec.name))
+
+
+def _shared_by(plan: Plan, service: str) -> SharedBy | None:
+    """Return the instance that a service shares with others, None if it shares none."""
+    for gpu in plan.gpus:
+        for instance in gpu.instances:
+            tenants = instance.point.tenants
+            if any(each.service == service for each in tenants):
+                return SharedBy(
+                    gpu.id,
+                    str(instance.placement),
+                    tuple(each.service for each in tenants if each.service != service),
+                    sum(each.memory_mb for each in tenants),
+                    sum(each.throughput * each.latency_ms / 1000 for each in tenants),
+                )
+    return None
 
 
 def _sensitivity(change: str, prepared: PreparedWorkload, changed: ServiceSpec) -> Sensitivity:

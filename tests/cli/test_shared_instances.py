@@ -59,3 +59,13 @@ def test_services_that_share_are_planned_applied_and_moved_together(
     assert {each["name"]: each["capacity"] for each in status["services"]} == {f"s{i}": 0.7 for i in range(6)}
     (shared,) = [each for gpu in status["gpus"] for each in gpu["instances"]]
     assert shared["shared_by"] == [f"s{i}" for i in range(6)]
+
+
+def test_explain_says_who_shares_with_whom(partita: Commands, tmp_path: Path) -> None:
+    path = workload(tmp_path, 4)
+    told = partita("explain", "-f", path, "--service", "s1")
+    assert told.code == 0
+    assert "with 3 other services (s0, s2, s3)" in " ".join(told.out.split())
+    (found,) = json.loads(partita("explain", "-f", path, "--service", "s1", "-o", "json").out)
+    assert found["shared"]["others"] == ["s0", "s2", "s3"]
+    assert 0 < found["shared"]["busy"] < 0.1

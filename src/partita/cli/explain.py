@@ -21,13 +21,14 @@ from partita.workload import QUANTILE, ArrivalsSpec
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from partita.explanation import Binding, Sensitivity
+    from partita.explanation import Binding, Sensitivity, SharedBy
     from partita.planner import PreparedWorkload
     from partita.planning.plan import Plan
     from partita.serve.reserving.services import SliceOf
     from partita.workload import ServiceSpec
 
 MOST_SERVICES = 20
+_MOST_NAMED = 5
 PlanFile = Annotated[
     Path | None, typer.Option("--plan", metavar="PLAN", help="Explain this plan. (default: make a new plan)")
 ]
@@ -108,6 +109,8 @@ def _print(found: ServiceExplanation, made: Plan) -> None:
         console.print(f"  {_promise(spec)}", markup=False)
     if spec.pools is not None:
         console.print(f"  may use GPUs of {', '.join(spec.pools)} alone", markup=False)
+    if found.shared is not None:
+        console.print(f"  {_shared(found.shared)}", markup=False)
     if found.slices is not None:
         console.print(_slice_table(found.slices))
     for gpu, bound in found.gpus.items():
@@ -147,6 +150,15 @@ def _promise(spec: ServiceSpec) -> str:
     else:
         come = f"arrivals as in {process.trace}"
     return f"{100 * (spec.slo.quantile or QUANTILE):.5g} % of the queries within the SLO, waiting included; {come}"
+
+
+def _shared(found: SharedBy) -> str:
+    others = f"{len(found.others):,} other service{'' if len(found.others) == 1 else 's'}"
+    named = ", ".join(found.others[:_MOST_NAMED]) + (", ..." if len(found.others) > _MOST_NAMED else "")
+    return (
+        f"shares {found.placement} of {found.gpu} with {others} ({named}): {found.memory_mb:,.0f} MB of models, "
+        f"busy {found.busy:.1%} of the time"
+    )
 
 
 def _slice_table(slices: Sequence[SliceOf]) -> Table:
