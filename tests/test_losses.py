@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from tests.cli.commands import Commands
 from partita.errors import InputError
 from partita.planner import check, plan, read_prepared
 from partita.planning.document import read_plan
+from partita.planning.domains import domain
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -137,3 +139,25 @@ def test_the_checker_takes_each_domain_away(tmp_path: Path, share: float) -> Non
 def test_best_effort_says_which_services_a_loss_leaves_short(tmp_path: Path) -> None:
     found = plan(read_prepared(written(tmp_path, "rate: 80", "rate: 300")), best_effort=True)
     assert any(note.startswith("these fall short after a loss: ") for note in found.notes)
+
+
+def test_what_a_loss_leaves_holds_its_rate_with_queries_waiting(tmp_path: Path) -> None:
+    """Fewer instances pool less: capacities of the whole set say too much of what is left of it."""
+    path = written(tmp_path, "limits: {survive: node}", "limits: {survive: node, max_batch: 8}")
+    path.write_text(path.read_text().replace("latency_ms: 100}", "latency_ms: 100, quantile: 0.95}"))
+    asked = read_prepared(path)
+    model = asked.formulation.capacities
+    assert model is not None
+    found = plan(asked).plan
+    assert check(found, asked) == []
+    for spec in asked.workload.services[:2]:
+        loss = next(each.loss for each in found.services if each.name == spec.name)
+        assert loss is not None
+        left = Counter(
+            (gpu.model, each.point.profile, each.point.batch, each.point.processes)
+            for gpu in found.gpus
+            if domain(gpu, loss.level) != loss.domain
+            for each in gpu.instances
+            if each.service == spec.name
+        )
+        assert model.held(spec, left, loss.least) == loss.least

@@ -15,7 +15,7 @@ from partita.deadline import Deadline
 from partita.errors import InfeasibleError, InputError
 from partita.perf.reading import read_tables
 from partita.planning.check import check_plan, requirements
-from partita.planning.domains import with_domains
+from partita.planning.domains import domain, with_domains
 from partita.planning.exact import TooFewGpusError, met_shares, plan_best_effort, plan_what_fits
 from partita.planning.formulate import formulate, names
 from partita.planning.overview import survival
@@ -53,6 +53,9 @@ _SURVIVING_SHARE = 0.7
 
 _VALUE_SHARE = 0.75
 """Share of the time for the best value, where the moves to it are to be few as well."""
+
+_Runs = tuple[str, str, int, int]
+"""How an instance runs: GPU, profile, batch and processes."""
 
 _SHORT_SECONDS = 5.0
 """Most seconds to find which services would fall short."""
@@ -473,26 +476,42 @@ def _with_moves(
 
 
 def _short(prepared: PreparedWorkload, problem: Problem, found: Plan) -> dict[str, float]:
-    """Return, by service whose set does not hold its rate, what the set holds as a share of its capacity."""
+    """Return, by service whose set does not hold its rate, what the set holds as a share of its capacity.
+
+    Of a service that survives losses, what the worst one leaves must hold what must be left, too: fewer instances
+    pool less.
+    """
     model = prepared.formulation.capacities
     if model is None:
         return {}
     waiting = {spec.name: spec for spec in prepared.workload.services if spec.waits}
-    sets: dict[str, Counter[tuple[str, str, int, int]]] = {name: Counter() for name in waiting}
+    found = with_domains(found, problem)
+    losses = {each.name: each.loss for each in found.services}
+    sets: dict[str, Counter[_Runs]] = {name: Counter() for name in waiting}
+    left: dict[str, Counter[_Runs]] = {name: Counter() for name in waiting}
     for gpu in found.gpus:
         for each in gpu.instances:
             if each.service in sets and not each.point.tenants:
                 point = each.point
-                sets[each.service][gpu.model, point.profile, point.batch, point.processes] += 1
+                runs = (gpu.model, point.profile, point.batch, point.processes)
+                sets[each.service][runs] += 1
+                loss = losses[each.service]
+                if loss is not None and domain(gpu, loss.level) != loss.domain:
+                    left[each.service][runs] += 1
     capacity = {each.name: each.capacity for each in found.services}
-    short = {}
+    short: dict[str, float] = {}
     for service in problem.services:
         spec = waiting.get(service.name)
-        if spec is not None and sets[spec.name] and not falls_short(capacity[service.name], service.rate):
-            held = model.held(spec, sets[service.name], service.rate)
-            if held < service.rate:
+        if spec is None or not sets[spec.name] or falls_short(capacity[service.name], service.rate):
+            continue
+        asked = [(sets[service.name], service.rate, capacity[service.name])]
+        if (loss := losses[service.name]) is not None and not falls_short(loss.left, loss.least):
+            asked.append((left[service.name], loss.least, loss.left))
+        for instances, rate, given in asked:
+            held = model.held(spec, instances, rate)
+            if held < rate:
                 # Just below the rate, whatever the capacity has beyond it.
-                short[service.name] = 0.999 * held / capacity[service.name]
+                short[service.name] = min(short.get(service.name, 1.0), 0.999 * held / given)
     return short
 
 
