@@ -80,11 +80,9 @@ def test_a_day_is_forecast_from_a_history_and_its_error_told(tmp_path, partita):
     assert "forecast for 2026-03-04T00:00 to 2026-03-05T00:00" in found.err
     assert "off by 0% of the mean rate" in found.err
     schedule = json.loads(found.out)
-    assert [each["time"] for each in schedule["plans"]] == [
-        "2026-03-04T00:00",
-        "2026-03-04T08:00",
-        "2026-03-04T20:00",
-    ]
+    gpus = {each["time"]: each["gpus"] for each in schedule["periods"]}
+    assert len(gpus) == 24
+    assert gpus["2026-03-04T12:00"] == 3 > gpus["2026-03-04T05:00"] == gpus["2026-03-04T22:00"]
 
 
 @pytest.mark.parametrize(

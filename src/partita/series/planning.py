@@ -38,13 +38,13 @@ MOVE_PRICE = sum(MEASURED.of(kind) for kind in ActionKind) / 3600
 """Default price of a move in GPU-hours: for the seconds of its four actions the replica holds a second instance, of
 one GPU at most."""
 
-_ROUNDS = 8
+_ROUNDS = 4
 """Most paths that are followed for real."""
 
 _NEAR_S, _NEAR_TIMES = 3.0, 8.0
 """Seconds for a plan with few moves: so many, or so many times those of a plan without regard to them."""
 
-_TRIES = 8
+_TRIES = 6
 """Most changes that are left out to see whether that is better."""
 
 
@@ -67,7 +67,7 @@ class PlanChange:
             beginning of the period; at its beginning where none rises.
         request: what was asked for, on physical GPUs.
         transition: the actions, as the checker has passed them.
-        gpu_hours: hours of GPUs in use beyond those of the plan of each moment; negative where GPUs fall free early.
+        gpu_hours: hours of GPUs in use beyond those of the plan of each moment; 0 where GPUs rather fall free early.
     """
 
     period: int
@@ -85,6 +85,11 @@ class PlanChange:
     def seconds(self) -> float:
         """Predicted seconds."""
         return self.transition.makespan
+
+    @property
+    def end(self) -> float:
+        """When it has ended, in hours of the series."""
+        return self.begin + self.seconds / 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,9 +338,7 @@ def at_rates(prepared: PreparedWorkload, rates: ServiceRates) -> PreparedWorkloa
     """Return a workload with other rates; services at 0 are off and left out. None if all are."""
     workload = prepared.workload
     services = tuple(
-        spec.replace(rate=rates[spec.name])
-        for spec in workload.services
-        if rates.get(spec.name, spec.rate) > 0
+        spec.replace(rate=rate) for spec in workload.services if (rate := rates.get(spec.name, spec.rate)) > 0
     )
     if not services:
         return None
@@ -388,8 +391,8 @@ class _Search:
     def follow(self, runs: Runs, *, near: bool = True) -> PlanSequence | None:
         """Make the plans of runs and the changes between them.
 
-        None if the GPUs do not suffice for a run, a change takes longer than the period before or after it, or the
-        user wants the best so far.
+        None if the GPUs do not suffice for a run or a change, a change takes longer than there is time, or the user
+        wants the best so far.
 
         Args:
             runs: they cover all periods.
@@ -458,7 +461,7 @@ class _Search:
         return Deployment((*standing, *empty))
 
     def _change(self, prefix: _Prefix, period: int, plan: Plan) -> PlanChange | None:
-        """Return the change from what runs to a plan; None if it takes longer than the period before or after."""
+        """Return the change from what runs to a plan; None if none is found that fits into the time."""
         candidates = self._candidates
         old = {service.name: service.rate for service in prefix.runs[-1].plan.services}
         new = {service.name: service.rate for service in plan.services}
@@ -471,7 +474,11 @@ class _Search:
             MEASURED,
             forbid=candidates.prepared.workload.limits.forbid,
         )
-        transition = self._algorithm.transition(request)
+        self._change_cost[period] = math.inf  # until one is found that fits
+        try:
+            transition = self._algorithm.transition(request)
+        except InfeasibleError:  # too few GPUs on which to keep the floors meanwhile
+            return None
         if faults := check_transition(request, transition):
             raise PartitaError(
                 f"a fault in {maker_of(self._algorithm)}: a wrong transition: {faults[0].where}: {faults[0].what}",
@@ -483,9 +490,12 @@ class _Search:
         if seconds > 3600 * min(periods[period - 1].hours, periods[period].hours):
             return None
         before = seconds if rises else 0.0
+        begin = periods[period].begin - before / 3600
+        if prefix.changes and prefix.changes[-1].end > begin:
+            return None
         base = request.current.used * before + transition.target.used * (seconds - before)
         held = _in_use(request, transition) - base
-        made = PlanChange(period, periods[period].begin - before / 3600, request, transition, held / 3600)
+        made = PlanChange(period, begin, request, transition, max(0.0, held / 3600))
         self._change_cost[period] = self._change_price(made)
         return made
 
