@@ -615,3 +615,72 @@ def test_when_batch_sizes_shift_run_cuts_anew_and_else_leaves_the_cut_alone(
     assert noon != morning
     assert "1g.5gb" not in noon  # too slow for sixteen items
     assert look({"rate": 300, "batches": {"1": 0.7, "2": 0.3}}) != noon
+
+
+# --- from what runs
+
+
+@pytest.fixture
+def from_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Commands:
+    """Run commands beside a workload, one with a larger rate, and the plan of the first."""
+    path = workload(tmp_path, gpus=[{"model": "a30-24gb", "count": 8}])
+    text = path.read_text()
+    (tmp_path / "more.yaml").write_text(text.replace("rate: 44", "rate: 60"))
+    monkeypatch.chdir(tmp_path)
+    run = Commands(tmp_path, monkeypatch, capsys)
+    assert run("plan", "-f", "workload.yaml", "--out", "now.json").code == 0
+    return run
+
+
+def test_a_plan_from_a_plan_has_the_moves_that_diff_counts(from_here: Commands) -> None:
+    done = from_here("plan", "-f", "more.yaml", "--from", "now.json", "--out", "next.json")
+    assert done.code == 0, done.err
+    plan = json.loads(Path("next.json").read_text())
+    assert f"{plan['moves']['count']} move" in done.out
+    assert "from what runs, proven fewest" in done.out
+    assert plan["moves"]["count"] == plan["moves"]["least"] > 0
+    shown = from_here("diff", "now.json", "next.json")
+    assert shown.out.startswith(f"{plan['moves']['count']} move")
+    fresh = from_here("plan", "-f", "more.yaml", "--out", "fresh.json")
+    assert fresh.code == 0
+    assert len(plan["gpus"]) == len(json.loads(Path("fresh.json").read_text())["gpus"])
+    assert from_here("plan", "-f", "more.yaml", "--check", "next.json").code == 0
+
+
+def test_what_runs_already_has_no_moves(from_here: Commands) -> None:
+    assert "0 moves from what runs\n" in from_here("plan", "-f", "workload.yaml", "--from", "now.json").out
+
+
+def test_too_few_moves_exit_with_4_and_say_the_fewest(from_here: Commands) -> None:
+    done = from_here("plan", "-f", "more.yaml", "--from", "now.json", "--most-moves", "0")
+    assert done.code == 4
+    assert "no plan that meets the rates has at most 0 moves; the fewest are " in done.err
+
+
+def test_a_workload_is_applied_and_compared_from_what_runs(from_here: Commands) -> None:
+    assert from_here("apply", "workload.yaml", "--yes").code == 0
+    same = from_here("diff", "workload.yaml")
+    assert (same.code, same.out) == (0, "nothing to do: all runs as the plan wants it\n")
+    shown = from_here("diff", "more.yaml")
+    assert shown.code == 3
+    planned = from_here("plan", "-f", "more.yaml", "--from", "simulated", "-o", "json")
+    assert shown.out.startswith(f"{json.loads(planned.out)['moves']['count']} move")
+    assert from_here("apply", "more.yaml", "--yes").code == 0
+    assert from_here("diff", "more.yaml").code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "where"),
+    [
+        (["--most-moves", "3"], "--most-moves"),
+        (["--from", "now.json", "--check", "now.json"], "--from"),
+        (["--from", "absent.json"], "absent.json"),
+        (["--from", "simulated"], "state"),
+    ],
+)
+def test_what_has_no_meaning_is_refused(from_here: Commands, options: list[str], where: str) -> None:
+    done = from_here("plan", "-f", "workload.yaml", *options)
+    assert done.code == 2
+    assert where in done.err

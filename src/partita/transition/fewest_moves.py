@@ -50,6 +50,18 @@ _ENDS_SHARE = 0.3
 _LEVELS = 6
 """Most plans between the ends of a trade."""
 
+_MOST_ENCODED = 2000
+"""Up to this many GPUs a search begins with a plan that is known."""
+
+_NEAR_COLUMNS = (500, 4_000, 16_000)
+"""Columns of the first searches, beside those that leave a GPU's replicas where they are."""
+
+_NEAR_SHARE = 0.3
+"""Share of the time that is left for each of them."""
+
+_MOST_COLUMNS = 20_000
+"""Of more columns than this, no more are searched once a plan is found."""
+
 _SEARCH_SHARE = 0.9
 """Share of the time for the search itself; the rest is for the smaller wishes."""
 
@@ -97,15 +109,15 @@ def near_plan(problem: Problem, plan: Plan, current: Deployment, deadline: Deadl
         current: what runs, on all GPUs there are.
         deadline: when to return the best so far, with what is proven of the moves.
     """
-    given = NearPlan(plan, _moves(current, plan), 0)
-    if not tells_gpus_apart(problem):
-        return given
-    found = MoveProgram(problem, current, plan).fewest(value_of(problem, plan), deadline)
-    if found is None:
-        return given
-    if found.moves <= given.moves and within_limits(problem, found.plan):
+    found = None
+    if tells_gpus_apart(problem):
+        found = MoveProgram(problem, current, plan).fewest(value_of(problem, plan), deadline)
+    if found is not None and found.proven and within_limits(problem, found.plan):
         return found
-    return replace(given, least=found.least)
+    given = NearPlan(plan, _moves(current, plan), 0 if found is None else found.least)
+    if found is not None and found.moves <= given.moves and within_limits(problem, found.plan):
+        return found
+    return given
 
 
 def plan_within(problem: Problem, plan: Plan, current: Deployment, most: int, deadline: Deadline) -> NearPlan:
@@ -517,7 +529,7 @@ class MoveProgram:
         """
         self._bound(most, INFINITY)
         start = start or self._given
-        known = self._encoded(start) if value_of(self._problem, start) <= most else None
+        known = self._known(start) if value_of(self._problem, start) <= most else None
         found, least = self._search(self._move_costs, 1.0, deadline.share(_SEARCH_SHARE), known)
         return None if found is None else self._settled(found, round(least) + self._gone, deadline)
 
@@ -536,7 +548,7 @@ class MoveProgram:
         """
         self._bound(INFINITY, most - self._gone)
         unit = 1.0 if self._problem.objective == "gpus" else 0.0
-        known = self._encoded(start)
+        known = self._known(start)
         found, bound = self._search(self._value_costs, unit, deadline.share(_SEARCH_SHARE), known)
         return None if found is None else (self._settled(found, self._gone, deadline), bound)
 
@@ -546,9 +558,14 @@ class MoveProgram:
         wishes = np.zeros(self._program.width)
         wishes[self._new] = 1.0
         wishes[self._chosen] = [-self._stay_worth(c, j) for c, j in self._at]
+        if len(self._at) > _MOST_COLUMNS:
+            return self._counted(columns, least)
         later = self._solve(wishes, deadline.at_most(_WISHES_S), columns)
         better = len(later.columns) and self._meets_rates(later.columns)
-        plan = self._plan(later.columns if better else columns)
+        return self._counted(later.columns if better else columns, least)
+
+    def _counted(self, columns: NDArray[np.float64], least: int) -> NearPlan:
+        plan = self._plan(columns)
         # Where the search was cut short, the GPUs may be mapped better still.
         moves = _moves(self._current, plan)
         return NearPlan(plan, moves, min(least, moves))
@@ -582,9 +599,58 @@ class MoveProgram:
         Raises:
             InfeasibleError: it is proven that there is no solution.
         """
+        best, bound = start, 0.0
+        for free in self._freedoms():
+            if best is not start and len(free) > _MOST_COLUMNS:
+                break
+            try:
+                share = 1.0 if free.all() else _NEAR_SHARE
+                best, bound = self._search_within(free, costs, unit, deadline.share(share), best)
+            except InfeasibleError:
+                if free.all():
+                    raise
+        return best, bound
+
+    def _freedoms(self) -> Iterator[NDArray[np.bool_]]:
+        """Yield which columns searches may use, one after the other: a few first, all in the end.
+
+        Those that leave all replicas of a GPU where they are always; of the others first those of GPUs on which
+        services lack capacity, then of GPUs that hold the fewest replicas.
+        """
+        of = np.array([c for c, _ in self._at])
+        capacity = np.zeros(len(self._problem.services))
+        for mine in self._classes:
+            for s, k in mine.held.values():
+                capacity[s] += len(mine.gpus) * self._problem.throughput[s, k]
+        short = {int(s) for s in np.flatnonzero(capacity < self._problem.rate)}
+        order = sorted(
+            range(len(self._classes)),
+            key=lambda c: (
+                not any(s in short for s, _ in self._classes[c].held.values()),
+                len(self._classes[c].held),
+            ),
+        )
+        rank = np.empty(len(order), dtype=np.int64)
+        rank[order] = np.arange(len(order))
+        sizes = np.cumsum([len(self._classes[c].columns) for c in order])
+        for most in _NEAR_COLUMNS:
+            if most < len(of):
+                yield self._keeps | (sizes[rank[of]] <= most)
+        yield np.ones(len(of), dtype=np.bool_)
+
+    def _search_within(
+        self,
+        free: NDArray[np.bool_],
+        costs: NDArray[np.float64],
+        unit: float,
+        deadline: Deadline,
+        start: NDArray[np.float64] | None,
+    ) -> tuple[NDArray[np.float64] | None, float]:
+        """Search as `_search` does, with some columns alone; the bound is 0 if those are not all."""
         program, chosen = self._program, self._chosen
+        usable = np.where(free, self._most, 0.0)
         program.make_continuous()
-        program.limit_columns(chosen.start, self._most)
+        program.limit_columns(chosen.start, usable)
         relaxed = self._solve(costs, deadline, None)
         program.make_integer()
         if relaxed.infeasible:
@@ -601,7 +667,7 @@ class MoveProgram:
             on = self._keeps | (relaxed.reduced[chosen] <= reach)
             if best is not None:
                 on |= best[chosen] > 0.5
-            program.limit_columns(chosen.start, np.where(on, self._most, 0.0))
+            program.limit_columns(chosen.start, np.where(on, usable, 0.0))
             found = self._solve(costs, deadline.share(1.0 if reach == needed else share), best)
             if found.infeasible and step == INFINITY:
                 raise InfeasibleError("no plan has so small a value and so few moves")
@@ -614,6 +680,8 @@ class MoveProgram:
             inside = INFINITY if found.infeasible else found.bound
             bound = max(bound, _whole(min(inside, relaxed.value + reach), unit))
         program.limit_columns(chosen.start, self._most)
+        if not free.all():
+            return best, 0.0
         return best, bound if best is None else min(bound, float(best @ costs))
 
     def _solve(
@@ -636,6 +704,10 @@ class MoveProgram:
                 yield *self._classes[c].held[place], int(n)
         for (s, k), n in zip(self._pairs, np.rint(columns[self._new]).astype(int), strict=True):
             yield int(s), int(k), int(n)
+
+    def _known(self, plan: Plan) -> NDArray[np.float64] | None:
+        """Return a plan as a solution to begin with; None where that takes longer than it saves."""
+        return self._encoded(plan) if len(self._current.gpus) <= _MOST_ENCODED else None
 
     def _encoded(self, plan: Plan) -> NDArray[np.float64] | None:
         """Return a plan as a solution; None if it does not fit the GPUs there are."""

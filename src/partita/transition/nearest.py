@@ -32,6 +32,10 @@ _REPLICA, _INSTANCE, _IN_USE, _SAME_ID = 1000.0, 10.0, 5.0, 1.0
 _NEVER = -1e9
 
 
+_ALL_PAIRS = 1000
+"""Up to this many GPUs of a model all pairs are looked at; beyond, GPUs that hold what is wanted of them stay."""
+
+
 _ROUNDS = 20
 """After this many rounds overestimated pairs are accepted, unless one is impossible."""
 
@@ -57,6 +61,8 @@ def nearest(request: Request, shake: random.Random | None = None) -> dict[str, W
         there = [gpu for gpu in request.current.gpus if gpu.model == model and not gpu.leaving]
         wanted = [(gpu.id, content(gpu)) for gpu in request.target.gpus if gpu.model == model]
         wanted = [(name, each) for name, each in wanted if each]
+        if len(wanted) > _ALL_PAIRS:
+            there, wanted = _without_same(there, wanted, result)
         if len(wanted) > len(there):
             raise InfeasibleError(
                 f"the plan needs {len(wanted)} GPUs of {model}, and there are {len(there)}",
@@ -64,6 +70,17 @@ def nearest(request: Request, shake: random.Random | None = None) -> dict[str, W
             )
         result.update(_Matching(rules(model, request.forbid), _concerned(there, wanted), wanted).best(shake))
     return result
+
+
+def _without_same(
+    there: Sequence[DeployedGpu], wanted: Sequence[tuple[str, Content]], result: dict[str, Wanted]
+) -> tuple[list[DeployedGpu], list[tuple[str, Content]]]:
+    """Leave GPUs as they are that hold what the target has on them, and return the others and what they may get."""
+    asked = dict(wanted)
+    same = {gpu.id for gpu in there if gpu.id in asked and content(gpu) == asked[gpu.id]}
+    result.update((gpu.id, _running(gpu)) for gpu in there if gpu.id in same)
+    left = [(name, each) for name, each in wanted if name not in same]
+    return [gpu for gpu in there if gpu.id not in same], left
 
 
 def _concerned(there: Sequence[DeployedGpu], wanted: Sequence[tuple[str, Content]]) -> list[DeployedGpu]:
