@@ -227,6 +227,8 @@ def test_what_survives_a_loss_is_held_to_its_share_of_the_rate_and_others_to_not
     asked = prepared(poisson("a", 3000.0, survive=keeps), poisson("b", 3000.0))
     assert survivors(asked) == {"a": Judged(0.95, 0.8), "b": Judged(None)}
     assert survivors(prepared(poisson("a", 3000.0))) == {"a": Judged(0.95)}
+    plan = planned(asked)
+    assert Domains(plan, asked.workload).judged(()) == {"a": Judged(0.95), "b": Judged(0.95)}
     found = simulate_losses(planned(asked), asked, "node", QUICK)
     for loss in found.losses:
         assert {each.service: (each.rate, each.promised) for each in loss.services} == {

@@ -197,13 +197,13 @@ class Domains:
         return tuple({gpu.id: gpu for name in names for gpu in there[name]}.values())
 
     def judged(self, gone: Sequence[PlannedGpu]) -> dict[str, Judged]:
-        """Return what each service promises when these GPUs are lost."""
+        """Return what each service promises when these GPUs are lost; when none is, all that it promises."""
         workload = self._workload
         surviving = any(survived(spec, workload.limits)[0] for spec in workload.services)
         found = {}
         for spec in workload.services:
             level, rate = survived(spec, workload.limits)
-            if level is not None and len({self.of(gpu, level) for gpu in gone}) <= 1:
+            if level is not None and len({self.of(gpu, level) for gpu in gone}) == 1:
                 found[spec.name] = Judged(promised_share(spec), rate)
             else:
                 found[spec.name] = Judged(None if surviving and gone else promised_share(spec))
