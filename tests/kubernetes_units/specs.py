@@ -60,6 +60,8 @@ BAD = [  # what is changed, what the reader says, what the API server says (None
     pytest.param(_with(limits={"survive": "gpu"}), "no loss is sure to be survived", None, id="survive-all"),
     pytest.param(_with(gpus=[POOL | {"zone": "a"}]), "no loss is sure to be survived", None, id="zone"),
     pytest.param(_with(gpus=[POOL | {"spot": True}]), "no loss is sure to be survived", None, id="spot"),
+    pytest.param(_service(share=True), "each pod has one for itself; leave it out", None, id="share"),
+    pytest.param(_with(limits={"share_below": 0.5}), "each pod has one for itself", None, id="share-below"),
     pytest.param(_service(cut="search"), "a cut needs batches; for", "a cut needs batches; for", id="cut"),
     pytest.param(
         _service(batches={"median": 8}),

@@ -161,6 +161,9 @@ _NO_LOSSES = (
 )
 
 
+_NO_SHARING = "services cannot share an instance on Kubernetes: each pod has one for itself"
+
+
 class WorkloadSpec(Workload):
     """A Workload's spec: the fields of the YAML document, and those that only a cluster needs."""
 
@@ -224,7 +227,12 @@ class WorkloadSpec(Workload):
                 "no performance table and no models",
                 "name tables, as in performance: [{configMap: {name: perf}}], or give models for an estimate",
             )
+        hint = "leave it out, or serve these on hosts of their own with `partita run`"
+        if self.limits.share_below is not None:
+            yield FieldFault(("limits", "share_below"), _NO_SHARING, hint)
         for index, service in enumerate(self.services):
+            if service.share:
+                yield FieldFault(("services", index, "share"), _NO_SHARING, hint)
             if service.pod is None and self.pod is None:
                 yield FieldFault(
                     ("services", index),

@@ -241,7 +241,6 @@ class WorkloadKeeper:
         self._refuse_pruned(found)
         try:
             spec = read_spec(found.spec, name)
-            _refuse_sharing(spec)
             for at, template in _templates(spec):
                 for fault in self._context.drivers.refusals(template):
                     raise InputError(fault.what, where=f"{at}.{fault.where}", hint=fault.hint)
@@ -640,22 +639,6 @@ class _Reporter:
     def observed(self, view: Any) -> None:  # noqa: ANN401
         """Report an observation to the journal."""
         self.journal.observed(view)
-
-
-def _refuse_sharing(spec: WorkloadSpec) -> None:
-    """Refuse services that share an instance: a pod has an instance for itself.
-
-    Raises:
-        InputError: some would share; `where` is the first field that says so.
-    """
-    asked = [f"services[{index}].share" for index, each in enumerate(spec.services) if each.share]
-    asked += ["limits.share_below"] if spec.limits.share_below is not None else []
-    if asked:
-        raise InputError(
-            "services cannot share an instance on Kubernetes: each pod has an instance for itself",
-            where=asked[0],
-            hint="leave it out, or serve these on hosts of their own with `partita run`",
-        )
 
 
 def _templates(spec: WorkloadSpec) -> list[tuple[str, Mapping[str, Any]]]:
