@@ -27,6 +27,7 @@ NAMES = (
     "kubernetes_allocation",
     "gateway_hosts",
     "promises_gateway",
+    "jitter",
     "kubernetes_first_fit",
     "kubernetes_scale",
     "series",
