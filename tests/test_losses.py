@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.cli.commands import Commands
@@ -16,7 +16,10 @@ from partita.planning.document import read_plan
 from partita.planning.domains import domain
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
+
+    from partita.workload import ServiceSpec
 
 TABLE = """model,gpu,profile,batch,processes,throughput,latency_ms,quantile
 net,a30-24gb,1g.6gb,8,1,10,20,mean
@@ -161,3 +164,32 @@ def test_what_a_loss_leaves_holds_its_rate_with_queries_waiting(tmp_path: Path) 
             if each.service == spec.name
         )
         assert model.held(spec, left, loss.least) == loss.least
+
+
+class Pooling:
+    """Capacities by which a set from which a node was lost holds a third of its rate less, the first time."""
+
+    def __init__(self, least: float) -> None:
+        self.asked: list[float] = []
+        self._least = least
+
+    def held(self, service: ServiceSpec, instances: Mapping[Any, int], rate: float) -> float:
+        """Return what is held, and note the rate that was asked for."""
+        assert instances
+        if service.name != "one":
+            return rate
+        self.asked.append(rate)
+        return rate * 2 / 3 if rate == self._least and self.asked.count(rate) == 1 else rate
+
+
+def test_all_is_planned_again_where_what_is_left_does_not_hold(tmp_path: Path) -> None:
+    path = written(
+        tmp_path, "limits: {survive: node}", "limits: {survive: {loss: node, share: 0.75}, max_batch: 8}"
+    )
+    path.write_text(path.read_text().replace("latency_ms: 100}", "latency_ms: 100, quantile: 0.95}"))
+    asked = read_prepared(path)
+    model = Pooling(60.0)
+    pooling: Any = model
+    found = plan(replace(asked, formulation=replace(asked.formulation, capacities=pooling)), compare=False)
+    assert model.asked == [80.0, 60.0, 80.0, 60.0]
+    assert any(note.startswith("unlike instances hold less together") for note in found.notes)
