@@ -1,20 +1,23 @@
 from __future__ import annotations
 
+import random
+from dataclasses import replace
 from itertools import permutations
 from typing import TYPE_CHECKING
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.transition.small import ONE, SECONDS, TWO, WEB, at, deployed
 
 from partita.mig.layout import fault
 from partita.transition.nearest import Assignment, content, fit, nearest, rules
+from partita.transition.transition import Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from partita.transition.nearest import Wanted
-    from partita.transition.transition import Request
 
 
 if TYPE_CHECKING:
@@ -85,3 +88,16 @@ def test_the_total_is_the_greatest_also_after_values_have_fallen(seed: int, rows
                 by = float(draw.integers(0, 6))
                 assignment.lower(row, int(column), by)
                 value[row, column] -= by
+
+
+def test_gpus_that_must_keep_their_places_are_put_onto_those_of_their_own_names() -> None:
+    """Two GPUs that swap their services: a mapping may leave both where they run, unless places matter."""
+    other = replace(WEB, service="api")
+    now = deployed({"4g.24gb@0": WEB}, {"4g.24gb@0": other}, {})
+    target = deployed({"4g.24gb@0": other}, {"4g.24gb@0": WEB})
+    request = Request(now, target, {}, {}, SECONDS)
+    assert nearest(request)[ONE] == {at("4g.24gb@0"): WEB}
+    placed = nearest(replace(request, in_place=True))
+    assert placed[ONE] == {at("4g.24gb@0"): other}
+    assert placed[TWO] == {at("4g.24gb@0"): WEB}
+    assert nearest(replace(request, in_place=True), random.Random(1)) == placed

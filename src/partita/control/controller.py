@@ -181,6 +181,7 @@ def request(goal: Goal, current: Deployment, durations: Durations) -> Request:
         durations,
         extra_gpus=goal.extra_gpus,
         forbid=goal.forbid,
+        in_place=goal.in_place,
     )
 
 

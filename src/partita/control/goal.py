@@ -34,6 +34,7 @@ class Goal:
         extra_gpus: as in `Request`; None for any number.
         forbid: as in `Request`.
         source: fingerprint of the deployment as it was asked for, before it was put onto physical GPUs.
+        in_place: as in `Request`.
     """
 
     target: Deployment
@@ -43,6 +44,7 @@ class Goal:
     extra_gpus: int | None = None
     forbid: tuple[str, ...] = ()
     source: str = ""
+    in_place: bool = False
 
     @property
     def guaranteed(self) -> dict[str, float]:
@@ -77,7 +79,8 @@ def goal_for(
     if unfinished is not None and unfinished.source == source:
         target = unfinished.target
     new_rates = {service.name: service.rate for service in plan.services}
-    return Goal(target, dict(old_rates), new_rates, algorithm, extra_gpus, forbid, source)
+    in_place = any(service.loss is not None for service in plan.services)
+    return Goal(target, dict(old_rates), new_rates, algorithm, extra_gpus, forbid, source, in_place)
 
 
 def refuse_missing(plan: Plan | Layouts, observation: Observation) -> None:
@@ -126,6 +129,7 @@ class GoalDocument(Value):
     extra_gpus: int | None = None
     forbid: tuple[str, ...] = ()
     source: str = ""
+    in_place: bool = False
 
 
 def fingerprint(deployment: Deployment) -> str:
@@ -137,7 +141,8 @@ def goal_text(goal: Goal) -> str:
     """Return a goal as JSON."""
     rates = dict(goal.old_rates), dict(goal.new_rates)
     target = _goal_gpus(goal.target)
-    return line(GoalDocument(target, *rates, goal.algorithm, goal.extra_gpus, goal.forbid, goal.source))
+    limits = goal.extra_gpus, goal.forbid
+    return line(GoalDocument(target, *rates, goal.algorithm, *limits, goal.source, goal.in_place))
 
 
 def goal_of(text: str) -> Goal:
@@ -163,6 +168,7 @@ def goal_of(text: str) -> Goal:
         document.extra_gpus,
         document.forbid,
         document.source,
+        document.in_place,
     )
 
 

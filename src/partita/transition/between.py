@@ -41,6 +41,7 @@ def request_between(
         seconds,
         extra_gpus,
         forbid,
+        in_place=any(service.loss is not None for service in wanted.services),
     )
 
 

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 _REPLICA, _INSTANCE, _IN_USE, _SAME_ID = 1000.0, 10.0, 5.0, 1.0
 
 
+_IN_PLACE = 1e6
+"""Worth of the plan's own name where GPUs must keep their places: more than all replicas of a GPU."""
+
+
 _NEVER = -1e9
 
 
@@ -68,7 +72,9 @@ def nearest(request: Request, shake: random.Random | None = None) -> dict[str, W
                 f"the plan needs {len(wanted)} GPUs of {model}, and there are {len(there)}",
                 hint="plan again with this count, or add GPUs",
             )
-        result.update(_Matching(rules(model, request.forbid), _concerned(there, wanted), wanted).best(shake))
+        same = _IN_PLACE if request.in_place else _SAME_ID
+        matching = _Matching(rules(model, request.forbid), _concerned(there, wanted), wanted, same)
+        result.update(matching.best(shake))
     return result
 
 
@@ -103,11 +109,16 @@ class _Matching:
     """GPUs of one model."""
 
     def __init__(
-        self, gpu: GpuModel, there: Sequence[DeployedGpu], wanted: Sequence[tuple[str, Content]]
+        self,
+        gpu: GpuModel,
+        there: Sequence[DeployedGpu],
+        wanted: Sequence[tuple[str, Content]],
+        same_id: float = _SAME_ID,
     ) -> None:
         self._gpu = gpu
         self._there = there
         self._wanted = wanted
+        self._same_id = same_id
         self._fits: dict[tuple[int, int], Fit | None] = {}
 
     def best(self, shake: random.Random | None) -> dict[str, Wanted]:
@@ -136,13 +147,15 @@ class _Matching:
 
     def _wishes(self, shake: random.Random | None) -> NDArray[np.float64]:
         """Return what decides between pairs of equal worth: GPUs in use, and the plan's own names."""
-        shape = len(self._wanted), len(self._there)
+        names = [gpu.id for gpu in self._there]
+        same = np.array([[self._same_id * (name == own) for own in names] for name, _ in self._wanted])
+        same = same.reshape(len(self._wanted), len(names))
         if shake is not None:
-            drawn: NDArray[np.float64] = np.random.default_rng(shake.getrandbits(32)).random(shape) * _IN_USE
-            return drawn
+            drawn = np.random.default_rng(shake.getrandbits(32)).random(same.shape) * _IN_USE
+            shaken: NDArray[np.float64] = drawn + (same if self._same_id > _SAME_ID else 0.0)
+            return shaken
         in_use = np.array([_IN_USE if gpu.instances else 0.0 for gpu in self._there])
-        same = np.array([[_SAME_ID * (gpu.id == name) for gpu in self._there] for name, _ in self._wanted])
-        wishes: NDArray[np.float64] = in_use + same.reshape(shape)
+        wishes: NDArray[np.float64] = in_use + same
         return wishes
 
     def _excess(self, j: int, i: int, bound: NDArray[np.float64]) -> float:

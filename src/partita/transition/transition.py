@@ -72,6 +72,8 @@ class Request:
         extra_gpus: GPUs in use at once beyond max(used now, used by the target); None for any number. A GPU is
             in use from the first instance it is given until the last one it loses.
         forbid: combinations of instances that must not share a GPU, such as `4g+3g`.
+        in_place: the target's GPUs go onto those of their own names, where they can: where it survives the loss of
+            nodes, it matters which GPUs share one.
     """
 
     current: Deployment
@@ -81,6 +83,7 @@ class Request:
     durations: Durations
     extra_gpus: int | None = None
     forbid: tuple[str, ...] = ()
+    in_place: bool = False
 
     @property
     def floors(self) -> dict[str, float]:
