@@ -97,9 +97,10 @@ def test_empty_gpus_beyond_those_that_can_be_used_change_nothing() -> None:
     assert (few.moves, len(few.plan.gpus)) == (many.moves, len(many.plan.gpus))
 
 
-def test_a_plan_whose_limits_would_be_broken_is_returned_as_it_is() -> None:
+@pytest.mark.parametrize("limit", [{"spread": 2}, {"survive": "node"}, {"survive": "gpu"}])
+def test_a_plan_whose_limits_would_be_broken_is_returned_as_it_is(limit: dict[str, Any]) -> None:
     before = ExactPlanner().plan(problem(RATES))
-    wanted = problem({name: 1.3 * rate for name, rate in RATES.items()}, spread=2)
+    wanted = problem({name: 1.3 * rate for name, rate in RATES.items()}, **limit)
     plan = ExactPlanner().plan(problem({name: 1.3 * rate for name, rate in RATES.items()}))
     one_node = Deployment(
         tuple(replace(g, id=f"node-0/gpu-{i}") for i, g in enumerate(cluster(before, 8).gpus))

@@ -21,7 +21,8 @@ from partita.errors import InfeasibleError, InputError
 from partita.mig.layout import maximal_layouts
 from partita.milp import INFINITY, Program
 from partita.planning.assemble import pool_names
-from partita.planning.plan import Instance, Objective, Plan, PlannedGpu, ServiceCapacity
+from partita.planning.domains import domain, with_domains
+from partita.planning.plan import Instance, Objective, Plan, PlannedGpu, ServiceCapacity, falls_short
 from partita.planning.problem import RATE_SLACK, WATTS_PER_GPU
 from partita.transition.deployment import deployment_of, restated
 from partita.transition.moves import moves_between, total_moves
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from partita.mig.layout import Placement
     from partita.milp import Solution
     from partita.perf.operating_point import OperatingPoint
-    from partita.planning.problem import Problem, Service
+    from partita.planning.problem import Problem
     from partita.transition.deployment import DeployedGpu, Deployment, Replica
 
 _Pair = tuple[int, int]
@@ -239,25 +240,20 @@ def within_limits(problem: Problem, plan: Plan) -> bool:
     """Say whether a plan keeps the limits that counts do not express.
 
     No GPU has more services than may share one, all services are on as many nodes as asked, and those that survive a
-    loss do. Losses of racks are not looked at: such a plan is never within the limits.
+    loss do.
     """
     most = problem.max_services_per_gpu or math.inf
-    on: dict[str, dict[str, Counter[str]]] = {level: defaultdict(Counter) for level in ("gpu", "node")}
+    nodes: dict[str, set[str]] = defaultdict(set)
     for gpu in plan.gpus:
-        if len({each.service for each in gpu.instances}) > most:
+        services = {each.service for each in gpu.instances}
+        if len(services) > most:
             return False
-        for each in gpu.instances:
-            on["gpu"][each.service][gpu.id] += each.point.throughput  # type: ignore[assignment]
-            on["node"][each.service][gpu.id.rpartition("/")[0]] += each.point.throughput  # type: ignore[assignment]
-    return all(len(on["node"][each.name]) >= each.spread and _survives(each, on) for each in problem.services)
-
-
-def _survives(service: Service, on: Mapping[str, Mapping[str, Mapping[str, float]]]) -> bool:
-    if service.survive is None or service.survive == "zone":  # losses of zones are rows of the program
-        return True
-    here = on.get(service.survive, {}).get(service.name, {})
-    left = sum(here.values()) - max(here.values(), default=0.0)
-    return left >= service.survivor_rate * (1 - RATE_SLACK)
+        for name in services:
+            nodes[name].add(domain(gpu, "node"))
+    losses = (each.loss for each in with_domains(plan, problem).services)
+    return all(len(nodes[each.name]) >= each.spread for each in problem.services) and not any(
+        loss is not None and falls_short(loss.left, loss.least) for loss in losses
+    )
 
 
 # --- what runs, and what may become of it
