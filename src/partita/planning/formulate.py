@@ -468,16 +468,20 @@ def _notes_on(measured: Measured, model: str, asked: float | None, gpu: str, *, 
     return said
 
 
+_JITTER_COST = "about 2 % of the capacity"
+"""Measured over models, SLOs and shares (docs/benchmarks.md, "Jitter of batch times")."""
+
+
 def _notes_on_batches(rows: Sequence[Measurement], asked: float | None, gpu: str) -> list[str]:
     """Return what is assumed of batch times where queries wait."""
     taken, jitter = batch_times(rows, asked)
     quantile = taken[0].quantile
     if quantile == "mean":
         known = {row.quantile for row in rows} - {"mean"}
-        why = f"measured at {', '.join(sorted(known))}" if known else "assumed"
+        why = f"measured at {', '.join(sorted(known))}" if known else f"assumed, which takes {_JITTER_COST}"
         return [f"latencies on {gpu} are means; batches vary around them by {jitter:.1%} ({why})"]
     if asked is not None and float(quantile) != asked:
-        more = f", and to vary by {jitter:.1%} (assumed)" if jitter else ""
+        more = f", and to vary by {jitter:.1%} (assumed, which takes {_JITTER_COST})" if jitter else ""
         return [
             f"no latency at quantile {asked} on {gpu}: each batch is taken to last as at {quantile}{more}"
         ]
