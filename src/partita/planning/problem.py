@@ -170,7 +170,7 @@ class Problem:
         """Return the problem of the same services that need not survive any loss."""
         return self.with_services(tuple(replace(each, survive=None) for each in self.services))
 
-    @property
+    @cached_property
     def survives(self) -> bool:
         """Whether any service must survive the loss of a GPU, node or rack: where instances stand then matters."""
         return any(service.survive not in {None, "zone"} for service in self.services)
