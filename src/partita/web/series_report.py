@@ -110,7 +110,7 @@ def _changes(overview: SeriesOverview) -> Iterator[str]:
         yield "<p>One plan holds all the time.</p>"
         return
     columns = ("time", "begins", "seconds", "moves", "GPUs meanwhile", "saves", "price")
-    yield f"<table><thead><tr>{''.join(f'<th>{name}' for name in columns)}</thead><tbody>"
+    yield f"<table class=numbers><thead><tr>{''.join(f'<th>{name}' for name in columns)}</thead><tbody>"
     for each in changes:
         cells = (
             escape(each.when),
@@ -135,7 +135,7 @@ def _compared(overview: SeriesOverview) -> Iterator[str]:
         "moves",
         "minutes of change",
     )
-    yield f"<table><thead><tr>{''.join(f'<th>{name}' for name in columns)}</thead><tbody>"
+    yield f"<table class=numbers><thead><tr>{''.join(f'<th>{name}' for name in columns)}</thead><tbody>"
     for each in overview.compared():
         cells = (
             escape(each.name),
