@@ -86,6 +86,7 @@ class FakeLink:
     worker: Worker | None = None
     service: str = ""
     remote: None = None
+    turns: None = None
     runs: dict[int, tuple[Query, ...]] = field(default_factory=dict)
 
     def run(self, number: int, queries: list[Query]) -> None:
