@@ -63,7 +63,7 @@ def in_time(made: LiveSimulation, deadline: float, count: int) -> float:
     return float(np.mean(made.latency[:count] <= deadline + 1e-9))
 
 
-@pytest.mark.parametrize(("load", "slots"), [(0.5, 2), (0.8, 3), (0.8, 6)])
+@pytest.mark.parametrize(("load", "slots"), [(0.5, 2), (0.8, 6)])
 def test_one_instance_answers_as_many_in_time_as_the_formula_of_m_d_1(load: float, slots: int) -> None:
     """A query is served if it waits no longer than its slack; the work up to there is distributed as in M/D/1.
 
@@ -77,7 +77,7 @@ def test_one_instance_answers_as_many_in_time_as_the_formula_of_m_d_1(load: floa
         for i in range(slots)
     )
     total = sum(terms)
-    count = 8000
+    count = 6000
     made = simulated([worker(0, {1: seconds})], queries(rate, 1), slots * seconds, count)
     assert in_time(made, slots * seconds, count) == pytest.approx(total / (1 + load * total), abs=0.015)
 
@@ -135,10 +135,10 @@ def test_a_query_of_more_rows_than_a_worker_takes_is_split_as_the_gateway_does()
 def test_jitter_keeps_the_mean_and_costs_promises_and_a_seed_gives_the_same_again() -> None:
     table = {1: 0.010, 8: 0.02}
     runs = [
-        simulated([worker(0, table, batch=8)], queries(300.0, 5), 0.06, 4000, jitter=jitter, seed=seed)
+        simulated([worker(0, table, batch=8)], queries(300.0, 5), 0.06, 2000, jitter=jitter, seed=seed)
         for jitter, seed in ((0.0, 1), (0.4, 1), (0.4, 1), (0.4, 2))
     ]
-    steady, spread, again, other = (each.latency[:4000] for each in runs)
+    steady, spread, again, other = (each.latency[:2000] for each in runs)
     assert np.array_equal(spread, again)
     assert not np.array_equal(spread, other)
     assert np.mean(spread <= 0.06) < np.mean(steady <= 0.06)
