@@ -206,7 +206,7 @@ def _process(wanted: SimulationRequest, traffic: Traffic, notes: list[str]) -> P
         notes.append("the cut and the largest rate are for Poisson arrivals, not for the trace's")
         return "poisson"
     notes.append(
-        "the cut and the largest rate are for the trace's own gaps, repeated, with sizes drawn from its sizes"
+        "the cut and the largest rate are for the trace's own queries, repeated from random places on"
     )
     return ArrivalsSpec(trace=str(trace))
 

@@ -86,7 +86,7 @@ class ArrivalsSpec(Value):
         Name | None,
         Meta(
             description="Trace of queries, relative to this file, in a format that `partita simulate --trace` "
-            "reads. Its gaps are stretched to the service's rate; its sizes are not used.",
+            "reads. Its gaps are stretched to the service's rate; of its sizes only the order is used, with a `cut`.",
             examples=["queries.csv"],
         ),
     ] = None

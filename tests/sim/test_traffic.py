@@ -18,7 +18,9 @@ from partita.sim.traffic import (
     lognormal_share,
     poisson,
     read_trace,
+    unit_queries,
 )
+from partita.workload import ArrivalsSpec, GammaArrivals
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -231,3 +233,30 @@ def test_a_trace_in_parquet_is_answered_with_what_is_read(tmp_path: Path) -> Non
     with pytest.raises(InputError, match="a Parquet file") as error:
         read_trace(path)
     assert error.value.hint == "write it as CSV or JSON lines"
+
+
+def test_a_traces_sizes_keep_their_order_and_have_the_shares_that_are_asked_for(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.csv"
+    sizes = [1, 1, 2, 8, 8, 8, 2, 1] * 50  # large ones come together, at the shortest gaps
+    times = np.cumsum([9, 9, 5, 1, 1, 1, 5, 9] * 50)
+    trace.write_text("seconds,batch\n" + "".join(f"{t},{b}\n" for t, b in zip(times, sizes, strict=True)))
+    process = ArrivalsSpec(trace=str(trace))
+    same = np.bincount(sizes, minlength=9)[1:] / len(sizes)
+    made = unit_queries(process, same, 1_000, np.random.default_rng(1))
+    gaps = np.diff(made.arrival)
+    assert gaps.mean() == pytest.approx(1.0, rel=0.05)
+    assert (made.batch[1:][gaps < 0.3] == 8).mean() > 0.98
+    assert (made.batch[1:][gaps > 1.2] == 1).mean() > 0.98
+    share = np.array([0.75, 0.0, 0.0, 0.25])  # of the 1s, 2s and smaller 8s become 1s
+    made = unit_queries(process, share, 20_000, np.random.default_rng(2))
+    assert np.bincount(made.batch, minlength=5)[1:] / 20_000 == pytest.approx(share, abs=0.02)
+    assert (made.batch[1:][np.diff(made.arrival) > 0.5] == 1).mean() > 0.98
+
+
+def test_without_a_trace_sizes_are_independent() -> None:
+    share = np.array([0.5, 0.5])
+    made = unit_queries("poisson", share, 4_000, np.random.default_rng(3))
+    assert made.batch.mean() == pytest.approx(1.5, abs=0.05)
+    assert abs(np.corrcoef(made.batch[:-1], made.batch[1:])[0, 1]) < 0.05
+    bursts = unit_queries(ArrivalsSpec(gamma=GammaArrivals(cv=3)), share, 4_000, np.random.default_rng(3))
+    assert np.diff(bursts.arrival).std() > 2.0

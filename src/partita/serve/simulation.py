@@ -12,7 +12,7 @@ import numpy as np
 from partita.errors import InfeasibleError
 from partita.serve.fluid import fluid_rate
 from partita.serve.problem import REFUSED, TICK
-from partita.sim.traffic import Traffic, draw, unit_arrivals
+from partita.sim.traffic import unit_queries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         ServingProblem,
         SimulatedRouter,
     )
+    from partita.sim.traffic import Traffic
 
 
 _SEEDS = (11, 12, 13)
@@ -168,9 +169,8 @@ def largest_rate(kept: Callable[[float], bool], guess: float, tolerance: float =
 
 
 def unit_traffic(problem: ServingProblem, queries: int, seed: int) -> Traffic:
-    """Return traffic of one query per second, with the problem's arrivals and batch sizes drawn from its shares."""
-    rng = np.random.default_rng(seed)
-    return Traffic(unit_arrivals(problem.arrivals, queries, rng), draw(problem.share, queries, rng))
+    """Return traffic of one query per second, with the problem's arrivals and shares of batch sizes."""
+    return unit_queries(problem.arrivals, problem.share, queries, np.random.default_rng(seed))
 
 
 def enough_queries(problem: ServingProblem, queries: int) -> int:

@@ -85,20 +85,56 @@ def unit_arrivals(
         return np.arange(1, count + 1, dtype=np.float64)
     if process.gamma is not None:
         return gamma(1.0, count, rng, process.gamma.cv)
-    gaps = _trace_gaps(str(process.trace))
-    starts = rng.integers(len(gaps), size=ceil(count / len(gaps)))
-    return np.cumsum(np.concatenate([np.roll(gaps, -start) for start in starts])[:count])
+    gaps = _trace_gaps(str(process.trace))[0]
+    return np.cumsum(gaps[_places(len(gaps), count, rng)])
 
 
-def _trace_gaps(path: str) -> NDArray[np.float64]:
-    """Return the gaps of a trace, with a mean of 1 second."""
-    times = read_trace(path).arrival
-    gaps = np.diff(times)
+def unit_queries(
+    process: Literal["poisson", "constant"] | ArrivalsSpec,
+    share: NDArray[np.float64],
+    count: int,
+    rng: np.random.Generator,
+) -> Traffic:
+    """Return queries, one per second on average, that come as a service's `arrivals` say.
+
+    Batch sizes are drawn from `share`; those of a trace in its order: a query's size has the same rank in `share` as
+    it has in the trace. So large queries that come together there come together here.
+
+    Args:
+        process: a service's arrivals.
+        share: share of the queries of each batch size.
+        count: how many.
+        rng: random number generator.
+
+    Raises:
+        InputError: as for `unit_arrivals`.
+    """
+    if isinstance(process, str) or process.trace is None:
+        return Traffic(unit_arrivals(process, count, rng), draw(share, count, rng))
+    gaps, batch = _trace_gaps(str(process.trace))
+    ordered = np.sort(batch)
+    below, upto = (np.searchsorted(ordered, batch, side=side) / len(batch) for side in ("left", "right"))
+    places = _places(len(gaps), count, rng)
+    rank = below[places] + rng.random(count) * (upto - below)[places]
+    sizes = np.searchsorted(np.cumsum(share)[:-1], rank, side="right") + 1
+    return Traffic(np.cumsum(gaps[places]), sizes)
+
+
+def _places(length: int, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return places in a trace, which is repeated, each time from a random place on; shape (count,)."""
+    starts = rng.integers(length, size=ceil(count / length))
+    return np.concatenate([np.roll(np.arange(length), -start) for start in starts])[:count]
+
+
+def _trace_gaps(path: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return the gaps of a trace, with a mean of 1 second, and the batch size of the query after each."""
+    seen = read_trace(path)
+    gaps = np.diff(seen.arrival)
     if not len(gaps) or gaps.sum() <= 0.0:
         raise InputError(
             "all queries of the trace come at once", where=path, hint="give a trace with times that differ"
         )
-    return np.asarray(gaps / gaps.mean())
+    return gaps / gaps.mean(), seen.batch[1:]
 
 
 def day_curve(

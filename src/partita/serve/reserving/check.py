@@ -17,7 +17,7 @@ from partita.milp import new_solver
 from partita.planning.check import Violation
 from partita.serve.problem import REFUSED, TICK
 from partita.serve.routers.late_binding import LateBinding
-from partita.sim.traffic import Traffic, draw, unit_arrivals
+from partita.sim.traffic import unit_queries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from partita.planning.problem import Pool
     from partita.serve.problem import ServingOutcome, ServingProblem
     from partita.serve.reserving.services import CutService
+    from partita.sim.traffic import Traffic
 
 ROUTER = LateBinding
 """Router of the simulated queries: the gateway's default."""
@@ -167,8 +168,7 @@ def _traffic(problem: ServingProblem, rate: float) -> Iterator[Traffic]:
     queries = max(QUERIES, 100 * problem.gpus * problem.gpu.compute_slices)
     for run in range(RUNS):
         rng = np.random.default_rng((SEED, run))
-        arrival = unit_arrivals(problem.arrivals, queries, rng) / rate
-        yield Traffic(arrival, draw(problem.share, queries, rng))
+        yield unit_queries(problem.arrivals, problem.share, queries, rng).faster(rate)
 
 
 def schedule_fault(
