@@ -59,6 +59,10 @@ _SIMPLER = (
 )
 
 
+_SECONDS = 4.0
+"""Seconds of search for each plan: enough for a good one, though not always for the proof of the fewest moves."""
+
+
 def demo(*, html: Html = None, seed: Seed = 0) -> None:
     """A day of five services on 24 simulated GPUs: plan, apply, and change twice with the services running.
 
@@ -94,7 +98,7 @@ def _head(console: Console, text: str) -> None:
 
 def _plan(loaded: PreparedWorkload, demo: DemoCluster) -> Plan:
     """Return the plan with the fewest GPUs that is nearest to what runs."""
-    return planned(loaded, "exact", current=deployed(demo.observe())).plan
+    return planned(loaded, "exact", time_limit=_SECONDS, current=deployed(demo.observe())).plan
 
 
 def _compare(console: Console, loaded: PreparedWorkload, by_day: Plan) -> dict[str, int]:
