@@ -507,3 +507,16 @@ def test_with_more_than_can_be_run_in_time_those_go_first_that_have_time_for_a_f
     assert [(end.query, end.outcome, end.reason) for end in decided.ends[1:]] == [
         (query, QueryOutcome.REFUSED, RefusalReason.LATE) for query in old
     ]
+
+
+def test_a_pace_that_looks_slow_refuses_nobody_whom_the_workers_can_run_in_time() -> None:
+    made = dispatcher(4.0)
+    workers = [join(made, seconds={1: 1.0, 8: 1.2}, batch=8, gpu=number)[0] for number in range(4)]
+    batches = [made.arrive(PendingQuery(1, 0.0, 4.0), 0.0).starts[0] for _ in workers]
+    for number in range(20):
+        made.arrive(PendingQuery(1, 0.01 * number, 4.0), 0.01 * number)
+    # The first start after a second of none: 12 wait still, and three workers are about to end.
+    made.done(workers[0], batches[0].number, [GOOD], 1.0, 1.0)
+    late = PendingQuery(1, 1.0, 4.0)
+    assert not made.arrive(late, 1.0).ends
+    assert late.state != ENDED

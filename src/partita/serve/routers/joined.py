@@ -109,7 +109,8 @@ def _joined(  # noqa: C901, PLR0912, PLR0915, PLR0917 -- arrays handed on to com
         came = running == 0 or (arrived < len(arrival) and arrival[arrived] < end_at[0])
         if came:
             now = arrival[arrived]
-            if since < 0.0 or not _too_late(tail - head, now - since, starts, deadline, slack):
+            crowded = (tail - head) / rate > CROWDED * slack
+            if since < 0.0 or not (crowded and _too_late(tail - head, now - since, starts, deadline, slack)):
                 waiting[tail] = arrived
                 tail += 1
             arrived += 1

@@ -83,8 +83,17 @@ class SharedQueue:
     def _too_late(self, query: PendingQuery, pace: Pace, now: float) -> bool:
         if not self._rules.early or query.tries or query.batch > self._fleet.most:
             return False
-        slack = query.due - now - self._fleet.quickest[query.size_class][query.batch]
-        return pace.wait(self._queues.before(query), now) > HURRY * slack
+        before, slack = self._queues.before(query), query.due - now
+        slack -= self._fleet.quickest[query.size_class][query.batch]
+        # Starts come in clumps where workers end together: just after the first of a clump the pace looks slow.
+        return pace.wait(before, now) > HURRY * slack and (
+            len(self._queues.kinds) > 1 or self._crowded(query, before, slack)
+        )
+
+    def _crowded(self, query: PendingQuery, waiting: int, slack: float) -> bool:
+        """Return whether all workers together cannot run so many queries like one in half of a slack."""
+        fleet, items = self._fleet, waiting * query.batch
+        return fleet.least_seconds(items, fleet.most, query.size_class) > CROWDED * slack
 
     def _started(self, query: PendingQuery, now: float) -> None:
         pace = self._paces.get(query.kind)
@@ -118,13 +127,13 @@ class SharedQueue:
         ones are given up that have no time for a batch as large as the queue would make it (early drop, as in Nexus,
         SOSP'19, section 6.3). With queries of several batch sizes none is given up.
         """
-        queues, fleet, size_class = self._queues, self._fleet, query.size_class
+        queues = self._queues
         while len(queues.kinds) == 1:
             items = queues.waiting * query.batch
-            if query.due - now >= group.seconds[size_class][min(group.most, items)]:
+            if query.due - now >= group.seconds[query.size_class][min(group.most, items)]:
                 break
-            slack = self._rules.deadline - fleet.quickest[size_class][query.batch]
-            if fleet.least_seconds(items, fleet.most, size_class) <= CROWDED * slack:
+            slack = self._rules.deadline - self._fleet.quickest[query.size_class][query.batch]
+            if not self._crowded(query, queues.waiting, slack):
                 break
             queues.pop(query.kind)
             self.dropped.append(query)
