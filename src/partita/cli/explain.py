@@ -209,4 +209,5 @@ def _difference(change: Sensitivity, made: Plan) -> str:
     more = change.objective - made.objective.value
     if abs(more) < 1e-9:
         return f"no change ({number(made.objective.value)} {unit})"
+    unit = "GPU" if unit == "GPUs" and abs(more) == 1 else unit
     return f"{'+' if more > 0 else ''}{number(more)} {unit} ({number(change.objective)})"
