@@ -66,8 +66,8 @@ _MOST_COLUMNS = 20_000
 _SEARCH_SHARE = 0.9
 """Share of the time for the search itself; the rest is for the smaller wishes."""
 
-_WISHES_S = 2.0
-"""Most seconds for the smaller wishes, once the moves are known."""
+_WISHES_SHARE = 0.1
+"""Most of the time that is left for the smaller wishes, once the moves are known."""
 
 _STEPS = (0.05, 0.4), (0.5, 0.5), (INFINITY, 1.0)
 """The greatest reduced cost of the columns of each step of a search, and its share of the time that is left."""
@@ -263,7 +263,7 @@ def within_limits(problem: Problem, plan: Plan) -> bool:
 class _Column:
     """What becomes of a GPU: the placements whose replicas stay, and those where instances may come."""
 
-    stays: frozenset[Placement]
+    stays: tuple[Placement, ...]
     room: tuple[Placement, ...]
 
 
@@ -370,7 +370,7 @@ def _columns(
             again = len(room & there)
             if key not in best or again > best[key][0]:
                 first = sorted(room, key=lambda place: (place not in there, place))
-                best[key] = again, _Column(frozenset(stays), tuple(first))
+                best[key] = again, _Column(stays, tuple(first))
     keys = np.array(list(best))
     columns = [column for _, column in best.values()]
     return tuple(columns[i] for i in _undominated(keys, kinds if priced else 0))
@@ -556,7 +556,7 @@ class MoveProgram:
         wishes[self._chosen] = [-self._stay_worth(c, j) for c, j in self._at]
         if len(self._at) > _MOST_COLUMNS:
             return self._counted(columns, least)
-        later = self._solve(wishes, deadline.at_most(_WISHES_S), columns)
+        later = self._solve(wishes, deadline.share(_WISHES_SHARE), columns)
         better = len(later.columns) and self._meets_rates(later.columns)
         return self._counted(later.columns if better else columns, least)
 
