@@ -29,7 +29,7 @@ def demo(folder: Path, *words: str) -> str:
     environment = {**os.environ, "COLUMNS": "80", "PYTHONIOENCODING": "ascii", "TMPDIR": str(folder)}
     command = [sys.executable, "-m", "partita", "demo", *words]
     done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, timeout=60, check=True, text=True
+        command, cwd=folder, env=environment, capture_output=True, timeout=300, check=True, text=True
     )
     return SECONDS.sub("", done.stdout)
 
