@@ -17,10 +17,8 @@ from partita.kubernetes.objects import ENDPOINT_SLICE
 from partita.kubernetes.pods import PLACEMENT, POD, PORT_NAME, SERVICE, WORKLOAD, observed_replica, shortened
 from partita.kubernetes.resources import WORKLOADS, read_spec
 from partita.serve.gateway.addresses import Served
-from partita.serve.gateway.route import ServedService
-from partita.serve.reserving.services import promised_classes
+from partita.serve.served import served_service
 from partita.serve.services import ServerSlice, WorkerAddress
-from partita.workload import QUANTILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -28,6 +26,7 @@ if TYPE_CHECKING:
     from partita.kubernetes.api import Cache, KubernetesApi
     from partita.kubernetes.objects import Body, EndpointSlice
     from partita.kubernetes.pods import Pod
+    from partita.serve.gateway.route import ServedService
 
 _LOG = logging.getLogger("partita.serve.kubernetes")
 _SYNC_S = 30.0
@@ -102,17 +101,7 @@ def served_by(spec: Body, name: str) -> list[ServedService]:
         InputError: all faults of the spec.
     """
     workload = read_spec(spec, name)
-    return [
-        ServedService(
-            each.name,
-            each.model,
-            each.slo.latency_ms / 1000,
-            each.slo.quantile or QUANTILE,
-            promised_classes(each),
-            overhead_s=workload.limits.overhead_of(each) / 1000,
-        )
-        for each in workload.services
-    ]
+    return [served_service(each, workload.limits, {}) for each in workload.services]
 
 
 class ClusterEndpoints:

@@ -11,24 +11,30 @@ from partita.serve.reserving.services import promised_classes
 from partita.workload import QUANTILE
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from partita.planning.formulate import Measured
-    from partita.workload import ServiceSpec, Workload
+    from partita.workload import LimitsSpec, ServiceSpec, Workload
 
 
 def served_services(workload: Workload, measured: Measured) -> list[ServedService]:
     """Return a workload's services as a gateway knows them."""
-    return [
-        ServedService(
-            each.name,
-            each.model,
-            each.slo.latency_ms / 1000,
-            each.slo.quantile or QUANTILE,
-            promised_classes(each),
-            seconds_of(each, measured),
-            workload.limits.overhead_of(each) / 1000,
-        )
-        for each in workload.services
-    ]
+    return [served_service(each, workload.limits, seconds_of(each, measured)) for each in workload.services]
+
+
+def served_service(
+    service: ServiceSpec, limits: LimitsSpec, seconds: Mapping[tuple[str, str, int], Mapping[int, float]]
+) -> ServedService:
+    """Return a service as a gateway knows it; `seconds` are those of batches, empty where workers tell theirs."""
+    return ServedService(
+        service.name,
+        service.model,
+        service.slo.latency_ms / 1000,
+        service.slo.quantile or QUANTILE,
+        promised_classes(service),
+        seconds,
+        limits.overhead_of(service) / 1000,
+    )
 
 
 def measured_seconds(

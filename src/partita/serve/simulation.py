@@ -162,6 +162,11 @@ def largest_rate(kept: Callable[[float], bool], guess: float, tolerance: float =
             high = low
             if low < guess * _SMALLEST:
                 return 0.0
+    return bisected(kept, low, high, tolerance)
+
+
+def bisected(kept: Callable[[float], bool], low: float, high: float, tolerance: float) -> float:
+    """Return the largest rate that is kept between one that is and one that is not, within a relative tolerance."""
     while high - low > tolerance * high:
         middle = (low + high) / 2
         low, high = (middle, high) if kept(middle) else (low, middle)

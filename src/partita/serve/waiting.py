@@ -26,7 +26,9 @@ import numpy as np
 from partita.perf.operating_point import OperatingPoint, batch_times
 from partita.planning.formulate import allows, plain
 from partita.serve.dispatching.estimates import table_of
+from partita.serve.problem import TICK
 from partita.serve.routers.joined import Servers, serve
+from partita.serve.simulation import bisected
 from partita.sim.traffic import unit_arrivals
 from partita.workload import QUANTILE
 
@@ -142,15 +144,11 @@ class CapacityModel:
         return found
 
     def _rows(self, service: ServiceSpec, gpu: str) -> list[Measurement]:
-        limits = self._measured.limits
+        limits = self._measured.point_limits(service, gpu)
+        if limits is None:
+            return []
         rows, _ = batch_times(self._measured.of(service.model, gpu), service.slo.quantile)
-        return [
-            row
-            for row in rows
-            if row.latency_ms <= self._measured.limit(service)
-            and row.processes <= limits.max_processes
-            and (limits.max_batch is None or row.batch <= limits.max_batch)
-        ]
+        return [row for row in rows if limits.allow(row)]
 
     def kind(self, service: ServiceSpec, gpu: str, profile: str, batch: int, processes: int) -> InstanceKind:
         """Return how instances run that take batches up to this size, by the table as the gateway reads it."""
@@ -205,17 +203,16 @@ class CapacityModel:
         return self._keeps(kind, instances, instances * than / _RESERVE, promise)
 
     def _keeps(self, kind: InstanceKind, instances: int, rate: float, promise: Promise) -> bool:
-        if rate <= 0.0:
-            return True
-        late = [1.0 - self._in_time([(kind, instances)], rate, promise, seed) for seed in _SEEDS]
-        return sum(late) / len(late) <= _MARGIN * (1.0 - promise.share)
+        return rate <= 0.0 or self._late([(kind, instances)], rate, promise, _SEEDS) <= _MARGIN * (
+            1.0 - promise.share
+        )
 
     def holds(self, kind: InstanceKind, instances: int, promise: Promise) -> float:
         """Return the largest rate in items/s at which equal instances keep a promise; 0 if they keep it at none."""
         key = (kind, instances, promise)
         if key not in self._held:
             most = instances * kind.arithmetic
-            # More instances hold no less each: those of the number before are where the search begins.
+            # More instances mostly hold no less each: the search begins with what as many single ones hold.
             alone = self._held.get((kind, 1, promise), 0.0)
             self._held[key] = _RESERVE * _largest(
                 lambda rate: self._keeps(kind, instances, rate, promise),
@@ -238,24 +235,30 @@ class CapacityModel:
         kinds = [(self.kind(service, *runs), n) for runs, n in instances.items()]
 
         def kept(rate: float) -> bool:
-            late = [1.0 - self._in_time(kinds, rate, promise, seed) for seed in _FRESH_SEEDS]
-            return sum(late) / len(late) <= _SURE * (1.0 - promise.share)
+            return self._late(kinds, rate, promise, _FRESH_SEEDS) <= _SURE * (1.0 - promise.share)
 
         most = rate / _RESERVE
         found = _largest(kept, most, rate)
         return rate if found == most else _RESERVE * found
 
-    def _in_time(
-        self, instances: Sequence[tuple[InstanceKind, int]], rate: float, promise: Promise, seed: int
+    def _late(
+        self,
+        instances: Sequence[tuple[InstanceKind, int]],
+        rate: float,
+        promise: Promise,
+        seeds: Sequence[int],
     ) -> float:
+        """Return the share of the queries that are not answered in time, the mean over the seeds."""
         servers = _servers(instances)
-        at_once = int((servers.lanes * servers.most).sum())
-        count = _queries(promise, at_once)
-        gaps = self._arrivals(promise.process, count, seed)
-        jitter = max(kind.jitter for kind, _ in instances)
-        took = serve(gaps / rate, servers, promise.deadline, _factors(jitter))
-        steady = took[int(_WARM * len(took)) :]
-        return float(np.count_nonzero(steady <= promise.deadline + 1e-9) / len(steady))
+        count = _queries(promise, int((servers.lanes * servers.most).sum()))
+        factors = _factors(max(kind.jitter for kind, _ in instances))
+        late = []
+        for seed in seeds:
+            arrivals = self._arrivals(promise.process, count, seed)
+            took = serve(arrivals / rate, servers, promise.deadline, factors)
+            steady = took[int(_WARM * len(took)) :]
+            late.append(1.0 - float(np.count_nonzero(steady <= promise.deadline + TICK) / len(steady)))
+        return sum(late) / len(late)
 
     def _arrivals(
         self, process: Literal["poisson", "constant"] | ArrivalsSpec, count: int, seed: int
@@ -275,10 +278,7 @@ def _largest(kept: Callable[[float], bool], most: float, guess: float) -> float:
         high, low = low, 0.6 * low
         if low < _LEAST * most:
             return 0.0
-    while high - low > _TOLERANCE * high:
-        middle = (low + high) / 2
-        low, high = (middle, high) if kept(middle) else (low, middle)
-    return low
+    return bisected(kept, low, high, _TOLERANCE)
 
 
 def _queries(promise: Promise, at_once: int) -> int:
