@@ -157,8 +157,12 @@ class PlanResult:
         return (*self.assumptions, *self.reservations, *self.sharing, *self.losses)
 
 
-def read_prepared(path: Path) -> PreparedWorkload:
+def read_prepared(path: Path, *, to_plan: bool = True) -> PreparedWorkload:
     """Read a workload and the tables that it names, and prepare it.
+
+    Args:
+        path: the workload's file.
+        to_plan: whether it will be planned; see `prepare`.
 
     Raises:
         InputError: a file cannot be used; `where` is its `file:line`.
@@ -167,23 +171,27 @@ def read_prepared(path: Path) -> PreparedWorkload:
     workload = read_workload(path)
     table = read_tables(workload.performance)
     with locating(path):
-        return prepare(workload, table, path)
+        return prepare(workload, table, path, to_plan=to_plan)
 
 
-def prepare(workload: Workload, table: PerfTable | None = None, path: Path | None = None) -> PreparedWorkload:
+def prepare(
+    workload: Workload, table: PerfTable | None = None, path: Path | None = None, *, to_plan: bool = True
+) -> PreparedWorkload:
     """Build the planning problem of a workload.
 
     Args:
         workload: what to plan.
         table: its performance table; None to read the tables that the workload names.
         path: the workload's file, for errors of planning.
+        to_plan: whether it will be planned. What serves a plan or simulates one does without capacities with waiting,
+            which take a simulation for each service, and the compiler that this needs.
 
     Raises:
         InputError: a service cannot be planned; `where` is the field's path, such as `services[3].model`.
         InfeasibleError: a service cannot run on any profile; `where` as above.
     """
     table = read_tables(workload.performance) if table is None else table
-    made = formulate(workload, table, _capacities(workload))
+    made = formulate(workload, table, _capacities(workload) if to_plan else None)
     cuts = cut_services(workload, made.problem.pools, made.measured)
     return PreparedWorkload(workload, table, made, cuts, path)
 
@@ -234,6 +242,8 @@ def plan(
             hint="leave out --planner, or write --planner exact",
         )
     prepared = asked if isinstance(asked, PreparedWorkload) else prepare(asked)
+    if prepared.formulation.capacities is None and any(spec.waits for spec in prepared.workload.services):
+        raise AssertionError("the workload was not prepared to be planned")
     if planner != "exact" and (prepared.problem.survives or prepared.problem.parts):
         raise InputError(
             "this planner looks at no losses: `survive`, and `spot` between 0 and 1",

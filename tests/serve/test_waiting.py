@@ -197,6 +197,14 @@ def test_a_lower_rate_has_less_of_the_gains_of_pooling() -> None:
     )
 
 
+def test_what_is_not_planned_has_the_throughput_of_its_table() -> None:
+    asked = workload(service("a", 3000.0, 60.0, 0.99))
+    served = prepare(asked, table(), to_plan=False)
+    assert (served.problem.throughput > prepare(asked, table()).problem.throughput).any()
+    with pytest.raises(AssertionError, match="not prepared"):
+        plan(served)
+
+
 class Boaster(CapacityModel):
     """Says that instances hold a half more than they do."""
 

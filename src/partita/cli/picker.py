@@ -116,7 +116,7 @@ def picker(
 
 
 def _read(workload: Path, services: Path) -> Served:
-    loaded = read_prepared(workload)
+    loaded = read_prepared(workload, to_plan=False)
     served = served_services(loaded.workload, loaded.formulation.measured)
     found = read_addresses(services, [each.name for each in served])
     for each in found:

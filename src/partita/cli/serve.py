@@ -133,7 +133,7 @@ def serve(
         raise InputError(
             "--attach starts no workers", hint="leave out --plan and --services, or leave out --attach"
         )
-    loaded = read_prepared(workload)
+    loaded = read_prepared(workload, to_plan=not attach and plan is None)
     tables = measured_seconds(loaded.workload, loaded.formulation.measured)
     folder, supervisor = state_folder(), None
     if not attach:

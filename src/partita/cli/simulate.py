@@ -198,7 +198,7 @@ def simulate(
         return
     _refuse(context, _OF_PLAN, "it has no meaning without --plan")
     asked = ask(
-        read_prepared(workload),
+        read_prepared(workload, to_plan=False),
         service,
         SimulationRequest(
             Arrivals(arrivals.value, variation, swing, queries or 100_000),
@@ -253,7 +253,7 @@ def _simulate_plan(
     wanted: tuple[Path | None, Path | None, Format],
 ) -> None:
     (gone, each), (html, out, output) = lost, wanted
-    prepared = read_prepared(workload)
+    prepared = read_prepared(workload, to_plan=False)
     whole = read_plan(path)
     domains = Domains(whole, prepared.workload)
     judged, plan = domains.judged(domains.named(gone)), without(whole, gone, domains)

@@ -56,7 +56,7 @@ class Formulation:
     """A planning problem, what is known of its models, and what was assumed to make it, for the user to read.
 
     Attributes:
-        capacities: of the services whose queries wait; None where there are none.
+        capacities: of the services whose queries wait; None where there are none, or the workload is not planned.
     """
 
     problem: Problem
@@ -127,7 +127,7 @@ def formulate(
     Args:
         workload: what to place.
         table: performance of its models.
-        capacities: makes the capacities of services whose queries wait; needed where there are such services.
+        capacities: makes the capacities of services whose queries wait; without it, they have those of arithmetic.
 
     Raises:
         InputError: a model without measurements, a quantile that the table lacks, watts without power, or a rate
@@ -379,7 +379,7 @@ class Measured:
         """Return the operating points of a service, the same object for all services that run alike."""
         limit = self.limit(service)
         within = tuple(bisect_right(latencies, limit) for latencies in self._latencies_of(service.model))
-        key = (service.model, service.slo.quantile, service.profiles, within)
+        key = (service.model, service.slo.quantile, service.waits, service.profiles, within)
         if key not in self._points:
             self._points[key] = self._operating_points(service)
         return self._points[key]
