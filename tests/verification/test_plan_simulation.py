@@ -41,15 +41,14 @@ def service(name: str = "one", rate: float = 900.0, latency_ms: float = 60.0, **
 
 
 def prepared(*services: ServiceSpec, pools: tuple[PoolSpec, ...] = ()) -> PreparedWorkload:
-    """Return a workload that is planned by arithmetic, which is quicker, and simulated as its services say."""
     known = pools or (PoolSpec("a100-80gb", per_node=2),)
-    asked = Workload(gpus=known, services=services or (service(),))
-    plain = tuple(each.replace(arrivals=None if each.cut else "constant") for each in asked.services)
-    return replace(planner.prepare(asked.replace(services=plain), table()), workload=asked)
+    return planner.prepare(Workload(gpus=known, services=services or (service(),)), table(), to_plan=False)
 
 
 def planned(asked: PreparedWorkload) -> Plan:
-    return planner.plan(asked).plan
+    """Plan by arithmetic, which is quicker, what will be simulated as its services say."""
+    services = (each.replace(arrivals=None if each.cut else "constant") for each in asked.workload.services)
+    return planner.plan(planner.prepare(asked.workload.replace(services=tuple(services)), table())).plan
 
 
 def without(plan: Plan, names: list[str], asked: PreparedWorkload | None = None) -> Plan:
@@ -76,7 +75,7 @@ def test_what_the_way_takes_of_an_slo_is_neither_planned_with_nor_simulated() ->
         asked = planner.prepare(
             asked.workload.replace(limits=LimitsSpec(overhead_ms=overhead_ms)), asked.table
         )
-        plan = planned(asked)
+        plan = planner.plan(asked).plan
         (found,) = simulate_plan(plan, asked, replace(QUICK, load=0.7)).services
         assert found.verdict is Verdict.KEPT
         return plan.services[0].capacity
