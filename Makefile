@@ -73,7 +73,7 @@ lock: .venv/uv/bin/uv
 	$(COMPILE) --group build --output-file lock/core.txt
 	$(COMPILE) --group build --all-extras --group dev --constraints lock/core.txt --output-file lock/dev.txt
 	$(COMPILE) --group build --group docs --constraints lock/dev.txt --output-file lock/docs.txt
-	$(COMPILE) --extra serve --extra kubernetes --constraints lock/dev.txt --output-file lock/image.txt
+	$(COMPILE) --extra serve --extra kubernetes --extra dash --constraints lock/dev.txt --output-file lock/image.txt
 
 # The classes and functions that entry points name, as uses of them that vulture sees.
 build/entry_points.py: pyproject.toml

@@ -1,0 +1,555 @@
+"""The documents of the API `/api/v1`: what each request returns, and what the stream of events tells.
+
+Structure and load are apart: `Fleet` says which instances there are, and changes when GPUs are cut; `Load` says what
+they do, and changes all the time. Both are columns, since a cluster may have ten thousand GPUs. Lists that can grow
+without a limit come in pages, with the cursor of the next one.
+
+Times are seconds since 1970 on the cluster's clock. Rates and capacities are items/s, memory is bytes, energy is
+joules.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from msgspec import field
+
+from partita.documents.codec import Meta, Value
+
+
+class Role(StrEnum):
+    """What a token may do: look, or change things, too."""
+
+    READ = "read"
+    WRITE = "write"
+
+
+class Part(StrEnum):
+    """A part of the API that a source has; the dashboard hides the pages of the others."""
+
+    FLEET = "fleet"
+    SERVICES = "services"
+    PLAN = "plan"
+    TRANSITIONS = "transitions"
+    JOBS = "jobs"
+    ENERGY = "energy"
+    WHAT_IF = "what-if"
+
+
+class InstanceState(StrEnum):
+    """What an instance is doing; the dashboard's colours follow it."""
+
+    SERVING = "serving"
+    JOB = "job"
+    FREE = "free"
+    """It exists, and nothing runs on it."""
+    STARTING = "starting"
+    DRAINING = "draining"
+    CHANGING = "changing"
+    """An action of a transition makes or destroys it."""
+    FOREIGN = "foreign"
+    """It is not Partita's, and is never touched."""
+    LOST = "lost"
+
+
+class Index(Value):
+    """`GET /api/v1`: what this API is, and what the caller may do."""
+
+    version: Annotated[str, Meta(description="Version of Partita.")]
+    cluster: Annotated[str, Meta(description="Name of the cluster or host.")]
+    workload: Annotated[str | None, Meta(description="Name of the workload that runs.")]
+    now: Annotated[float, Meta(description="The cluster's clock.")]
+    role: Role
+    parts: tuple[Part, ...]
+    state: Annotated[str, Meta(description="Version of the whole state; also its ETag.")]
+    last_event: Annotated[int, Meta(description="Number of the newest event of the stream.")]
+
+
+class ProfileSize(Value):
+    """A profile of a GPU model: how many memory and compute slices it takes."""
+
+    name: str
+    memory: int
+    compute: int
+    starts: tuple[int, ...]
+
+
+class GpuModel(Value):
+    """A GPU model: its memory slices, and the profiles that it can be cut into."""
+
+    name: str
+    memory_slices: int
+    compute_slices: int
+    memory_bytes: float
+    profiles: tuple[ProfileSize, ...]
+
+
+class GpuColumns(Value):
+    """All GPUs, a list for each field, in one order: by node, then by number."""
+
+    id: tuple[str, ...]
+    model: Annotated[tuple[int, ...], Meta(description="Index into `models`.")]
+    node: Annotated[tuple[int, ...], Meta(description="Index into `nodes`.")]
+    state: Annotated[tuple[int, ...], Meta(description="0 usable, 1 MIG is off, 2 leaving, 3 lost.")]
+
+
+class InstanceColumns(Value):
+    """All instances, a list for each field, by GPU and then by start."""
+
+    gpu: Annotated[tuple[int, ...], Meta(description="Index into `gpus`.")]
+    profile: Annotated[tuple[int, ...], Meta(description="Index into the profiles of the GPU's model.")]
+    start: tuple[int, ...]
+    state: Annotated[tuple[int, ...], Meta(description="Index into `states`.")]
+    service: Annotated[tuple[int, ...], Meta(description="Index into `services`; -1 for none.")]
+    job: Annotated[
+        dict[str, str], Meta(description="Ids of jobs by the instance's index, as JSON has only text keys.")
+    ] = field(default_factory=dict)
+    shared: Annotated[
+        dict[str, tuple[int, ...]],
+        Meta(description="All services on an instance that several share, likewise."),
+    ] = field(default_factory=dict)
+
+
+class Node(Value):
+    """A host with GPUs."""
+
+    name: str
+    rack: str = ""
+    zone: str = ""
+
+
+class Fleet(Value):
+    """`GET /api/v1/fleet`: all GPUs and how they are cut."""
+
+    version: Annotated[str, Meta(description="Changes when anything here does; also the ETag.")]
+    models: tuple[GpuModel, ...]
+    nodes: tuple[Node, ...]
+    services: tuple[str, ...]
+    states: tuple[InstanceState, ...]
+    gpus: GpuColumns
+    instances: InstanceColumns
+    planned: Annotated[
+        InstanceColumns | None, Meta(description="The goal's instances, where they differ from what runs.")
+    ] = None
+
+
+class Load(Value):
+    """`GET /api/v1/fleet/load`: what all instances of a fleet do now, in the order of its `instances`."""
+
+    version: str
+    fleet: Annotated[str, Meta(description="Version of the fleet whose instances these are.")]
+    at: float
+    busy: Annotated[
+        tuple[int | None, ...],
+        Meta(description="Share of the time at work, in thousandths; null where unknown."),
+    ]
+    attainment: Annotated[
+        tuple[int | None, ...],
+        Meta(description="Share of its service's queries in time, in thousandths; null where unknown."),
+    ]
+    watts: Annotated[tuple[int | None, ...], Meta(description="By GPU, not by instance; null where unknown.")]
+
+
+class GpuChange(Value):
+    """Event `gpu`: one GPU's instances, now. All of its earlier ones are gone."""
+
+    fleet: Annotated[str, Meta(description="Version of the fleet with this change.")]
+    before: Annotated[
+        str, Meta(description="Version that it changes; a client with another one loads the fleet anew.")
+    ]
+    gpu: int
+    state: int
+    profile: tuple[int, ...]
+    start: tuple[int, ...]
+    instance_state: tuple[int, ...]
+    service: tuple[int, ...]
+    job: tuple[str | None, ...]
+
+
+class InstanceDetail(Value):
+    """An instance, with all that is known of it."""
+
+    profile: str
+    start: int
+    state: InstanceState
+    mig_uuid: str | None = None
+    gpu_instance_id: int | None = None
+    services: tuple[str, ...] = ()
+    job: str | None = None
+    busy: Annotated[float | None, Meta(description="Share of the time at work, over the last seconds.")] = (
+        None
+    )
+    throughput: Annotated[float | None, Meta(description="Capacity in items/s, as planned.")] = None
+    batch: int | None = None
+    latency_ms: Annotated[float | None, Meta(description="Time of a batch, as planned.")] = None
+    slowdown: Annotated[
+        float | None, Meta(description="Time of its batches relative to instances of its size.")
+    ] = None
+
+
+class Gpu(Value):
+    """`GET /api/v1/gpus/{id}` and the elements of `GET /api/v1/gpus`."""
+
+    id: str
+    uuid: str
+    model: str
+    node: str
+    state: Annotated[str, Meta(description="usable, MIG off, leaving or lost.")]
+    instances: tuple[InstanceDetail, ...]
+    held: Annotated[float, Meta(description="Share of its compute slices that instances with work hold.")]
+    working: Annotated[
+        float | None, Meta(description="Share of its compute that is at work; null where unknown.")
+    ]
+    fragmentation: Annotated[
+        float,
+        Meta(description="Share of its free memory slices that the largest instance that fits does not use."),
+    ]
+    watts: float | None = None
+
+
+class GpuCut(Value):
+    """How a GPU was cut from a time on."""
+
+    at: float
+    instances: tuple[str, ...]
+    """Such as `3g.40gb@4 photo-search`."""
+
+
+class Event(Value):
+    """An entry of the journal, or something else that happened; also event `event` of the stream."""
+
+    number: int
+    at: float
+    kind: Annotated[str, Meta(description="goal, action, note, job, fault or state.")]
+    text: str
+    gpu: str | None = None
+    service: str | None = None
+    job: str | None = None
+    ended: float | None = None
+    error: str | None = None
+
+
+class GpuHistory(Value):
+    """`GET /api/v1/gpus/{id}/history`: its cuts and events, newest first, and its energy by who used it."""
+
+    cuts: tuple[GpuCut, ...]
+    events: tuple[Event, ...]
+    energy: tuple[EnergyRow, ...]
+
+
+class Service(Value):
+    """A service, as it is now; also event `services` of the stream, with those that changed."""
+
+    name: str
+    required: Annotated[float, Meta(description="Rate that is wanted, items/s.")]
+    floor: Annotated[float, Meta(description="Capacity that is kept now, also during a transition.")]
+    capacity: Annotated[float, Meta(description="Capacity that is ready.")]
+    planned: Annotated[float, Meta(description="Capacity of the plan.")]
+    instances: int
+    slo_ms: float | None = None
+    quantile: Annotated[float | None, Meta(description="Share of the queries that the SLO promises.")] = None
+    rate: Annotated[
+        float | None, Meta(description="Observed over the last seconds; null without a gateway.")
+    ] = None
+    attainment: Annotated[float | None, Meta(description="Share in time, over the last minutes.")] = None
+    p50_ms: float | None = None
+    p95_ms: float | None = None
+    p99_ms: float | None = None
+    queue: int | None = None
+    in_flight: int | None = None
+    refused: Annotated[
+        dict[str, int], Meta(description="Queries refused over the last minutes, by reason.")
+    ] = field(default_factory=dict)
+    where: Annotated[dict[str, int], Meta(description="Instances by GPU model and profile.")] = field(
+        default_factory=dict
+    )
+
+
+class Explanation(Value):
+    """`GET /api/v1/services/{name}/explain`: what binds a service, as `partita explain --output json` says it."""
+
+    service: str
+    explanation: dict[str, object]
+
+
+class Series(Value):
+    """`GET /api/v1/services/{name}/series` and `/api/v1/fleet/series`: values over time, a list for each name."""
+
+    step: Annotated[float, Meta(description="Seconds between two points.")]
+    at: tuple[float, ...]
+    values: dict[str, tuple[float | None, ...]]
+
+
+class PlanSummary(Value):
+    """`GET /api/v1/plan`: the plan that was applied last, or that a what-if found."""
+
+    version: str
+    gpus: int
+    bound: Annotated[float | None, Meta(description="No plan takes fewer GPUs, within the capacity model.")]
+    proven: bool
+    verdict: Annotated[str, Meta(description="Such as `proven optimal`.")]
+    cost: Annotated[float | None, Meta(description="Where GPUs have prices.")] = None
+    instances: int = 0
+    document: Annotated[
+        dict[str, object], Meta(description="The plan as `partita plan --out` writes it.")
+    ] = field(default_factory=dict)
+
+
+class Difference(Value):
+    """`GET /api/v1/plan/difference`: from what runs to the plan."""
+
+    actions: int
+    seconds: float
+    moves: int
+    gpus: tuple[str, ...]
+    services: tuple[ServiceDifference, ...]
+
+
+class ServiceDifference(Value):
+    """What a transition does to one service: capacities in items/s, replicas by what becomes of them."""
+
+    name: str
+    before: float
+    after: float
+    floor: float
+    least: float
+    stay: int
+    move: int
+    new: int
+    end: int
+    stand_in: int
+
+
+class TransitionState(StrEnum):
+    """Where a transition is."""
+
+    WAITING = "waiting"
+    """For approval."""
+    RUNNING = "running"
+    PAUSED = "paused"
+    REACHED = "reached"
+    STOPPED = "stopped"
+    REPLACED = "replaced"
+
+
+class Transition(Value):
+    """An element of `GET /api/v1/transitions`, newest first; also event `transition` of the stream."""
+
+    id: str
+    at: float
+    command: str
+    state: TransitionState
+    done: int
+    actions: int
+    seconds: Annotated[float, Meta(description="Predicted for the whole.")]
+    ended: float | None = None
+    replans: int = 0
+
+
+class ActionBar(Value):
+    """An action, predicted and actual; times are seconds from the transition's begin."""
+
+    id: str
+    kind: str
+    gpu: str
+    placement: str
+    service: str | None
+    begin: float
+    end: float
+    began: float | None = None
+    ended: float | None = None
+    error: str | None = None
+
+
+class CapacityLine(Value):
+    """A service's capacity over a transition, in steps: (second, items/s), with its floor."""
+
+    service: str
+    floor: float
+    predicted: tuple[tuple[float, float], ...]
+    actual: tuple[tuple[float, float], ...]
+
+
+class TransitionDetail(Value):
+    """`GET /api/v1/transitions/{id}`."""
+
+    transition: Transition
+    actions: tuple[ActionBar, ...]
+    capacity: tuple[CapacityLine, ...]
+    notes: tuple[Event, ...]
+
+
+class JobAttempt(Value):
+    """An attempt of a job: a step of its ladder of slices."""
+
+    number: int
+    gpu: str
+    placement: str
+    limit_bytes: float
+    decided: float
+    began: float | None = None
+    ended: float | None = None
+    verdict: str | None = None
+    why: str | None = None
+    code: int | None = None
+    peak_bytes: float | None = None
+
+
+class Job(Value):
+    """A job; an element of `GET /api/v1/jobs`; also event `job` of the stream."""
+
+    id: str
+    user: str
+    command: str
+    state: str
+    submitted: float
+    reason: Annotated[str | None, Meta(description="Why it waits, or how it ended.")] = None
+    advice: Annotated[str | None, Meta(description="What to do about it.")] = None
+    predicted_start: float | None = None
+    gpu: str | None = None
+    placement: str | None = None
+    memory_bytes: Annotated[
+        tuple[float, float | None] | None, Meta(description="Least and most that it is expected to need.")
+    ] = None
+    attempts: tuple[JobAttempt, ...] = ()
+
+
+class JobLog(Value):
+    """`GET /api/v1/jobs/{id}/log?after=BYTES`: what was written since, and where to go on."""
+
+    text: str
+    next: int
+    over: bool
+
+
+class EnergyRow(Value):
+    """Energy and cost of one service, job or idle GPUs. Idle is a row like others."""
+
+    kind: Annotated[str, Meta(description="service, job, idle, or other.")]
+    name: str
+    joules: float | None
+    seconds: Annotated[float, Meta(description="GPU-seconds, by share of the GPU.")] = 0.0
+    cost: float | None = None
+
+
+class Energy(Value):
+    """`GET /api/v1/energy?since=SECONDS`."""
+
+    since: float
+    rows: tuple[EnergyRow, ...]
+    watts: float | None
+
+
+class WhatIf(Value):
+    """`POST /api/v1/what-if`: what would be different. Nothing is changed, and no right to write is needed."""
+
+    services: Annotated[
+        dict[str, ServiceWhatIf], Meta(description="Changes by service; others are as in the workload.")
+    ] = field(default_factory=dict)
+    pools: Annotated[dict[str, PoolWhatIf], Meta(description="Changes by pool.")] = field(
+        default_factory=dict
+    )
+    until: Annotated[
+        str, Meta(pattern="^(bound|plan)$", description="Return the bound alone, or the plan.")
+    ] = "plan"
+    seconds: Annotated[float, Meta(gt=0, le=60, description="Time limit of the search.")] = 10.0
+
+
+class ServiceWhatIf(Value):
+    """Another rate, SLO or priority of a service; what is null stays."""
+
+    rate: Annotated[float, Meta(ge=0)] | None = None
+    latency_ms: Annotated[float, Meta(gt=0)] | None = None
+    quantile: Annotated[float, Meta(gt=0, lt=1)] | None = None
+
+
+class PoolWhatIf(Value):
+    """Another count or price of a pool; what is null stays."""
+
+    count: Annotated[int, Meta(ge=0)] | None = None
+    price: Annotated[float, Meta(ge=0)] | None = None
+
+
+class WhatIfAnswer(Value):
+    """What a what-if found."""
+
+    bound: float | None
+    plan: PlanSummary | None
+    feasible: bool
+    now: Annotated[int | None, Meta(description="GPUs of the plan that was applied.")]
+    short: Annotated[dict[str, float], Meta(description="Items/s that services would fall short.")] = field(
+        default_factory=dict
+    )
+    binds: Annotated[dict[str, str], Meta(description="What binds each changed service.")] = field(
+        default_factory=dict
+    )
+    command: Annotated[str, Meta(description="The same on the command line.")] = ""
+    yaml: Annotated[str, Meta(description="The changed workload's changed parts.")] = ""
+    seconds: float = 0.0
+
+
+class Apply(Value):
+    """`POST /api/v1/apply`: apply a plan document; with `If-Match` of the state that it was made for."""
+
+    plan: dict[str, object]
+
+
+class Accepted(Value):
+    """What was begun."""
+
+    id: str
+    text: str
+
+
+class Submit(Value):
+    """`POST /api/v1/jobs`: submit a job."""
+
+    command: tuple[str, ...]
+    memory_bytes: float | None = None
+    directory: str | None = None
+
+
+class Fault(Value):
+    """The body of every error: what, where, how to mend it."""
+
+    error: str
+    where: str | None = None
+    hint: str | None = None
+
+
+class GpuPage(Value):
+    """`GET /api/v1/gpus?after=CURSOR&limit=N&q=TEXT`."""
+
+    gpus: tuple[Gpu, ...]
+    next: str | None = None
+
+
+class ServicePage(Value):
+    """`GET /api/v1/services?after=CURSOR&limit=N&q=TEXT`."""
+
+    services: tuple[Service, ...]
+    total: int
+    next: str | None = None
+
+
+class TransitionPage(Value):
+    """`GET /api/v1/transitions?after=CURSOR&limit=N`."""
+
+    transitions: tuple[Transition, ...]
+    next: str | None = None
+
+
+class JobPage(Value):
+    """`GET /api/v1/jobs?after=CURSOR&limit=N&state=STATE&q=TEXT`."""
+
+    jobs: tuple[Job, ...]
+    counts: Annotated[dict[str, int], Meta(description="Jobs by state.")]
+    next: str | None = None
+
+
+class EventPage(Value):
+    """`GET /api/v1/events?after=CURSOR&limit=N`: newest first."""
+
+    events: tuple[Event, ...]
+    next: str | None = None
