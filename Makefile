@@ -13,7 +13,7 @@ IMAGE ?= partita:$(shell sed -n 's/__version__ = "\(.*\)"/\1/p' src/partita/__in
 COMPILE = .venv/uv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' --constraints lock/held.txt pyproject.toml
 
-.PHONY: demo test test-kubernetes coverage lint bench mutate device docs site deploy image lock clean
+.PHONY: demo test test-kubernetes coverage lint web bench mutate device docs site deploy image lock clean
 
 demo: .venv/core
 	$(BIN)/partita demo
@@ -31,6 +31,10 @@ coverage: .venv/dev
 
 lint: .venv/dev build/entry_points.py
 	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy && $(BIN)/lint-imports && $(BIN)/vulture
+
+# The dashboard's bundle from web/, into the package; needs Node.js 20 or newer. ARGS=--check only compares.
+web: web/node_modules
+	cd web && npm run --silent check && npm run --silent build -- $(ARGS)
 
 bench: .venv/dev
 	$(BIN)/python -m benchmarks
@@ -81,7 +85,7 @@ build/entry_points.py: pyproject.toml
 	sed -n 's/^[a-z-]* = "partita[a-z0-9_.]*:\([A-Za-z0-9_]*\)".*/\1/p' pyproject.toml > $@
 
 clean:
-	rm -rf .venv build dist site .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv web/node_modules build dist site .mypy_cache .pytest_cache .ruff_cache
 
 .venv/core: lock/core.txt pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -95,6 +99,10 @@ clean:
 
 .venv/docs: .venv/dev lock/docs.txt
 	$(BIN)/pip install --quiet --require-hashes --requirement lock/docs.txt
+	touch $@
+
+web/node_modules: web/package-lock.json
+	cd web && npm ci --silent --ignore-scripts
 	touch $@
 
 .venv/uv/bin/uv:

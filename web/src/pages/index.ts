@@ -1,0 +1,16 @@
+// The pages, in the order of the navigation. A page is one file here, and one line below.
+import type { FunctionComponent } from "preact";
+import type * as api from "../model";
+import { FleetPage } from "./fleet";
+
+export interface Page {
+  /** The first part of its address: `#/fleet`. */
+  readonly path: string;
+  /** What the navigation calls it; without one, others lead there. */
+  readonly title: string | null;
+  /** The part of the API without which there is no such page; null for pages that all have. */
+  readonly part: api.Part | null;
+  readonly show: FunctionComponent;
+}
+
+export const PAGES: readonly Page[] = [{ path: "fleet", title: "Fleet", part: "fleet", show: FleetPage }];

@@ -1,0 +1,75 @@
+// Figures with their words, and small parts that pages share.
+import type { ComponentChildren } from "preact";
+import type * as api from "../model";
+import { STATE_WORDS } from "../colours";
+import { Refusal } from "../source";
+
+interface TileProps {
+  readonly label: string;
+  readonly value: ComponentChildren;
+  /** What the figure is of, or what it is compared with. */
+  readonly note?: ComponentChildren;
+  /** Where something is wrong. */
+  readonly bad?: boolean;
+}
+
+/** A list of figures. */
+export const Tiles = ({ children }: { children: ComponentChildren }) => <dl class="tiles">{children}</dl>;
+
+export const Tile = ({ label, value, note, bad }: TileProps) => (
+  <div class={bad ? "tile bad" : "tile"}>
+    <dt>{label}</dt>
+    <dd class="figure">{value}</dd>
+    {note !== undefined && <dd class="note">{note}</dd>}
+  </div>
+);
+
+/** A state: its colour and its word. */
+export const State = ({ state }: { state: api.InstanceState }) => (
+  <span class="state">
+    <i class="swatch" style={{ background: `var(--${state})` }} aria-hidden="true" />
+    {STATE_WORDS[state]}
+  </span>
+);
+
+/** A share as a bar, with its words beside it. */
+export const Bar = ({ share, children }: { share: number | null; children: ComponentChildren }) => (
+  <span class="bar">
+    <i aria-hidden="true">
+      <b style={{ width: `${Math.round(100 * Math.min(1, share ?? 0))}%` }} />
+    </i>
+    {children}
+  </span>
+);
+
+/** An error: what, where, how to mend it. */
+export function Trouble({ error }: { error: Error }) {
+  const fault = error instanceof Refusal ? error.fault : { error: error.message, where: null, hint: null };
+  return (
+    <div class="trouble" role="alert">
+      <p>
+        {fault.error}
+        {fault.where && <> ({fault.where})</>}
+      </p>
+      {fault.hint && <p>Hint: {fault.hint}</p>}
+    </div>
+  );
+}
+
+/** What a document shows: itself, why it is not there, or that it is coming. */
+export function Loaded<T>({
+  of,
+  children,
+}: {
+  of: { readonly data: { readonly value: T | null }; readonly error: { readonly value: Error | null } };
+  children: (data: T) => ComponentChildren;
+}) {
+  const data = of.data.value;
+  const error = of.error.value;
+  return (
+    <>
+      {error && <Trouble error={error} />}
+      {data === null ? !error && <p class="empty">Loading …</p> : children(data)}
+    </>
+  );
+}

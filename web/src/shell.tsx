@@ -1,0 +1,156 @@
+// What stands around every page: name, navigation, filter, connection, light and dark, keys, and the way in.
+import { useSignal } from "@preact/signals";
+import { useEffect, useRef } from "preact/hooks";
+import { time } from "./format";
+import { PAGES, type Page } from "./pages";
+import { Trouble } from "./parts/tiles";
+import { Refusal } from "./source";
+import { connect, connection, filter, has, index, link, route, scheme, source, trouble, type Scheme } from "./state";
+
+const here = (page: Page) => page.part === null || has(page.part);
+const listed = () => PAGES.filter((page) => page.title !== null && here(page));
+const current = () => PAGES.find((page) => page.path === route.value.page && here(page)) ?? listed()[0];
+
+const CONNECTION = { live: "live", connecting: "connecting …", saved: "saved" } as const;
+
+export function Shell() {
+  const help = useSignal(false);
+  const search = useRef<HTMLInputElement>(null);
+  useEffect(() => {
+    const pressed = (event: KeyboardEvent) => {
+      if (event.ctrlKey || event.metaKey || event.altKey) return;
+      if (event.key === "Escape") {
+        help.value = false;
+        filter.value = "";
+        search.current?.blur();
+      }
+      if ((event.target as Element).closest("input, select, textarea")) return;
+      const page = listed()[Number(event.key) - 1];
+      if (page) location.hash = link(page.path);
+      else if (event.key === "/") search.current?.focus();
+      else if (event.key === "?") help.value = !help.value;
+      else return;
+      event.preventDefault();
+    };
+    addEventListener("keydown", pressed);
+    return () => removeEventListener("keydown", pressed);
+  }, []);
+
+  const page = current();
+  const known = index.value;
+  const title = page?.title ?? route.value.rest;
+  useEffect(() => {
+    document.title = [title, known?.cluster, "Partita"].filter(Boolean).join(" · ");
+  }, [title, known?.cluster]);
+
+  const refused = trouble.value instanceof Refusal && trouble.value.status === 401;
+  return (
+    <>
+      <a class="skip" href="#main" onClick={(event) => (event.preventDefault(), document.querySelector("main")?.focus())}>
+        To the page
+      </a>
+      <header>
+        <div class="name">
+          <b>Partita</b>
+          {known && <span>{[known.cluster, known.workload].filter(Boolean).join(" · ")}</span>}
+        </div>
+        <nav aria-label="Pages">
+          {listed().map((one) => (
+            <a key={one.path} href={link(one.path)} aria-current={one === page ? "page" : undefined}>
+              {one.title}
+            </a>
+          ))}
+        </nav>
+        <div class="tools">
+          <input
+            ref={search}
+            type="search"
+            placeholder="Filter  /"
+            aria-label="Filter what the page shows"
+            value={filter.value}
+            onInput={(event) => (filter.value = event.currentTarget.value)}
+          />
+          <select
+            aria-label="Colours"
+            value={scheme.value}
+            onChange={(event) => (scheme.value = event.currentTarget.value as Scheme)}
+          >
+            <option value="system">Auto</option>
+            <option value="light">Light</option>
+            <option value="dark">Dark</option>
+          </select>
+          <button type="button" aria-expanded={help.value} aria-label="Keys" onClick={() => (help.value = !help.value)}>
+            ?
+          </button>
+          <span class={`connection ${connection.value}`} role="status">
+            {source.live ? CONNECTION[connection.value] : `as of ${time(known?.now)}`}
+          </span>
+        </div>
+      </header>
+      {help.value && <Keys />}
+      <main tabIndex={-1}>
+        {trouble.value && (refused ? <WayIn /> : <Trouble error={trouble.value} />)}
+        {known && page && <page.show key={page.path} />}
+        {!known && !trouble.value && <p class="empty">Loading …</p>}
+      </main>
+    </>
+  );
+}
+
+const Keys = () => (
+  <section class="keys" aria-label="Keys">
+    <dl>
+      <div>
+        <dt>1 … {listed().length}</dt>
+        <dd>{listed().map((page) => page.title).join(", ")}</dd>
+      </div>
+      <div>
+        <dt>/</dt>
+        <dd>filter by name of a GPU, node, service or job</dd>
+      </div>
+      <div>
+        <dt>Esc</dt>
+        <dd>clear the filter</dd>
+      </div>
+      <div>
+        <dt>arrows, + − 0, Enter</dt>
+        <dd>in the fleet: walk, zoom, open a GPU</dd>
+      </div>
+      <div>
+        <dt>?</dt>
+        <dd>these keys</dd>
+      </div>
+    </dl>
+  </section>
+);
+
+/** Asks for the token, and trades it for a cookie. */
+function WayIn() {
+  const wrong = useSignal<Error | null>(null);
+  const enter = async (form: HTMLFormElement) => {
+    try {
+      await source.send("POST", "session", { token: new FormData(form).get("token") });
+      wrong.value = null;
+      await connect();
+    } catch (error) {
+      wrong.value = error as Error;
+    }
+  };
+  return (
+    <form
+      class="way-in"
+      onSubmit={(event) => {
+        event.preventDefault();
+        void enter(event.currentTarget);
+      }}
+    >
+      <h1>Token</h1>
+      <p>This dashboard asks for a token. Whoever runs it has one for you.</p>
+      <label>
+        Token <input name="token" type="password" autocomplete="current-password" required />
+      </label>
+      <button type="submit">Enter</button>
+      {wrong.value && <Trouble error={wrong.value} />}
+    </form>
+  );
+}

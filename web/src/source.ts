@@ -1,0 +1,176 @@
+// Where documents come from: the API of a running cluster, or documents inside the page (reports).
+import type * as api from "./model";
+
+/** An error's answer: what, where, how to mend it. */
+export class Refusal extends Error {
+  constructor(
+    readonly status: number,
+    readonly fault: api.Fault,
+  ) {
+    super(fault.error);
+  }
+}
+
+/** Changed instances: what they do now, by index into the instances of the fleet of that version. */
+export interface LoadChange {
+  readonly fleet: string;
+  readonly at: number;
+  readonly index: readonly number[];
+  readonly busy: readonly (number | null)[];
+  readonly attainment: readonly (number | null)[];
+}
+
+/** What the stream of events tells, by the name of the event. */
+export interface Told {
+  hello: { readonly version: string; readonly last_event: number };
+  gpu: api.GpuChange;
+  load: LoadChange;
+  services: readonly api.Service[];
+  transition: api.Transition;
+  job: api.Job;
+  event: api.Event;
+  reset: unknown;
+}
+
+export type Tell = <Name extends keyof Told>(name: Name, told: Told[Name]) => void;
+export type Connection = "live" | "connecting" | "saved";
+
+export interface Source {
+  /** False where the documents are inside the page: nothing changes, and nothing can be asked for. */
+  readonly live: boolean;
+  /** The document of a path under `/api/v1`, such as `services?limit=100`. Throws Refusal. */
+  get(path: string): Promise<unknown>;
+  /** Sends a document; `match` is the state's version that a change was made for. Throws Refusal. */
+  send(method: "POST" | "DELETE", path: string, document?: unknown, match?: string): Promise<unknown>;
+  /** Tells each event, from `after` on, and connects again when the connection ends, until stopped. */
+  listen(after: number, tell: Tell, connection: (state: Connection) => void): () => void;
+}
+
+const QUIET = 45_000; // ms without even a ping, after which the connection counts as dead
+const LONGEST_WAIT = 10_000; // ms between two attempts to connect
+
+export class LiveSource implements Source {
+  readonly live = true;
+
+  constructor(private readonly base = "api/v1") {}
+
+  async get(path: string): Promise<unknown> {
+    return this.answer(await fetch(this.url(path), { headers: { Accept: "application/json" } }));
+  }
+
+  async send(method: string, path: string, document?: unknown, match?: string): Promise<unknown> {
+    const headers: Record<string, string> = { Accept: "application/json" };
+    if (document !== undefined) headers["Content-Type"] = "application/json";
+    if (match !== undefined) headers["If-Match"] = `"${match}"`;
+    const body = document === undefined ? null : JSON.stringify(document);
+    return this.answer(await fetch(this.url(path), { method, headers, body }));
+  }
+
+  listen(after: number, tell: Tell, connection: (state: Connection) => void): () => void {
+    const ended = new AbortController();
+    void this.keepListening(after, tell, connection, ended.signal);
+    return () => ended.abort();
+  }
+
+  private url(path: string): string {
+    return path ? `${this.base}/${path}` : this.base;
+  }
+
+  private async answer(response: Response): Promise<unknown> {
+    const text = await response.text();
+    let document: unknown;
+    try {
+      document = text ? JSON.parse(text) : null;
+    } catch {
+      document = null;
+    }
+    if (response.ok) return document;
+    const fault = document as api.Fault | null;
+    const otherwise = { error: `The server answered ${response.status} ${response.statusText}.`, where: null, hint: null };
+    throw new Refusal(response.status, fault?.error ? fault : otherwise);
+  }
+
+  private async keepListening(
+    after: number,
+    tell: Tell,
+    connection: (state: Connection) => void,
+    ended: AbortSignal,
+  ): Promise<void> {
+    let last = String(after);
+    for (let wait = 500; !ended.aborted; wait = Math.min(2 * wait, LONGEST_WAIT)) {
+      connection("connecting");
+      const attempt = new AbortController();
+      const abort = () => attempt.abort();
+      ended.addEventListener("abort", abort);
+      let quiet = setTimeout(abort, QUIET);
+      try {
+        const headers = { Accept: "text/event-stream", "Last-Event-ID": last };
+        const response = await fetch(this.url("events/stream"), { headers, cache: "no-store", signal: attempt.signal });
+        if (!response.ok || !response.body) throw new Error(response.statusText);
+        connection("live");
+        wait = 250;
+        const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+        for (let text = ""; ; ) {
+          const { done, value } = await reader.read();
+          if (done) break;
+          clearTimeout(quiet);
+          quiet = setTimeout(abort, QUIET);
+          const blocks = (text + value).replace(/\r\n?/g, "\n").split("\n\n");
+          text = blocks.pop() ?? "";
+          for (const block of blocks) last = heard(block, tell) ?? last;
+        }
+      } catch {
+        // The connection could not be made, or broke: the next attempt goes on where this one ended.
+      } finally {
+        clearTimeout(quiet);
+        ended.removeEventListener("abort", abort);
+      }
+      connection("connecting");
+      await new Promise((resolve) => setTimeout(resolve, wait * (0.5 + Math.random() / 2)));
+    }
+  }
+}
+
+/** Tells one event of the stream, and returns its id if it has one. */
+export function heard(block: string, tell: Tell): string | null {
+  let name = "message";
+  let id: string | null = null;
+  const data: string[] = [];
+  for (const line of block.split("\n")) {
+    const [, field, value] = /^(\w+): ?(.*)$/.exec(line) ?? [];
+    if (field === "event") name = value ?? "";
+    else if (field === "data") data.push(value ?? "");
+    else if (field === "id") id = value ?? null;
+  }
+  if (data.length) tell(name as keyof Told, JSON.parse(data.join("\n")) as Told[keyof Told]);
+  return id;
+}
+
+/** What a report has inside: documents by path, as the API would return them. */
+export interface Embedded {
+  readonly documents: Readonly<Record<string, unknown>>;
+}
+
+export class EmbeddedSource implements Source {
+  readonly live = false;
+
+  constructor(private readonly embedded: Embedded) {}
+
+  get(path: string): Promise<unknown> {
+    const { documents } = this.embedded;
+    const found = documents[path] ?? documents[path.split("?")[0] ?? ""];
+    if (found !== undefined) return Promise.resolve(found);
+    const fault = { error: `This report has no ${path || "index"}.`, where: null, hint: null };
+    return Promise.reject(new Refusal(404, fault));
+  }
+
+  send(): Promise<unknown> {
+    const fault = { error: "A report changes nothing.", where: null, hint: "Open partita dash." };
+    return Promise.reject(new Refusal(405, fault));
+  }
+
+  listen(_after: number, _tell: Tell, connection: (state: Connection) => void): () => void {
+    connection("saved");
+    return () => undefined;
+  }
+}
