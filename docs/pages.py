@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from partita.cli.commands import RegisteredCommands
 from partita.cli.main import command_line
+from partita.dash.openapi import document as openapi
 from partita.documents.codec import schema as schema_of
 from partita.kubernetes.rights import ADVICE, APPROVAL, CONTROLLER, GATEWAY, MIG_MANAGER
 from partita.workload import WORKLOAD
@@ -80,6 +81,11 @@ def _as_written(epilog: str | None) -> str | None:
 def schema_text() -> str:
     """Return docs/workload.schema.json: what `partita schema` prints."""
     return json.dumps(schema_of(WORKLOAD), indent=2, ensure_ascii=False) + "\n"
+
+
+def openapi_text() -> str:
+    """Return docs/openapi.json: what `partita dash` answers to /api/v1/openapi.json."""
+    return json.dumps(openapi(), indent=1, ensure_ascii=False) + "\n"
 
 
 def workload_tables() -> str:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from math import inf
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from partita.control.executor import Fact, Snapshot
@@ -75,6 +76,14 @@ _FORMAT = DatabaseFormat(
     raises=JournalError,
 )
 
+_RECORDS = (
+    "SELECT seq * 4 + 1 AS number, 'action' AS kind, begun AS at, ended, error,"
+    " replace(kind, '_', ' ') || coalesce(' ' || service, '') || ' on ' || gpu || ' ' || placement AS text,"
+    " gpu, service, placement, kind AS action FROM actions"
+    " UNION ALL SELECT seq * 4 + 2, 'note', at, at, NULL, text, NULL, NULL, NULL, NULL FROM notes"
+    " UNION ALL SELECT id * 4 + 3, 'goal', at, ended, NULL, command, NULL, NULL, NULL, NULL FROM goals"
+)
+
 _Rows = dict[str, "Fact | str"]
 """What was seen of a GPU: its condition under an empty text, and each instance under its placement."""
 
@@ -99,6 +108,29 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Record:
+    """A record of the journal, with what it is about.
+
+    Attributes:
+        number: unique among all kinds.
+        kind: action, note or goal.
+        at: when it began, on the cluster's clock.
+        action: the kind of action; None for what is none.
+    """
+
+    number: int
+    kind: str
+    at: float
+    ended: float | None
+    error: str | None
+    text: str
+    gpu: str | None = None
+    service: str | None = None
+    placement: str | None = None
+    action: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """How far the newest goal is.
 
@@ -106,6 +138,8 @@ class Progress:
         done: actions of the current transition that have ended well.
         actions: actions of the current transition.
         replans: earlier transitions for this goal.
+        id: the goal's number.
+        ended: when it was reached or replaced.
     """
 
     goal: Goal
@@ -116,6 +150,8 @@ class Progress:
     actions: int
     makespan: float
     replans: int
+    id: int = 0
+    ended: float | None = None
 
 
 class TransitionJournal(Protocol):
@@ -307,7 +343,7 @@ class Journal:
         """Return how far the newest goal is, None if there never was one."""
         with self._file.reading() as db:
             row = db.execute(
-                "SELECT id, document, state, command, at FROM goals ORDER BY id DESC LIMIT 1"
+                "SELECT id, document, state, command, at, ended FROM goals ORDER BY id DESC LIMIT 1"
             ).fetchone()
             if row is None:
                 return None
@@ -321,7 +357,48 @@ class Journal:
                 (now[0],),
             ).fetchone()
         goal, state = goal_of(row[1]), State(row[2])
-        return Progress(goal, state, row[3], row[4], done, now[1], now[2], max(0, len(rounds) - 1))
+        replans = max(0, len(rounds) - 1)
+        return Progress(goal, state, row[3], row[4], done, now[1], now[2], replans, row[0], row[5])
+
+    def version(self) -> int:
+        """Return a number that is another one once another process has written to the journal."""
+        with self._file.reading() as db:
+            return int(db.execute("PRAGMA data_version").fetchone()[0])
+
+    def records(
+        self, limit: int, before: tuple[float, int] | None = None, gpu: str | None = None
+    ) -> list[Record]:
+        """Return the newest records, newest first.
+
+        Args:
+            limit: most records.
+            before: time and number of the record before which they stand; None for the newest.
+            gpu: id of the GPU of actions; None for all that is written down.
+        """
+        at, number = before or (inf, 0)
+        with self._file.reading() as db:
+            rows = db.execute(
+                f"SELECT * FROM ({_RECORDS}) WHERE (at, number) < (?, ?) AND (? IS NULL OR gpu = ?)"  # noqa: S608 -- a constant
+                " ORDER BY at DESC, number DESC LIMIT ?",
+                (at, number, gpu, gpu, limit),
+            ).fetchall()
+        return [Record(*row) for row in rows]
+
+    def news(self, known: Mapping[str, int], open_actions: Collection[int]) -> list[Record]:
+        """Return the records after those that are known, and those of actions that were in progress, oldest first.
+
+        Args:
+            known: the newest number of each kind, as `Record.number` has it.
+            open_actions: numbers of actions that were in progress.
+        """
+        marks = ",".join("?" * len(open_actions))
+        with self._file.reading() as db:
+            rows = db.execute(
+                f"SELECT * FROM ({_RECORDS}) WHERE (kind = 'action' AND (number > ? OR number IN ({marks})))"  # noqa: S608 -- likewise
+                " OR (kind = 'note' AND number > ?) OR (kind = 'goal' AND number > ?) ORDER BY at, number",
+                (known.get("action", 0), *open_actions, known.get("note", 0), known.get("goal", 0)),
+            ).fetchall()
+        return [Record(*row) for row in rows]
 
     def tail(self, n: int) -> list[Entry]:
         """Return the newest entries, oldest first."""

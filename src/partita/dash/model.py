@@ -167,6 +167,45 @@ class GpuChange(Value):
     job: tuple[str | None, ...]
 
 
+class LoadChange(Value):
+    """Event `load`: the instances and GPUs whose load changed, a list for each field."""
+
+    fleet: Annotated[str, Meta(description="Version of the fleet whose instances these are.")]
+    at: float
+    index: Annotated[tuple[int, ...], Meta(description="Index into the fleet's `instances`.")]
+    busy: tuple[int | None, ...]
+    attainment: tuple[int | None, ...]
+    gpu: Annotated[tuple[int, ...], Meta(description="Index into the fleet's `gpus`.")] = ()
+    watts: tuple[int | None, ...] = ()
+
+
+class Hello(Value):
+    """Event `hello`, the first one of each connection: what the server is, and where the stream stands."""
+
+    version: Annotated[str, Meta(description="Version of Partita; a page of another one loads itself anew.")]
+    fleet: Annotated[str, Meta(description="Version of the fleet.")]
+    last_event: Annotated[int, Meta(description="Number of the newest event.")]
+
+
+class Reset(Value):
+    """Event `reset`: events are missing, or the structure changed; load everything anew."""
+
+    fleet: Annotated[str, Meta(description="Version of the fleet, at least.")]
+    why: str
+
+
+class SignIn(Value):
+    """`POST /api/v1/session`: sign in with a token; the answer sets a cookie."""
+
+    token: Annotated[str, Meta(min_length=1, max_length=4096)]
+
+
+class Session(Value):
+    """Who asks, and what that role may do."""
+
+    role: Role
+
+
 class InstanceDetail(Value):
     """An instance, with all that is known of it."""
 

@@ -1,0 +1,132 @@
+"""The endpoints of what is seen: the index, the fleet, GPUs, services, events; and all endpoints together."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from partita import __version__
+from partita.dash.endpoint import Call, Encoded, Endpoint, Page, RequestFault, SearchPage
+from partita.dash.model import (
+    EventPage,
+    Fleet,
+    Gpu,
+    GpuHistory,
+    GpuPage,
+    Index,
+    Load,
+    Part,
+    Service,
+    ServicePage,
+)
+from partita.errors import nearest
+
+if TYPE_CHECKING:
+    from partita.dash.state import ApiState
+
+
+def _index(api: ApiState, call: Call) -> Index:
+    source = api.source
+    return Index(
+        __version__,
+        source.cluster,
+        source.workload,
+        api.fleet.at or time.time(),
+        call.role,
+        source.parts,
+        api.state(),
+        api.stream.last,
+    )
+
+
+def _fleet(api: ApiState, _: Call) -> Encoded:
+    version = api.fleet.version
+    return api.encoded("fleet", version, api.fleet.fleet())
+
+
+def _load(api: ApiState, _: Call) -> Encoded:
+    version = api.fleet.load_version
+    return api.encoded("load", version, api.fleet.load())
+
+
+def _gpus(api: ApiState, call: Call) -> GpuPage:
+    query: SearchPage = call.query
+    return GpuPage(*api.fleet.page(query.after, query.limit, query.q.lower()))
+
+
+def _gpu(api: ApiState, call: Call) -> Gpu:
+    found = api.fleet.gpu(call.path["id"])
+    if found is None:
+        raise RequestFault(
+            404, f"there is no GPU {call.path['id']!r}", where="id", hint="GET /api/v1/gpus?q="
+        )
+    return found
+
+
+def _gpu_history(api: ApiState, call: Call) -> GpuHistory:
+    gpu = _gpu(api, call)
+    with api.lock:
+        events = api.source.events(None, 100, gpu.id)
+    return GpuHistory((), events.events, ())
+
+
+def _services(api: ApiState, call: Call) -> ServicePage:
+    query: SearchPage = call.query
+    wanted = query.q.lower()
+    found = [each for name, each in api.fleet.services.items() if wanted in name.lower()]
+    rest = found if query.after is None else [each for each in found if each.name > query.after]
+    more = len(rest) > query.limit
+    page = tuple(rest[: query.limit])
+    return ServicePage(page, len(found), page[-1].name if more else None)
+
+
+def _service(api: ApiState, call: Call) -> Service:
+    name = call.path["name"]
+    found = api.fleet.services.get(name)
+    if found is None:
+        close = nearest(name, list(api.fleet.services))
+        raise RequestFault(
+            404,
+            f"there is no service {name!r}",
+            where="name",
+            hint=f"did you mean {close}?" if close else "GET /api/v1/services lists them",
+        )
+    return found
+
+
+def _events(api: ApiState, call: Call) -> EventPage:
+    query: Page = call.query
+    with api.lock:
+        return api.source.events(query.after, query.limit)
+
+
+SEEN = (
+    Endpoint(
+        "GET", "", Index, _index, "What this API is, and what the caller may do.", slow=True,
+        etag=lambda api, _: api.state(),
+    ),
+    Endpoint(
+        "GET", "/fleet", Fleet, _fleet, "All GPUs and how they are cut, in columns.",
+        etag=lambda api, _: api.fleet.version,
+    ),
+    Endpoint(
+        "GET", "/fleet/load", Load, _load, "What all instances do now, in columns.",
+        etag=lambda api, _: api.fleet.load_version,
+    ),
+    Endpoint("GET", "/gpus", GpuPage, _gpus, "GPUs with their instances, by page.", query=SearchPage),
+    Endpoint(
+        "GET", "/gpus/{id:path}/history", GpuHistory, _gpu_history, "A GPU's cuts, events and energy.",
+        slow=True,
+    ),
+    Endpoint("GET", "/gpus/{id:path}", Gpu, _gpu, "A GPU with its instances."),
+    Endpoint(
+        "GET", "/services", ServicePage, _services, "Services, by page.", query=SearchPage,
+        part=Part.SERVICES,
+    ),
+    Endpoint("GET", "/services/{name}", Service, _service, "A service.", part=Part.SERVICES),
+    Endpoint("GET", "/events", EventPage, _events, "What happened, newest first.", query=Page, slow=True),
+)  # fmt: skip
+"""What is seen."""
+
+ALL: tuple[Endpoint, ...] = SEEN
+"""All endpoints, in the order in which paths are matched."""

@@ -1,0 +1,517 @@
+"""The server of API and dashboard: endpoints, stream, static files, and a look at the source each second."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gzip
+import hashlib
+import logging
+import signal
+import time
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.staticfiles import StaticFiles
+
+from partita import __version__
+from partita.dash.access import Guard
+from partita.dash.endpoint import Call, Encoded, RequestFault
+from partita.dash.endpoints import ALL
+from partita.dash.model import Fault, Hello, Reset, Role, Session, SignIn
+from partita.dash.openapi import ROOT, document
+from partita.dash.state import ApiState
+from partita.dash.stream import encoded
+from partita.documents.codec import DocumentSource, convert
+from partita.errors import InfeasibleError, InputError, PartitaError
+from partita.serve.gateway.access import listening
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Iterator, Mapping
+
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from partita.dash.access import Access
+    from partita.dash.endpoint import Endpoint
+    from partita.dash.source import Look, Source
+    from partita.documents.codec import Value
+
+_LOG = logging.getLogger("partita.dash")
+
+LOOK_S = 1.0
+"""Seconds between two looks at the source."""
+
+PING_S = 15.0
+"""Seconds after which a stream without events has a comment line, so that proxies keep it."""
+
+SEND_S = 30.0
+"""Seconds after which a reader that takes nothing is dropped."""
+
+MOST_STREAMS = 500
+MOST_BODY = 8 << 20
+_WORTH_GZIP = 1400
+
+SECURITY = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; font-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "x-frame-options": "DENY",
+}
+"""Headers of every answer: nothing is loaded from elsewhere, and no other page holds ours in a frame."""
+
+
+def application(api: ApiState, guard: Guard) -> ASGIApp:
+    """Return the whole of API and dashboard as an ASGI application; somebody else must look at the source."""
+    routes = [
+        Route(f"{ROOT}/stream", _Streams(api, guard).answer, methods=["GET"]),
+        Route(f"{ROOT}/session", _session(guard), methods=["POST", "DELETE"]),
+        Route(f"{ROOT}/openapi.json", _openapi(guard), methods=["GET"]),
+    ]
+    by_path: dict[str, list[Endpoint]] = {}
+    for each in ALL:
+        by_path.setdefault(each.path, []).append(each)
+    routes += [
+        Route(ROOT + path, _handler(api, guard, endpoints), methods=[each.method for each in endpoints])
+        for path, endpoints in by_path.items()
+    ]
+    app = Starlette(
+        routes=routes,
+        exception_handlers={
+            RequestFault: _refused,
+            HTTPException: _http_fault,
+            PartitaError: _partita_fault,
+            Exception: _broken,
+        },
+    )
+    bundle = resources.files("partita.dash") / "bundle"
+    app.mount("/", StaticFiles(directory=str(bundle), html=True))
+    return _Secured(app, guard)
+
+
+class _Secured:
+    """Checks host and origin of every request, and adds the headers that keep the page safe."""
+
+    def __init__(self, app: ASGIApp, guard: Guard) -> None:
+        self._app = app
+        self._guard = guard
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def secured(message: Any) -> None:  # noqa: ANN401 -- ASGI's
+            if message["type"] == "http.response.start":
+                headers = message.setdefault("headers", [])
+                headers += [(name.encode(), value.encode()) for name, value in SECURITY.items()]
+                if not any(name == b"cache-control" for name, _ in headers):
+                    headers.append((b"cache-control", b"no-cache"))
+            await send(message)
+
+        request = Request(scope)
+        try:
+            self._guard.check_host(request.headers.get("host", ""))
+            self._guard.check_origin(request.method, request.headers)
+        except RequestFault as fault:
+            await _fault(fault.status, fault.fault)(scope, receive, secured)
+            return
+        await self._app(scope, receive, secured)
+
+
+def _handler(api: ApiState, guard: Guard, endpoints: list[Endpoint]) -> Callable[[Request], Any]:
+    methods: dict[str, Endpoint] = {each.method: each for each in endpoints}
+
+    async def handle(request: Request) -> Response:
+        endpoint = methods["GET" if request.method == "HEAD" else request.method]
+        role = _role(guard, request, endpoint.role)
+        if endpoint.part is not None and endpoint.part not in api.source.parts:
+            raise RequestFault(404, f"this cluster has no {endpoint.part.value}", where=request.url.path)
+        call = Call(
+            request.path_params,
+            _query(request, endpoint.query),
+            await _body(request, endpoint.body) if endpoint.body is not None else None,
+            role,
+            await _matched(api, request) if endpoint.if_match else None,
+        )
+        if endpoint.slow:
+            return await asyncio.to_thread(_respond, api, request, endpoint, call)
+        return _respond(api, request, endpoint, call)
+
+    return handle
+
+
+def _respond(api: ApiState, request: Request, endpoint: Endpoint, call: Call) -> Response:
+    """Answer a request: nothing where the caller has it already."""
+    asked, reading = request.headers.get("if-none-match"), endpoint.method == "GET"
+    etag = endpoint.etag(api, call) if endpoint.etag is not None else None
+    if etag is not None and reading and _same(asked, etag):
+        return _unchanged(etag)
+    found = endpoint.answer(api, call)
+    zipped = "gzip" in request.headers.get("accept-encoding", "")
+    headers = {"vary": "accept-encoding", "content-type": "application/json"}
+    if isinstance(found, Encoded):
+        body = found.gzipped if zipped else found.body
+    else:
+        body = msgspec.json.encode(found)
+        zipped = zipped and len(body) > _WORTH_GZIP
+        if reading and etag is None:
+            etag = hashlib.blake2b(body, digest_size=9).hexdigest()
+            if _same(asked, etag):
+                return _unchanged(etag)
+        body = gzip.compress(body, 4, mtime=0) if zipped else body
+    if etag is not None:
+        headers["etag"] = f'"{etag}"'
+    if zipped:
+        headers["content-encoding"] = "gzip"
+    return Response(body, endpoint.status, headers)
+
+
+def _unchanged(etag: str) -> Response:
+    return Response(status_code=304, headers={"etag": f'"{etag}"', "vary": "accept-encoding"})
+
+
+def _same(asked: str | None, etag: str) -> bool:
+    """Return whether an If-None-Match header names an ETag; weak ones count (RFC 9110, section 13.1.2)."""
+    if asked is None:
+        return False
+    return asked.strip() == "*" or f'"{etag}"' in (
+        each.strip().removeprefix("W/") for each in asked.split(",")
+    )
+
+
+async def _matched(api: ApiState, request: Request) -> str:
+    asked = request.headers.get("if-match")
+    if asked is None:
+        raise RequestFault(
+            428,
+            "say which state this is for",
+            where="If-Match",
+            hint=f"send `state` of GET {ROOT} in quotes, as you saw it",
+        )
+    state = await asyncio.to_thread(api.state)
+    if f'"{state}"' not in (each.strip() for each in asked.split(",")):
+        raise RequestFault(
+            412, f"the cluster has changed: its state is {state} now", where="If-Match", hint="look again"
+        )
+    return state
+
+
+def _role(guard: Guard, request: Request, wanted: Role) -> Role:
+    role = guard.role(request.headers, request.cookies)
+    if role is None:
+        raise RequestFault(
+            401,
+            "a token is needed",
+            where="Authorization",
+            hint="send `Authorization: Bearer TOKEN`, or sign in",
+        )
+    if wanted is Role.WRITE and role is not Role.WRITE:
+        none = guard.access.write is None
+        hint = "start `partita dash` with --write-token-file" if none else "use the token that may write"
+        raise RequestFault(403, "this needs a token that may write", where="Authorization", hint=hint)
+    return role
+
+
+def _query(request: Request, kind: type[Value]) -> Value:
+    given: dict[str, str] = {}
+    for name, value in request.query_params.multi_items():
+        if name in given:
+            raise RequestFault(422, f"{name} is given twice", where=name)
+        given[name] = value
+    try:
+        return msgspec.convert(given, kind, strict=False)
+    except msgspec.ValidationError as error:
+        what, _, path = str(error).partition(" - at `$.")
+        raise RequestFault(
+            422,
+            what,
+            where=path.rstrip("`") or None,
+            hint=f"parameters: {', '.join(kind.__struct_fields__) or 'none'}",
+        ) from None
+
+
+async def _body(request: Request, kind: type[Value]) -> Value:
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise RequestFault(415, "the body must be JSON", where="Content-Type", hint="application/json")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MOST_BODY:
+            raise RequestFault(413, f"the body is larger than {MOST_BODY >> 20} MiB", hint="send less")
+    try:
+        data = msgspec.json.decode(bytes(body))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RequestFault(400, f"the body is no JSON: {error}") from None
+    try:
+        return convert(data, kind, DocumentSource("body"))
+    except InputError as error:
+        raise RequestFault(422, error.what, where=error.where, hint=error.hint) from None
+
+
+def _session(guard: Guard) -> Callable[[Request], Any]:
+    async def handle(request: Request) -> Response:
+        if request.method == "DELETE":
+            cookie = guard.sign_out(request.cookies)
+            role = guard.role({}, {}) or Role.READ
+        else:
+            asked = await _body(request, SignIn)
+            assert isinstance(asked, SignIn)  # noqa: S101 -- for the type
+            role, cookie = guard.sign_in(asked.token)
+        body = msgspec.json.encode(Session(role))
+        return Response(body, 200, {"set-cookie": cookie, "cache-control": "no-store"}, "application/json")
+
+    return handle
+
+
+def _openapi(guard: Guard) -> Callable[[Request], Any]:
+    body = msgspec.json.encode(document())
+
+    async def handle(request: Request) -> Response:
+        _role(guard, request, Role.READ)
+        return Response(body, media_type="application/json")
+
+    return handle
+
+
+class _Streams:
+    """The streams of all readers."""
+
+    def __init__(self, api: ApiState, guard: Guard) -> None:
+        self._api = api
+        self._guard = guard
+        self._open = 0
+
+    async def answer(self, request: Request) -> Response:
+        """Return the stream of one reader."""
+        _role(self._guard, request, Role.READ)
+        told = request.headers.get("last-event-id") or request.query_params.get("last_event") or ""
+        if self._open >= MOST_STREAMS:
+            raise RequestFault(503, f"{MOST_STREAMS} readers have a stream", hint="close some, or come again")
+        if told and not told.isdecimal():
+            raise RequestFault(422, f"{told[:40]!r} is no number of an event", where="Last-Event-ID")
+        return _StreamResponse(self, int(told) if told else None)
+
+    async def send(self, position: int | None, send: Send) -> None:
+        """Send events until the reader is gone or takes nothing, or the server ends."""
+        stream, fleet = self._api.stream, self._api.fleet
+        at = stream.last if position is None else position
+        head = encoded("hello", Hello(__version__, fleet.version, stream.last))
+        await _sent(send, b"retry: 2000\n\n" + head)
+        self._open += 1
+        try:
+            while not stream.closed:
+                found = stream.after(at)
+                newest = stream.last
+                if found is None:
+                    found = encoded("reset", Reset(fleet.version, "events are missing"), newest)
+                if found:
+                    at = newest
+                    await _sent(send, found)
+                elif not await stream.wait(at, PING_S):
+                    await _sent(send, b": ping\n\n")
+        finally:
+            self._open -= 1
+
+
+async def _sent(send: Send, body: bytes) -> None:
+    async with asyncio.timeout(SEND_S):
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+
+
+class _StreamResponse(Response):
+    """A response that goes on until either side ends it."""
+
+    def __init__(self, streams: _Streams, position: int | None) -> None:
+        super().__init__()
+        self._streams = streams
+        self._position = position
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        del scope
+        await send(
+            {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": [
+                    (b"content-type", b"text/event-stream; charset=utf-8"),
+                    (b"cache-control", b"no-store"),
+                    (b"x-accel-buffering", b"no"),
+                ],
+            }
+        )
+        sending = asyncio.create_task(self._streams.send(self._position, send))
+        gone = asyncio.create_task(_gone(receive))
+        try:
+            await asyncio.wait((sending, gone), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in (sending, gone):
+                each.cancel()
+                with contextlib.suppress(asyncio.CancelledError, TimeoutError, OSError):
+                    await each
+        with contextlib.suppress(OSError):
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+# Faults
+
+
+def _fault(status: int, fault: Fault, headers: Mapping[str, str] | None = None) -> Response:
+    more = {"www-authenticate": 'Bearer realm="partita"'} if status == 401 else {}
+    return Response(
+        msgspec.json.encode(fault),
+        status,
+        {**(headers or {}), **more, "cache-control": "no-store"},
+        "application/json",
+    )
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestFault)  # noqa: S101 -- that is what it is registered for
+    return _fault(error.status, error.fault)
+
+
+async def _http_fault(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 -- likewise
+    what = {404: "there is nothing here", 405: f"{request.method} is not for this"}
+    told = Fault(
+        what.get(error.status_code, error.detail), request.url.path[:200], f"GET {ROOT}/openapi.json"
+    )
+    return _fault(error.status_code, told, error.headers)
+
+
+async def _partita_fault(_: Request, error: Exception) -> Response:
+    assert isinstance(error, PartitaError)  # noqa: S101 -- likewise
+    status = 422 if isinstance(error, InputError | InfeasibleError) else 503
+    return _fault(status, Fault(error.what, error.where, error.hint))
+
+
+async def _broken(_: Request, error: Exception) -> Response:
+    return _fault(500, Fault(f"a fault in partita itself: {type(error).__name__}: {error}"))
+
+
+# Running
+
+
+async def look_on(api: ApiState, every_s: float = LOOK_S) -> None:
+    """Look at the source again and again, until cancelled, and tell the readers of the stream what has changed."""
+    while not api.stream.closed:
+        began = time.monotonic()
+        await look(api)
+        # A cluster so large that a look takes long is looked at less often, rather than all the time.
+        took = time.monotonic() - began
+        await asyncio.sleep(max(every_s - took, took))
+
+
+async def look(api: ApiState) -> None:
+    """Look at the source once."""
+    try:
+        seen = await asyncio.to_thread(_look, api)
+    except PartitaError as error:
+        if api.fault is None or str(api.fault) != str(error):
+            _LOG.warning("%s", error.with_hint)
+        api.fault = error
+        return
+    if api.fault is not None:
+        _LOG.info("%s is seen again", api.source.cluster)
+        api.fault = None
+    events = api.fleet.update(seen)
+    if seen.services:
+        events.append(("services", tuple(seen.services)))
+    if seen.transition is not None:
+        events.append(("transition", seen.transition))
+    events += (("job", each) for each in seen.jobs)
+    events += (("event", each) for each in seen.events)
+    api.stream.publish(events)
+
+
+def _look(api: ApiState) -> Look:
+    with api.lock:
+        return api.source.look()
+
+
+def _end(server: Server) -> None:
+    server.force_exit = server.should_exit
+    server.should_exit = True
+
+
+class Server(uvicorn.Server):
+    """uvicorn, which ends the streams when it is told to end, since they would go on for ever."""
+
+    def __init__(self, config: uvicorn.Config, api: ApiState) -> None:
+        super().__init__(config)
+        self._api = api
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to whoever runs the server: uvicorn would end the process by them."""
+        yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End the streams, and then the connections."""
+        self._api.stream.close()
+        await super().shutdown(sockets)
+
+
+def serve(source: Source, access: Access, tell: Callable[[str], None]) -> None:
+    """Serve a source until told to stop.
+
+    Args:
+        source: what is shown.
+        access: where, and for whom.
+        tell: called with the address once it answers.
+
+    Raises:
+        InputError: the address cannot be used.
+        PartitaError: nothing can be seen at the start.
+    """
+    bound = listening(access.host, access.port, "--port")
+    with contextlib.closing(bound):
+        asyncio.run(_serve(source, access, bound, tell))
+
+
+async def _serve(source: Source, access: Access, bound: socket.socket, tell: Callable[[str], None]) -> None:
+    api = ApiState(source)
+    api.fleet.update(await asyncio.to_thread(_look, api))
+    tls = access.tls
+    config = uvicorn.Config(
+        application(api, Guard(access)),
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=True,
+        proxy_headers=False,
+        timeout_graceful_shutdown=2,
+        ssl_certfile=None if tls is None else tls.cert,
+        ssl_keyfile=None if tls is None else tls.key,
+    )
+    server = Server(config, api)
+    loop = asyncio.get_running_loop()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(each, _end, server)
+    looking = asyncio.create_task(look_on(api))
+    tell(access.url(bound.getsockname()[1]))
+    try:
+        await server.serve([bound])
+    finally:
+        looking.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await looking

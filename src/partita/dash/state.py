@@ -1,0 +1,60 @@
+"""What the server keeps while it runs: the source, the fleet as of the last look, the stream and the history."""
+
+from __future__ import annotations
+
+import gzip
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from partita.dash.endpoint import Encoded
+from partita.dash.fleet import FleetState
+from partita.dash.stream import EventStream
+
+if TYPE_CHECKING:
+    from partita.dash.source import Source
+    from partita.documents.codec import Value
+    from partita.errors import PartitaError
+
+_GZIP_LEVEL = 4
+
+
+@dataclass(slots=True)
+class ApiState:
+    """What all answers are made of.
+
+    Attributes:
+        lock: held while the source is asked, which one thread may do at a time.
+        fault: why the last look saw nothing; None where it did.
+    """
+
+    source: Source
+    fleet: FleetState = field(default_factory=FleetState)
+    stream: EventStream = field(default_factory=EventStream)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    fault: PartitaError | None = None
+    _encoded: dict[str, tuple[str, Encoded]] = field(default_factory=dict)
+    _state: tuple[str, str] | None = None
+
+    def state(self) -> str:
+        """Return the fingerprint of the whole state; made once for each version of the fleet.
+
+        Raises:
+            PartitaError: nothing can be seen.
+        """
+        version = self.fleet.version
+        if self._state is None or self._state[0] != version:
+            with self.lock:
+                self._state = (version, self.source.state())
+        return self._state[1]
+
+    def encoded(self, name: str, version: str, document: Value) -> Encoded:
+        """Return a large document as bytes, kept until its version is another."""
+        known = self._encoded.get(name)
+        if known is None or known[0] != version:
+            body = msgspec.json.encode(document)
+            made = Encoded(body, gzip.compress(body, _GZIP_LEVEL, mtime=0))
+            known = self._encoded[name] = (version, made)
+        return known[1]
