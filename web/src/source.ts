@@ -105,7 +105,7 @@ export class LiveSource implements Source {
       let quiet = setTimeout(abort, QUIET);
       try {
         const headers = { Accept: "text/event-stream", "Last-Event-ID": last };
-        const response = await fetch(this.url("events/stream"), { headers, cache: "no-store", signal: attempt.signal });
+        const response = await fetch(this.url("stream"), { headers, cache: "no-store", signal: attempt.signal });
         if (!response.ok || !response.body) throw new Error(response.statusText);
         connection("live");
         wait = 250;
