@@ -5,11 +5,13 @@ from random import Random
 from partita.dash.model import (
     Event,
     Fleet,
+    Gpu,
     GpuChange,
     GpuColumns,
     GpuModel,
     Index,
     InstanceColumns,
+    InstanceDetail,
     InstanceState,
     Load,
     Node,
@@ -138,6 +140,38 @@ class RandomCluster:
 
     def _attainment(self) -> int:
         return min(1000, round(1001 - self.random.expovariate(1 / 8)))
+
+    def gpu(self, gpu_id: str) -> Gpu:
+        """Return a GPU with all that is known of it."""
+        gpu = next(gpu for gpu in range(self.count) if f"node-{gpu // 8}/gpu-{gpu % 8}" == gpu_id)
+        return Gpu(
+            id=gpu_id,
+            uuid=f"GPU-{gpu:08x}-0000-0000-0000-000000000000",
+            model=A100.name,
+            node=f"node-{gpu // 8}",
+            state="usable",
+            instances=tuple(
+                InstanceDetail(
+                    profile=A100.profiles[profile].name,
+                    start=start,
+                    state=state,
+                    mig_uuid=f"MIG-{gpu:08x}-0000-0000-0000-{start:012x}",
+                    gpu_instance_id=start + 1,
+                    services=(self.services[service],) if service >= 0 else (),
+                    job=job,
+                    busy=self.random.random(),
+                    throughput=self.random.uniform(50, 900),
+                    batch=16,
+                    latency_ms=12.5,
+                    slowdown=1.02,
+                )
+                for (profile, start), (state, service, job) in zip(self.cuts[gpu], self.uses[gpu], strict=True)
+            ),
+            held=0.8,
+            working=0.4,
+            fragmentation=0.25,
+            watts=310.0,
+        )
 
     def change(self, gpu: int) -> GpuChange:
         """Cut a GPU anew, and return the event of it."""

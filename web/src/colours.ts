@@ -70,3 +70,10 @@ export function pixel(hex: string): number {
   const value = Number.parseInt(hex.slice(1), 16);
   return (0xff000000 | ((value & 0xff) << 16) | (value & 0xff00) | (value >> 16)) >>> 0;
 }
+
+/** Black or white, whichever is easier to read on a colour. */
+export function inkOn(hex: string): string {
+  const channels = [1, 3, 5].map((at) => (Number.parseInt(hex.slice(at, at + 2), 16) / 255) ** 2.2);
+  const light = 0.2126 * channels[0]! + 0.7152 * channels[1]! + 0.0722 * channels[2]!;
+  return light > 0.22 ? "#10151a" : "#ffffff";
+}

@@ -2,7 +2,6 @@
 import { signal } from "@preact/signals";
 import type * as api from "./model";
 import { on, source } from "./state";
-import type { LoadChange } from "./source";
 
 export interface Instance {
   readonly profile: number;
@@ -100,7 +99,7 @@ export class FleetState {
   }
 
   /** Takes changed instances, and returns their GPUs. */
-  reloaded(change: LoadChange): number[] {
+  reloaded(change: api.LoadChange): number[] {
     if (change.fleet !== this.version) return [];
     this.at = change.at;
     const gpus = change.index.map((index, i) => {
@@ -112,7 +111,10 @@ export class FleetState {
       }
       return gpu;
     });
-    return [...new Set(gpus)];
+    change.gpu.forEach((gpu, i) => {
+      if (this.gpus[gpu]) this.gpus[gpu].watts = change.watts[i] ?? null;
+    });
+    return [...new Set([...gpus, ...change.gpu])];
   }
 
   /** Takes one GPU's new instances; false where the change is not the next one. */
@@ -162,7 +164,10 @@ export class FleetState {
   }
 }
 
-export const profileOf = (gpu: Gpu, instance: Instance) => gpu.model.profiles[instance.profile]!;
+/** A cut that the catalogue does not have: somebody else's. */
+const UNKNOWN_PROFILE: api.ProfileSize = { name: "unknown", memory: 1, compute: 0, starts: [] };
+
+export const profileOf = (gpu: Gpu, instance: Instance) => gpu.model.profiles[instance.profile] ?? UNKNOWN_PROFILE;
 
 export const fleet = signal<FleetState | null>(null);
 export const fleetError = signal<Error | null>(null);

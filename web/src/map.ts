@@ -1,7 +1,7 @@
 // The fleet's picture: where each GPU stands, and drawing it. From afar each slice is a few pixels, written into one
 // image; near, it is a rectangle with words.
 import type * as api from "./model";
-import { NOTHING, PROMISE, STATES, STEPS, pixel, type Pair } from "./colours";
+import { NOTHING, PROMISE, STATES, STEPS, inkOn, pixel, type Pair } from "./colours";
 import { profileOf, type FleetState, type Gpu, type Instance } from "./fleet";
 
 export type Paint = "state" | "busy" | "attainment" | "energy" | "plan";
@@ -401,13 +401,6 @@ function mix(colour: number, ground: number): number {
     mixed |= Math.round(part) << shift;
   }
   return mixed >>> 0;
-}
-
-/** Black or white, whichever is easier to read on a colour. */
-export function inkOn(hex: string): string {
-  const channels = [1, 3, 5].map((at) => (Number.parseInt(hex.slice(at, at + 2), 16) / 255) ** 2.2);
-  const light = 0.2126 * channels[0]! + 0.7152 * channels[1]! + 0.0722 * channels[2]!;
-  return light > 0.22 ? "#10151a" : "#ffffff";
 }
 
 /** As much of a text as has room, with an ellipsis where that is not all. */

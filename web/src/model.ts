@@ -27,24 +27,24 @@ export interface Apply {
 
 /** A service's capacity over a transition, in steps: (second, items/s), with its floor. */
 export interface CapacityLine {
-  readonly actual: readonly ([number, number])[];
+  readonly actual: readonly [number, number][];
   readonly floor: number;
-  readonly predicted: readonly ([number, number])[];
+  readonly predicted: readonly [number, number][];
   readonly service: string;
 }
 
 /** `GET /api/v1/plan/difference`: from what runs to the plan. */
 export interface Difference {
   readonly actions: number;
-  readonly gpus: readonly (string)[];
+  readonly gpus: readonly string[];
   readonly moves: number;
   readonly seconds: number;
-  readonly services: readonly (ServiceDifference)[];
+  readonly services: readonly ServiceDifference[];
 }
 
 /** `GET /api/v1/energy?since=SECONDS`. */
 export interface Energy {
-  readonly rows: readonly (EnergyRow)[];
+  readonly rows: readonly EnergyRow[];
   readonly since: number;
   readonly watts: number | null;
 }
@@ -76,7 +76,7 @@ export interface Event {
 
 /** `GET /api/v1/events?after=CURSOR&limit=N`: newest first. */
 export interface EventPage {
-  readonly events: readonly (Event)[];
+  readonly events: readonly Event[];
   readonly next: string | null;
 }
 
@@ -97,12 +97,12 @@ export interface Fault {
 export interface Fleet {
   readonly gpus: GpuColumns;
   readonly instances: InstanceColumns;
-  readonly models: readonly (GpuModel)[];
-  readonly nodes: readonly (Node)[];
+  readonly models: readonly GpuModel[];
+  readonly nodes: readonly Node[];
   /** The goal's instances, where they differ from what runs. */
   readonly planned: InstanceColumns | null;
-  readonly services: readonly (string)[];
-  readonly states: readonly (InstanceState)[];
+  readonly services: readonly string[];
+  readonly states: readonly InstanceState[];
   /** Changes when anything here does; also the ETag. */
   readonly version: string;
 }
@@ -114,7 +114,7 @@ export interface Gpu {
   /** Share of its compute slices that instances with work hold. */
   readonly held: number;
   readonly id: string;
-  readonly instances: readonly (InstanceDetail)[];
+  readonly instances: readonly InstanceDetail[];
   readonly model: string;
   readonly node: string;
   /** usable, MIG off, leaving or lost. */
@@ -132,36 +132,36 @@ export interface GpuChange {
   /** Version of the fleet with this change. */
   readonly fleet: string;
   readonly gpu: number;
-  readonly instance_state: readonly (number)[];
+  readonly instance_state: readonly number[];
   readonly job: readonly (string | null)[];
-  readonly profile: readonly (number)[];
-  readonly service: readonly (number)[];
-  readonly start: readonly (number)[];
+  readonly profile: readonly number[];
+  readonly service: readonly number[];
+  readonly start: readonly number[];
   readonly state: number;
 }
 
 /** All GPUs, a list for each field, in one order: by node, then by number. */
 export interface GpuColumns {
-  readonly id: readonly (string)[];
+  readonly id: readonly string[];
   /** Index into `models`. */
-  readonly model: readonly (number)[];
+  readonly model: readonly number[];
   /** Index into `nodes`. */
-  readonly node: readonly (number)[];
+  readonly node: readonly number[];
   /** 0 usable, 1 MIG is off, 2 leaving, 3 lost. */
-  readonly state: readonly (number)[];
+  readonly state: readonly number[];
 }
 
 /** How a GPU was cut from a time on. */
 export interface GpuCut {
   readonly at: number;
-  readonly instances: readonly (string)[];
+  readonly instances: readonly string[];
 }
 
 /** `GET /api/v1/gpus/{id}/history`: its cuts and events, newest first, and its energy by who used it. */
 export interface GpuHistory {
-  readonly cuts: readonly (GpuCut)[];
-  readonly energy: readonly (EnergyRow)[];
-  readonly events: readonly (Event)[];
+  readonly cuts: readonly GpuCut[];
+  readonly energy: readonly EnergyRow[];
+  readonly events: readonly Event[];
 }
 
 /** A GPU model: its memory slices, and the profiles that it can be cut into. */
@@ -170,13 +170,23 @@ export interface GpuModel {
   readonly memory_bytes: number;
   readonly memory_slices: number;
   readonly name: string;
-  readonly profiles: readonly (ProfileSize)[];
+  readonly profiles: readonly ProfileSize[];
 }
 
 /** `GET /api/v1/gpus?after=CURSOR&limit=N&q=TEXT`. */
 export interface GpuPage {
-  readonly gpus: readonly (Gpu)[];
+  readonly gpus: readonly Gpu[];
   readonly next: string | null;
+}
+
+/** Event `hello`, the first one of each connection: what the server is, and where the stream stands. */
+export interface Hello {
+  /** Version of the fleet. */
+  readonly fleet: string;
+  /** Number of the newest event. */
+  readonly last_event: number;
+  /** Version of Partita; a page of another one loads itself anew. */
+  readonly version: string;
 }
 
 /** `GET /api/v1`: what this API is, and what the caller may do. */
@@ -187,7 +197,7 @@ export interface Index {
   readonly last_event: number;
   /** The cluster's clock. */
   readonly now: number;
-  readonly parts: readonly (Part)[];
+  readonly parts: readonly Part[];
   readonly role: Role;
   /** Version of the whole state; also its ETag. */
   readonly state: string;
@@ -200,18 +210,18 @@ export interface Index {
 /** All instances, a list for each field, by GPU and then by start. */
 export interface InstanceColumns {
   /** Index into `gpus`. */
-  readonly gpu: readonly (number)[];
+  readonly gpu: readonly number[];
   /** Ids of jobs by the instance's index, as JSON has only text keys. */
   readonly job: Readonly<Record<string, string>>;
   /** Index into the profiles of the GPU's model. */
-  readonly profile: readonly (number)[];
+  readonly profile: readonly number[];
   /** Index into `services`; -1 for none. */
-  readonly service: readonly (number)[];
+  readonly service: readonly number[];
   /** All services on an instance that several share, likewise. */
-  readonly shared: Readonly<Record<string, readonly (number)[]>>;
-  readonly start: readonly (number)[];
+  readonly shared: Readonly<Record<string, readonly number[]>>;
+  readonly start: readonly number[];
   /** Index into `states`. */
-  readonly state: readonly (number)[];
+  readonly state: readonly number[];
 }
 
 /** An instance, with all that is known of it. */
@@ -225,7 +235,7 @@ export interface InstanceDetail {
   readonly latency_ms: number | null;
   readonly mig_uuid: string | null;
   readonly profile: string;
-  readonly services: readonly (string)[];
+  readonly services: readonly string[];
   /** Time of its batches relative to instances of its size. */
   readonly slowdown: number | null;
   readonly start: number;
@@ -241,7 +251,7 @@ export type InstanceState = "changing" | "draining" | "foreign" | "free" | "job"
 export interface Job {
   /** What to do about it. */
   readonly advice: string | null;
-  readonly attempts: readonly (JobAttempt)[];
+  readonly attempts: readonly JobAttempt[];
   readonly command: string;
   readonly gpu: string | null;
   readonly id: string;
@@ -282,7 +292,7 @@ export interface JobLog {
 export interface JobPage {
   /** Jobs by state. */
   readonly counts: Readonly<Record<string, number>>;
-  readonly jobs: readonly (Job)[];
+  readonly jobs: readonly Job[];
   readonly next: string | null;
 }
 
@@ -297,6 +307,20 @@ export interface Load {
   readonly fleet: string;
   readonly version: string;
   /** By GPU, not by instance; null where unknown. */
+  readonly watts: readonly (number | null)[];
+}
+
+/** Event `load`: the instances and GPUs whose load changed, a list for each field. */
+export interface LoadChange {
+  readonly at: number;
+  readonly attainment: readonly (number | null)[];
+  readonly busy: readonly (number | null)[];
+  /** Version of the fleet whose instances these are. */
+  readonly fleet: string;
+  /** Index into the fleet's `gpus`. */
+  readonly gpu: readonly number[];
+  /** Index into the fleet's `instances`. */
+  readonly index: readonly number[];
   readonly watts: readonly (number | null)[];
 }
 
@@ -328,8 +352,8 @@ export interface PlanSummary {
 
 /** Another count or price of a pool; what is null stays. */
 export interface PoolWhatIf {
-  readonly count: number | null;
-  readonly price: number | null;
+  readonly count?: number | null;
+  readonly price?: number | null;
 }
 
 /** A profile of a GPU model: how many memory and compute slices it takes. */
@@ -337,7 +361,14 @@ export interface ProfileSize {
   readonly compute: number;
   readonly memory: number;
   readonly name: string;
-  readonly starts: readonly (number)[];
+  readonly starts: readonly number[];
+}
+
+/** Event `reset`: events are missing, or the structure changed; load everything anew. */
+export interface Reset {
+  /** Version of the fleet, at least. */
+  readonly fleet: string;
+  readonly why: string;
 }
 
 /** What a token may do: look, or change things, too. */
@@ -345,7 +376,7 @@ export type Role = "read" | "write";
 
 /** `GET /api/v1/services/{name}/series` and `/api/v1/fleet/series`: values over time, a list for each name. */
 export interface Series {
-  readonly at: readonly (number)[];
+  readonly at: readonly number[];
   /** Seconds between two points. */
   readonly step: number;
   readonly values: Readonly<Record<string, readonly (number | null)[]>>;
@@ -398,22 +429,32 @@ export interface ServiceDifference {
 /** `GET /api/v1/services?after=CURSOR&limit=N&q=TEXT`. */
 export interface ServicePage {
   readonly next: string | null;
-  readonly services: readonly (Service)[];
+  readonly services: readonly Service[];
   readonly total: number;
 }
 
 /** Another rate, SLO or priority of a service; what is null stays. */
 export interface ServiceWhatIf {
-  readonly latency_ms: number | null;
-  readonly quantile: number | null;
-  readonly rate: number | null;
+  readonly latency_ms?: number | null;
+  readonly quantile?: number | null;
+  readonly rate?: number | null;
+}
+
+/** Who asks, and what that role may do. */
+export interface Session {
+  readonly role: Role;
+}
+
+/** `POST /api/v1/session`: sign in with a token; the answer sets a cookie. */
+export interface SignIn {
+  readonly token: string;
 }
 
 /** `POST /api/v1/jobs`: submit a job. */
 export interface Submit {
-  readonly command: readonly (string)[];
-  readonly directory: string | null;
-  readonly memory_bytes: number | null;
+  readonly command: readonly string[];
+  readonly directory?: string | null;
+  readonly memory_bytes?: number | null;
 }
 
 /** An element of `GET /api/v1/transitions`, newest first; also event `transition` of the stream. */
@@ -432,16 +473,16 @@ export interface Transition {
 
 /** `GET /api/v1/transitions/{id}`. */
 export interface TransitionDetail {
-  readonly actions: readonly (ActionBar)[];
-  readonly capacity: readonly (CapacityLine)[];
-  readonly notes: readonly (Event)[];
+  readonly actions: readonly ActionBar[];
+  readonly capacity: readonly CapacityLine[];
+  readonly notes: readonly Event[];
   readonly transition: Transition;
 }
 
 /** `GET /api/v1/transitions?after=CURSOR&limit=N`. */
 export interface TransitionPage {
   readonly next: string | null;
-  readonly transitions: readonly (Transition)[];
+  readonly transitions: readonly Transition[];
 }
 
 /** Where a transition is. */
@@ -450,13 +491,13 @@ export type TransitionState = "paused" | "reached" | "replaced" | "running" | "s
 /** `POST /api/v1/what-if`: what would be different. Nothing is changed, and no right to write is needed. */
 export interface WhatIf {
   /** Changes by pool. */
-  readonly pools: Readonly<Record<string, PoolWhatIf>>;
+  readonly pools?: Readonly<Record<string, PoolWhatIf>>;
   /** Time limit of the search. */
-  readonly seconds: number;
+  readonly seconds?: number;
   /** Changes by service; others are as in the workload. */
-  readonly services: Readonly<Record<string, ServiceWhatIf>>;
+  readonly services?: Readonly<Record<string, ServiceWhatIf>>;
   /** Return the bound alone, or the plan. */
-  readonly until: string;
+  readonly until?: string;
 }
 
 /** What a what-if found. */

@@ -11,25 +11,16 @@ export class Refusal extends Error {
   }
 }
 
-/** Changed instances: what they do now, by index into the instances of the fleet of that version. */
-export interface LoadChange {
-  readonly fleet: string;
-  readonly at: number;
-  readonly index: readonly number[];
-  readonly busy: readonly (number | null)[];
-  readonly attainment: readonly (number | null)[];
-}
-
 /** What the stream of events tells, by the name of the event. */
 export interface Told {
-  hello: { readonly version: string; readonly last_event: number };
+  hello: api.Hello;
   gpu: api.GpuChange;
-  load: LoadChange;
+  load: api.LoadChange;
   services: readonly api.Service[];
   transition: api.Transition;
   job: api.Job;
   event: api.Event;
-  reset: unknown;
+  reset: api.Reset;
 }
 
 export type Tell = <Name extends keyof Told>(name: Name, told: Told[Name]) => void;

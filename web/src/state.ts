@@ -134,6 +134,24 @@ export function useDocument<T>(path: string, events: readonly (keyof Told)[] = [
   return shown;
 }
 
+const PAGE = 1000; // elements of a page of a list; more is not allowed
+
+/** All elements of a list, page by page, at most so many. */
+export async function all<Page extends { readonly next: string | null }, Row>(
+  path: string,
+  rows: (page: Page) => readonly Row[],
+  most = 20 * PAGE,
+): Promise<Row[]> {
+  const found: Row[] = [];
+  for (let after: string | null = ""; after !== null && found.length < most; ) {
+    const cursor: string = after ? `&after=${encodeURIComponent(after)}` : "";
+    const page = (await source.get(`${path}?limit=${PAGE}${cursor}`)) as Page;
+    found.push(...rows(page));
+    after = page.next;
+  }
+  return found;
+}
+
 /** Loads the index, and listens from its newest event on; again after each `reset`. */
 export async function connect(): Promise<void> {
   try {
@@ -149,7 +167,11 @@ export async function connect(): Promise<void> {
 }
 
 on("reset", () => void source.get("").then((found) => (index.value = found as api.Index), () => undefined));
-on("hello", () => (trouble.value = null));
+on("hello", (hello) => {
+  trouble.value = null;
+  // The server is another version now: so must the page be.
+  if (index.value && hello.version !== index.value.version) location.reload();
+});
 
 // Light or dark: as the system has it, or as chosen.
 

@@ -8,8 +8,8 @@ import { number, plural, scaled, share } from "../format";
 import { FleetMap, type Paint } from "../map";
 import type * as api from "../model";
 import { Table, type Column } from "../parts/table";
-import { Bar, State, Tile, Tiles, Trouble } from "../parts/tiles";
-import { dark, filter, link } from "../state";
+import { Bar, Choice, State, Tile, Tiles, Trouble } from "../parts/tiles";
+import { dark, filter, link, route } from "../state";
 
 const PAINTS: readonly (readonly [Paint, string])[] = [
   ["state", "State"],
@@ -21,7 +21,7 @@ const PAINTS: readonly (readonly [Paint, string])[] = [
 
 export function FleetPage() {
   const paint = useSignal<Paint>("state");
-  const service = useSignal("");
+  const service = useSignal(route.value.query.get("service") ?? "");
   const selected = useSignal<number | null>(null);
   useEffect(() => void (fleet.peek() ?? loadFleet()), []);
   const shown = fleet.value;
@@ -32,15 +32,12 @@ export function FleetPage() {
       <h1 class="unseen">Fleet</h1>
       <Summary of={shown} />
       <div class="controls">
-        <fieldset class="choice">
-          <legend>Colour</legend>
-          {PAINTS.filter(([value]) => value !== "plan" || shown.gpus.some((gpu) => gpu.planned)).map(([value, word]) => (
-            <label key={value}>
-              <input type="radio" name="paint" checked={paint.value === value} onChange={() => (paint.value = value)} />
-              <span>{word}</span>
-            </label>
-          ))}
-        </fieldset>
+        <Choice
+          legend="Colour"
+          name="paint"
+          value={paint}
+          of={PAINTS.filter(([one]) => one !== "plan" || shown.gpus.some((gpu) => gpu.planned))}
+        />
         <label>
           Light up{" "}
           <select value={service.value} onChange={(event) => (service.value = event.currentTarget.value)}>

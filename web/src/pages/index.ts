@@ -1,7 +1,10 @@
 // The pages, in the order of the navigation. A page is one file here, and one line below.
 import type { FunctionComponent } from "preact";
 import type * as api from "../model";
+import { EventsPage } from "./events";
 import { FleetPage } from "./fleet";
+import { GpuPage } from "./gpu";
+import { ServicesPage } from "./services";
 
 export interface Page {
   /** The first part of its address: `#/fleet`. */
@@ -13,4 +16,9 @@ export interface Page {
   readonly show: FunctionComponent;
 }
 
-export const PAGES: readonly Page[] = [{ path: "fleet", title: "Fleet", part: "fleet", show: FleetPage }];
+export const PAGES: readonly Page[] = [
+  { path: "fleet", title: "Fleet", part: "fleet", show: FleetPage },
+  { path: "gpu", title: null, part: "fleet", show: GpuPage },
+  { path: "services", title: "Services", part: "services", show: ServicesPage },
+  { path: "events", title: "Events", part: null, show: EventsPage },
+];

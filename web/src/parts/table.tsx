@@ -31,6 +31,8 @@ interface Props<Row> {
   readonly text?: (row: Row) => string;
   readonly onRow?: (row: Row) => void;
   readonly current?: string | null;
+  /** False where `/` leaves all rows, and their number is not worth a line. */
+  readonly filtered?: boolean;
   /** Said where there are no rows. */
   readonly empty?: string;
 }
@@ -47,7 +49,7 @@ const names = new Intl.Collator("en", { numeric: true });
 export function Table<Row>(props: Props<Row>) {
   const { rows, columns, name, text } = props;
   const sorted = useSignal(props.sort ?? null);
-  const wanted = filter.value.trim().toLowerCase();
+  const wanted = props.filtered === false ? "" : filter.value.trim().toLowerCase();
   const shown = useMemo(() => {
     const searched = text ?? ((row: Row) => columns.map((column) => column.value(row) ?? "").join(" "));
     const found = wanted ? rows.filter((row) => searched(row).toLowerCase().includes(wanted)) : [...rows];
@@ -105,7 +107,7 @@ export function Table<Row>(props: Props<Row>) {
 
   return (
     <div class="table">
-      <p class="count" role="status">
+      {props.filtered !== false && <p class="count" role="status">
         {wanted
           ? `${plural(shown.length, "row")} of ${rows.length.toLocaleString("en")} match “${filter.value.trim()}”`
           : plural(rows.length, "row")}
@@ -126,7 +128,7 @@ export function Table<Row>(props: Props<Row>) {
             ])}
           </select>
         </label>
-      </p>
+      </p>}
       <table role="table" aria-label={props.label} aria-rowcount={shown.length + 1} class={many ? "many" : ""}>
         <thead role="rowgroup">
           <tr role="row" aria-rowindex={1}>

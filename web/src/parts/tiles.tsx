@@ -1,4 +1,5 @@
 // Figures with their words, and small parts that pages share.
+import type { Signal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import type * as api from "../model";
 import { STATE_WORDS } from "../colours";
@@ -73,3 +74,24 @@ export function Loaded<T>({
     </>
   );
 }
+
+interface ChoiceProps<Value extends string> {
+  readonly legend: string;
+  /** Of the radio buttons; no other choice on the page has it. */
+  readonly name: string;
+  readonly value: Signal<Value>;
+  readonly of: readonly (readonly [Value, string])[];
+}
+
+/** One of a few: radio buttons that stand side by side. */
+export const Choice = <Value extends string>({ legend, name, value, of }: ChoiceProps<Value>) => (
+  <fieldset class="choice">
+    <legend>{legend}</legend>
+    {of.map(([one, word]) => (
+      <label key={one}>
+        <input type="radio" name={name} checked={value.value === one} onChange={() => (value.value = one)} />
+        <span>{word}</span>
+      </label>
+    ))}
+  </fieldset>
+);
