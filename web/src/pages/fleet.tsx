@@ -125,6 +125,7 @@ function Picture({ of, paint, service, selected }: PictureProps) {
       });
     };
     const sized = new ResizeObserver(() => {
+      if (!element.clientWidth || !element.clientHeight) return; // it is being taken off the page
       drawn.fit(of, element.clientWidth, element.clientHeight, devicePixelRatio);
       redraw.current(null);
     });
