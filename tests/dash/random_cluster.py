@@ -165,7 +165,9 @@ class RandomCluster:
                     latency_ms=12.5,
                     slowdown=1.02,
                 )
-                for (profile, start), (state, service, job) in zip(self.cuts[gpu], self.uses[gpu], strict=True)
+                for (profile, start), (state, service, job) in zip(
+                    self.cuts[gpu], self.uses[gpu], strict=True
+                )
             ),
             held=0.8,
             working=0.4,
