@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -255,10 +256,17 @@ def served(planned: Planned, seconds: float, seed: int) -> Run:
         }
         with noise({"gateway": front.pid}) as heard:
             seen = load(asked, seconds, Path(scratch))
-        inside = {
-            labels.split('"')[1]: value for labels, value in front.samples("partita_slo_attainment").items()
-        }
-        return Run(planned, seen, inside, heard)
+        return Run(planned, seen, _attained(front.samples("partita_requests_total")), heard)
+
+
+def _attained(counted: Mapping[str, float]) -> dict[str, float]:
+    """Return the share in time by service, from the gateway's counters by outcome and service."""
+    ended: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for labels, value in counted.items():
+        _, outcome, _, service, _ = labels.split('"')
+        if outcome not in {"invalid", "cancelled"}:
+            ended[service][outcome] += int(value)
+    return {name: each["in_time"] / max(1, each.total()) for name, each in ended.items()}
 
 
 def run(*, quick: bool) -> str:

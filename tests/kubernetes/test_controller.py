@@ -374,7 +374,8 @@ def test_probes_and_metrics(cluster: Cluster) -> None:
     assert "partita_controller_leads 1.0" in metrics
     assert 'partita_controller_writes_total{resource="plans",verb="create"} 1.0' in metrics
     assert (
-        f'partita_workload{{name="serving",namespace="{cluster.namespace}",state="Serving"}} 1.0' in metrics
+        f'partita_workload{{state="Serving",workload="serving",workload_namespace="{cluster.namespace}"}} 1.0'
+        in metrics
     )
 
 

@@ -75,7 +75,9 @@ def slowed(spec: Object, token: Path) -> Object:
 def answered(port: int) -> dict[str, float]:
     """Return how many queries each replica that a gateway knows has answered."""
     with urlopen(f"http://127.0.0.1:{port}/metrics") as page:
-        found = re.findall(rb'partita_instance_answered_total\{instance="([^"]+)".*\} (\S+)', page.read())
+        found = re.findall(
+            rb'partita_instance_answered_total\{.*gpu_instance="([^"]+)".*\} (\S+)', page.read()
+        )
     return {name.decode(): float(count) for name, count in found}
 
 

@@ -269,7 +269,7 @@ def test_the_metrics_page_tells_of_picks_and_endpoints() -> None:
             await made.ask(body(1), subset=["10.9.9.9:1"])
             await stream.answer()
             await until(lambda: not made.running())
-            lines = made.metrics.page().decode().splitlines()
+            lines = made.metrics.page()[0].decode().splitlines()
             for wanted in (
                 'partita_picks_total{outcome="picked",service="search"} 1.0',
                 'partita_picks_total{outcome="not_found",service=""} 1.0',

@@ -18,13 +18,14 @@ from partita.files import read_text
 from partita.kubernetes.connecting import open_api
 from partita.kubernetes.controller import ClusterController
 from partita.kubernetes.dra import DraDrivers, DraSettings
-from partita.kubernetes.health import controller_health, serving_health
+from partita.kubernetes.health import controller_pages
 from partita.kubernetes.leader import Leader
 from partita.kubernetes.objects import KubernetesError
 from partita.kubernetes.rates import GatewayAccess
 from partita.kubernetes.rights import CONTROLLER, missing_rights
 from partita.kubernetes.silence import NODE_TIMEOUT_S
 from partita.kubernetes.workload_session import ControllerSettings
+from partita.metrics import serving_pages
 from partita.serve.worker.listening import read_token
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def controller(
         number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)
     }
     try:
-        with serving_health(controller_health(made), "", port) if port else nullcontext():
+        with serving_pages(controller_pages(made), "", port) if port else nullcontext():
             _tell_missing_rights(api, namespace)
             made.run(stop)
     finally:

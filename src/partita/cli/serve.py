@@ -45,6 +45,7 @@ from partita.serve.worker_specs import place_on_existing, worker_specs
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from partita.drive.driver import Identity
     from partita.planner import PreparedWorkload
     from partita.planning.plan import Plan
     from partita.serve.worker_specs import PlacedPlan
@@ -188,10 +189,11 @@ def _supervisor(made: Staff, tables: Tables, folder: Path, grace_s: float) -> Su
             name: way.hang_timeout_s for name, way in ways.items() if way.hang_timeout_s is not None
         },
         once=[name for name, way in ways.items() if not way.retry],
+        identities=made.identities,
     )
     return Supervisor(
         specs,
-        devices=made.devices,
+        devices={at: str(identity.mig_uuid) for at, identity in made.identities.items()},
         starts={name: StartOptions(way.environment, way.start_timeout_s) for name, way in ways.items()},
         tell=logging.getLogger("partita.serve.workers").warning,
     )
@@ -204,12 +206,12 @@ class Staff:
     Attributes:
         plan: whose instances get one each.
         ways: how each service's are run.
-        devices: CUDA device by GPU id and placement; empty where there are no GPUs.
+        identities: of their instances, by GPU id and placement; empty where there are no GPUs.
     """
 
     plan: Plan
     ways: Mapping[str, WorkerSettings]
-    devices: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    identities: Mapping[tuple[str, str], Identity] = field(default_factory=dict)
 
 
 def staff(
@@ -238,7 +240,7 @@ def staff(
         )
     ways = _ways(loaded, services)
     found = _standing(plan, plan_file, driver)
-    return Staff(found.plan, ways, found.devices)
+    return Staff(found.plan, ways, found.identities)
 
 
 def _ways(loaded: PreparedWorkload, services: Path | None) -> Mapping[str, WorkerSettings]:

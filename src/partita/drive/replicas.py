@@ -96,7 +96,8 @@ class ReplicaProcess:
 
     Attributes:
         command: words, in which `{service}`, `{model}`, `{batch}`, `{processes}`, `{port}`, `{device}`, `{gpu}`,
-            `{gpu_model}`, `{placement}`, `{token}`, `{latency_ms}`, `{throughput}` and `{document}` are filled in.
+            `{gpu_model}`, `{gpu_uuid}`, `{gpu_instance}` (its id), `{placement}`, `{token}`, `{latency_ms}`,
+            `{throughput}` and `{document}` are filled in.
         environment: variables in addition to the controller's.
         readiness: None if it is ready as soon as it runs.
         grace_s: seconds from SIGTERM, on which it drains, to SIGKILL.
@@ -142,6 +143,7 @@ class ReplicaRecord(Value):
         model: of its GPU; empty in records of earlier versions.
         upstream: whether it belongs to a server that runs already.
         told: whether the upstream server has confirmed that it is ready.
+        gpu_instance_id: of its instance; None if it is not known, and in records of earlier versions.
     """
 
     gpu_uuid: str
@@ -157,6 +159,7 @@ class ReplicaRecord(Value):
     upstream: bool = False
     told: bool = False
     draining: bool = False
+    gpu_instance_id: int | None = None
 
     @property
     def process(self) -> ProcessIdentity:
@@ -178,6 +181,7 @@ def new_record(identity: Identity, placement: Placement, replica: Replica, model
         secrets.token_hex(16),
         boot_id(),
         model=model,
+        gpu_instance_id=identity.gi_id,
     )
 
 
@@ -405,6 +409,8 @@ def command_words(record: ReplicaRecord, gpu: str) -> dict[str, str]:
         "device": record.mig_uuid,
         "gpu": gpu,
         "gpu_model": record.model,
+        "gpu_uuid": record.gpu_uuid,
+        "gpu_instance": "" if record.gpu_instance_id is None else str(record.gpu_instance_id),
         "placement": record.placement,
         "token": record.token,
         "latency_ms": repr(each.latency_ms),

@@ -28,7 +28,7 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-from partita.kubernetes.health import HealthPages, serving_health
+from partita.metrics import ServedPages, serving_pages
 from partita.serve.dispatching.query import QueryFailedError, QueryRefusedError, RefusalReason
 from partita.serve.gateway.access import host_and_port
 from partita.serve.gateway.addresses import Served
@@ -463,7 +463,7 @@ async def _serve(source: ServiceSource, endpoint: PickerEndpoint, router: str, g
         await stack.enter_async_context(background(service.tell_health()))
         await server.start()
         stack.push_async_callback(server.stop, 0.0)
-        pages = _health_pages(service, metrics)
+        pages = _pages(service, metrics)
         port = await stack.enter_async_context(_serving_pages(pages, endpoint))
         at, also = host_and_port(endpoint.host, server.port), host_and_port(endpoint.host, port)
         told = {"event": "listening", "grpc": at, "metrics": f"http://{also}/metrics"}
@@ -483,7 +483,7 @@ async def _end(service: PickerService, server: GrpcServer, grace_s: float) -> No
     await server.stop(grace_s - leaving_s)
 
 
-def _health_pages(service: PickerService, metrics: PickerMetrics) -> HealthPages:
+def _pages(service: PickerService, metrics: PickerMetrics) -> ServedPages:
     """Return what is said over HTTP: found out in the loop, to which all that is known belongs."""
     loop = asyncio.get_running_loop()
 
@@ -493,15 +493,17 @@ def _health_pages(service: PickerService, metrics: PickerMetrics) -> HealthPages
 
         return asyncio.run_coroutine_threadsafe(found(), loop).result(_PAGE_S)
 
-    return HealthPages(
-        lambda: asked(lambda: None), lambda: asked(service.why_not), lambda: asked(metrics.page)
+    return ServedPages(
+        lambda accept: asked(lambda: metrics.page(accept)),
+        lambda: asked(lambda: None),
+        lambda: asked(service.why_not),
     )
 
 
 @asynccontextmanager
-async def _serving_pages(pages: HealthPages, endpoint: PickerEndpoint) -> AsyncIterator[int]:
+async def _serving_pages(pages: ServedPages, endpoint: PickerEndpoint) -> AsyncIterator[int]:
     """Answer over HTTP while the block runs, and end in another thread: a page may wait for this one's loop."""
-    serving = serving_health(pages, endpoint.host, endpoint.metrics_port, "--metrics-port")
+    serving = serving_pages(pages, endpoint.host, endpoint.metrics_port, "--metrics-port")
     port = serving.__enter__()
     try:
         yield port

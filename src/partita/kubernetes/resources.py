@@ -277,6 +277,9 @@ class Condition(msgspec.Struct, frozen=True, rename="camel", gc=False):
     observed_generation: int = 0
 
 
+WORKLOAD_STATES = ("Refused", "Planning", "Waiting", "Moving", "Serving", "Degraded", "Draining")
+
+
 class WorkloadStatus(msgspec.Struct, frozen=True, rename="camel", gc=False):
     """The status of a Workload."""
 

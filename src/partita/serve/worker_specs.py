@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from partita.drive.driver import Observation, ObservedGpu, ObservedInstance
+    from partita.drive.driver import Identity, Observation, ObservedGpu, ObservedInstance
     from partita.perf.operating_point import Tenant
     from partita.planning.plan import Instance, Plan
     from partita.serve.worker.spec import BackendSpec, DeclaredBatch
@@ -58,6 +58,7 @@ def worker_specs(
     declared: Mapping[str, DeclaredBatch] | None = None,
     hang_timeouts: Mapping[str, float] | None = None,
     once: Collection[str] = (),
+    identities: Mapping[tuple[str, str], Identity] | None = None,
 ) -> tuple[WorkerSpec, ...]:
     """Return the specification of a worker for each instance of a plan.
 
@@ -72,12 +73,14 @@ def worker_specs(
         declared: what is declared about the models' batches, by service.
         hang_timeouts: seconds without a sign of life after which workers count as hung, by service.
         once: services whose queries must not run a second time.
+        identities: of instances that exist, by GPU id and placement.
 
     Raises:
         InputError: a service has no back-end, or a URL cannot be filled in.
     """
 
     def spec(gpu: PlannedGpu, each: Instance) -> WorkerSpec:
+        found = (identities or {}).get((gpu.id, str(each.placement)))
         return WorkerSpec(
             service=each.service,
             model=each.model,
@@ -94,6 +97,8 @@ def worker_specs(
             declared=(declared or {}).get(each.service, UNDECLARED),
             hang_timeout_s=(hang_timeouts or {}).get(each.service, HANG_TIMEOUT_S),
             retry=each.service not in once,
+            gpu_uuid=found.gpu_uuid if found else None,
+            gpu_instance_id=found.gi_id if found else None,
         )
 
     return tuple(
@@ -308,6 +313,8 @@ class WorkerDocument:
             declared=self.declared,
             hang_timeout_s=self.hang_timeout_s,
             retry=self.retry,
+            gpu_uuid=words.get("gpu_uuid") or None,
+            gpu_instance_id=int(words["gpu_instance"]) if words.get("gpu_instance") else None,
         )
 
 
@@ -344,11 +351,11 @@ class PlacedPlan:
 
     Attributes:
         plan: the plan with the GPU ids and placements of the existing instances.
-        devices: value of `CUDA_VISIBLE_DEVICES` (a MIG UUID) by GPU id and placement.
+        identities: of those instances, by GPU id and placement.
     """
 
     plan: Plan
-    devices: Mapping[tuple[str, str], str]
+    identities: Mapping[tuple[str, str], Identity]
 
 
 def place_on_existing(plan: Plan, seen: Observation, *, plan_file: str = "PLAN") -> PlacedPlan:
@@ -380,8 +387,8 @@ def place_on_existing(plan: Plan, seen: Observation, *, plan_file: str = "PLAN")
         if like is None:
             raise _missing(wanted, plan, places, plan_file)
         found.append((wanted, free.pop(like.at)))
-    devices = {place.at: str(place.found.identity.mig_uuid) for _, place in found}
-    return PlacedPlan(replace(plan, gpus=_named(found)), devices)
+    identities = {place.at: place.found.identity for _, place in found}
+    return PlacedPlan(replace(plan, gpus=_named(found)), identities)
 
 
 class _Place(NamedTuple):

@@ -49,6 +49,9 @@ EVERY = Model(
 )
 
 
+LABELS = ("node-0/gpu-0/1g.10gb@0", "GPU-1", "7", "1g.10gb")
+
+
 class FakeGateway:
     """Answers each output with the input of its place."""
 
@@ -130,9 +133,12 @@ class FakeGateway:
         )
 
     def snapshot(self) -> GatewaySnapshot:
-        views = tuple(ServiceView(name, 3, 2, self.statistics(name)) for name in self.models)
+        views = tuple(
+            ServiceView(name, 3, 2, self.statistics(name), 0, 0.1, 0.95, 0.75, {"1g.10gb": 12.5})
+            for name in self.models
+        )
         worker = WorkerView(
-            "echo", "node-0/gpu-0/1g.10gb@0", "1g.10gb", 42, WorkerStatus.BUSY, 1, 1, 12.5, 6, 1.1
+            "echo", "node-0/gpu-0/1g.10gb@0", LABELS, 42, WorkerStatus.BUSY, 1, 1, 12.5, 6, 1.1
         )
         return GatewaySnapshot(views, (worker,), draining=False)
 

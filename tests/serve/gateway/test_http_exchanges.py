@@ -106,7 +106,7 @@ def eventually(true: Callable[[], object]) -> None:
 
 
 def counted(server: Serving, status: int, reason: str) -> float:
-    families = text_string_to_metric_families(server.metrics.page().decode())
+    families = text_string_to_metric_families(server.metrics.page()[0].decode())
     labels = {"transport": "http", "status": str(status), "reason": reason}
     return sum(each.value for family in families for each in family.samples if each.labels == labels)
 

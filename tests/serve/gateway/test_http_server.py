@@ -371,10 +371,13 @@ def test_the_metrics_page_tells_of_queries_services_and_instances(server):
     for line in (
         b'partita_queue_length{service="echo"} 3.0',
         b'partita_refused_total{reason="late",service="echo"} 1.0',
-        b'partita_instance_busy_seconds_total{instance="node-0/gpu-0/1g.10gb@0",profile="1g.10gb",service="echo"} ',
+        b'partita_instance_busy_seconds_total{GPU_I_ID="7",GPU_I_PROFILE="1g.10gb",UUID="GPU-1",gpu_instance=',
         b'partita_decision_seconds_bucket{le="1e-06",service="echo"} 5.0',
     ):
         assert line in page
+    _, headers, page = got(server.http, "/metrics", "Accept: application/openmetrics-text;version=1.0.0")
+    assert headers["content-type"] == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    assert page.endswith(b"# EOF\n")
 
 
 def test_a_token_is_asked_for_everywhere_but_at_health():

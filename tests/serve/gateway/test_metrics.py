@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from tests.serve.gateway.fake_gateway import ECHO, FakeGateway
 
 from partita.serve.dispatching.query import PendingQuery, QueryOutcome, RefusalReason
 from partita.serve.gateway.metrics import Metrics
 from partita.serve.gateway.server import logged
-from partita.serve.gateway.statistics import LATENCY_EDGES_S, GatewaySnapshot, ServiceCounters, ServiceView
+from partita.serve.gateway.statistics import (
+    ATTAINMENT_WINDOW_S,
+    LATENCY_EDGES_S,
+    GatewaySnapshot,
+    RecentAttainment,
+    ServiceCounters,
+    ServiceView,
+    WorkerStatus,
+)
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, str], float]:
     """Return each sample by its name and the values of its labels."""
-    families = text_string_to_metric_families(metrics.page().decode())
+    families = text_string_to_metric_families(metrics.page()[0].decode())
     return {
         (each.name, " ".join(each.labels.values())): each.value
         for family in families
@@ -33,7 +45,7 @@ def test_every_end_is_counted_once():
     counters.failed(query, 100.1, QueryOutcome.CANCELLED, None)
     counters.failed(query, 100.1, QueryOutcome.FAILED, None)
     counters.failed(query, 100.1, QueryOutcome.INVALID, None)
-    view = ServiceView("echo", 0, 0, counters.statistics(0))
+    view = ServiceView("echo", 0, 0, counters.statistics(0), 0, 0.1, 0.95)
     found = samples(Metrics(lambda: GatewaySnapshot((view,), (), draining=False)))
     for outcome, count in (
         ("in_time", 2),
@@ -48,7 +60,7 @@ def test_every_end_is_counted_once():
     assert found["partita_request_seconds_count", "echo"] == 3
     assert found["partita_request_seconds_bucket", "0.0025 echo"] == 0
     assert found["partita_request_seconds_bucket", "0.01 echo"] == 2
-    assert found["partita_request_seconds_bucket", "10 echo"] == 2
+    assert found["partita_request_seconds_bucket", "10.0 echo"] == 2
     assert found["partita_request_seconds_bucket", "+Inf echo"] == 3
     assert abs(found["partita_request_seconds_sum", "echo"] - 60.009) < 1e-9
 
@@ -64,11 +76,60 @@ def test_the_gateway_s_state_is_on_the_page():
     found = samples(Metrics(FakeGateway(ECHO).snapshot))
     assert found["partita_queue_length", "echo"] == 3
     assert found["partita_in_flight", "echo"] == 2
-    assert abs(found["partita_slo_attainment", "echo"] - 5 / 7) < 1e-9
-    assert found["partita_instance_state", "node-0/gpu-0/1g.10gb@0 1g.10gb echo busy"] == 1
+    assert found["partita_slo_attainment", "echo"] == 0.75
+    assert found["partita_slo_objective", "echo"] == 0.95
+    assert found["partita_slo_seconds", "echo"] == 0.1
+    assert found["partita_busy_seconds_total", "1g.10gb echo"] == 12.5
+    instance = "7 1g.10gb GPU-1 node-0/gpu-0/1g.10gb@0 echo"
+    assert found["partita_instance_busy_seconds_total", instance] == 12.5
+    for state in WorkerStatus:
+        assert found["partita_instance_state", f"{instance} {state}"] == (state == "busy")
     assert found["partita_decision_seconds_bucket", "1e-06 echo"] == 5
     assert found["partita_decision_seconds_bucket", "+Inf echo"] == 80
     assert found["partita_draining", ""] == 0
+
+
+def test_no_label_is_one_that_prometheus_sets_itself():
+    for family in Metrics(FakeGateway(ECHO).snapshot).collect():
+        for sample in family.samples:
+            assert not sample.labels.keys() & {"instance", "job", "namespace", "pod", "container"}, (
+                family.name
+            )
+
+
+def test_what_may_come_is_there_as_zero():
+    view = ServiceView("echo", 0, 0, ServiceCounters().statistics(0), 0, 0.1, 0.95)
+    found = samples(Metrics(lambda: GatewaySnapshot((view,), (), draining=False)))
+    for outcome in ("in_time", "late", "refused", "cancelled", "failed", "invalid"):
+        assert found["partita_requests_total", f"{outcome} echo"] == 0
+    for reason in RefusalReason:
+        assert found["partita_refused_total", f"{reason} echo"] == 0
+        assert found["partita_errors_total", f"{reason} 503 http"] == 0
+    assert found["partita_request_seconds_count", "echo"] == 0
+    assert math.isnan(found["partita_slo_attainment", "echo"])  # of no queries there is no share
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 400), st.integers(0, 5), st.integers(0, 5)), max_size=40))
+def test_attainment_is_that_of_the_last_minutes(steps):
+    recent, counters = RecentAttainment(), ServiceCounters()
+    now, ended = 0.0, []
+    recent.look(now, counters.judged)
+    looks = [now]
+    for seconds, kept, missed in steps:
+        now += seconds
+        for at in range(kept + missed):
+            allowed = 1.0 if at < kept else 0.0
+            counters.answered(PendingQuery(1, now - 0.5, allowed), now)
+            ended.append((now, at < kept))
+        counters.failed(PendingQuery(1, now, 1.0), now, QueryOutcome.INVALID, None)
+        counters.failed(PendingQuery(1, now, 1.0), now, QueryOutcome.CANCELLED, None)
+        recent.look(now, counters.judged)
+        looks.append(now)
+        # The window begins with the last look that is as old as the window, or with the first one.
+        begin = max((at for at in looks if at <= now - ATTAINMENT_WINDOW_S), default=0.0)
+        wanted = [good for at, good in ended if at > begin]
+        found = recent.share(counters.judged)
+        assert found == (pytest.approx(sum(wanted) / len(wanted)) if wanted else None)
 
 
 def test_log_lines_are_for_people_or_for_programs(capsys):

@@ -29,7 +29,13 @@ from partita.serve.gateway.link import Link, WorkersFolder
 from partita.serve.gateway.oip import VERSION, Model, RequestError, RequestLimits, Signature, quoted
 from partita.serve.gateway.rates_history import FORGET_S, HISTORY_S, RATES_HISTORY, RatesHistory
 from partita.serve.gateway.route import Route, ServedService, WorkerStarts, no_starts
-from partita.serve.gateway.statistics import GatewaySnapshot, ServiceStatistics, rates, write_rates
+from partita.serve.gateway.statistics import (
+    ATTAINMENT_STEP_S,
+    GatewaySnapshot,
+    ServiceStatistics,
+    rates,
+    write_rates,
+)
 from partita.serve.gateway.watchdog import LOOK_S, Watchdog
 from partita.serve.routers import live_router
 
@@ -116,6 +122,7 @@ class Gateway:
         await self._folder.start()
         await self.know_all()
         self._spawn(self._keep_prices())
+        self._spawn(self._keep_attainment())
         if self._rates is not None:
             self._spawn(self._keep_rates(self._rates))
             self._spawn(self._keep_history(RatesHistory(self._rates.with_name(RATES_HISTORY))))
@@ -388,6 +395,13 @@ class Gateway:
                 if question is not None:
                     route.dispatcher.fleet.set_prices(await asyncio.to_thread(fluid_prices, question))
             await asyncio.sleep(_PRICES_S)
+
+    async def _keep_attainment(self) -> None:
+        while True:
+            now = time.monotonic()
+            for route in self._routes.values():
+                route.recent.look(now, route.counters.judged)
+            await asyncio.sleep(ATTAINMENT_STEP_S)
 
     async def _keep_rates(self, path: Path) -> None:
         while True:

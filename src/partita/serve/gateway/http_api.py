@@ -48,7 +48,6 @@ _OPEN = _LIVE | {_READY}
 _METRICS: Path = ("metrics",)
 _INDEX: Path = ("v2", "repository", "index")
 _GET = ("GET", "HEAD")
-_PLAIN = b"text/plain; version=0.0.4; charset=utf-8"
 _OCTETS = b"application/octet-stream"
 _CHALLENGE = ((b"www-authenticate", b'Bearer realm="partita"'),)
 _SMALL_BODY = 1 << 16
@@ -77,12 +76,15 @@ class HttpApi:
 
     Args:
         models: by name.
-        metrics: returns the metrics page.
+        metrics: returns the metrics page and its media type, for an `Accept`.
         authenticator: checks the token.
     """
 
     def __init__(
-        self, models: ModelRepository, metrics: Callable[[], bytes], authenticator: Authenticator
+        self,
+        models: ModelRepository,
+        metrics: Callable[[str], tuple[bytes, str]],
+        authenticator: Authenticator,
     ) -> None:
         self.models = models
         self.draining = False
@@ -91,11 +93,10 @@ class HttpApi:
 
     def list_paths(self) -> None:
         """Prepare the paths of the current services."""
-        models, metrics = self.models, self._metrics
+        models = self.models
         live, infer = Reply(200, b'{"live":true}'), {}
         pages: dict[Path, Callable[[], Reply]] = {
             ("healthz",): lambda: Reply(200, b"ok\n", b"text/plain"),
-            _METRICS: lambda: Reply(200, metrics(), _PLAIN),
             ("v2",): lambda: json_reply(server_metadata()),
             ("v2", "health", "live"): lambda: live,
             _READY: self._server_ready,
@@ -129,7 +130,7 @@ class HttpApi:
             return BodyWanted(service, most) if method == "POST" else _not_allowed(method, "POST")
         if path == ("*",):
             return _not_allowed(method, METHODS)
-        page = self._pages.get(path)
+        page = partial(self._metrics_page, head) if path == _METRICS else self._pages.get(path)
         if page is None:
             what = f"nothing is at {quoted('/' + '/'.join(path))}"
             if path[:2] == ("v2", "models") and len(path) > 2 and path[2] not in self.models.services:
@@ -153,6 +154,10 @@ class HttpApi:
         return json_reply(
             repository_index(each for each in listed if each[1] or wanted.get("ready") is not True)
         )
+
+    def _metrics_page(self, head: RequestHead) -> Reply:
+        page, media = self._metrics(head.headers.get(b"accept", b"").decode("latin-1"))
+        return Reply(200, page, media.encode())
 
     def _server_ready(self) -> Reply:
         waiting = [name for name in self.models.services if not self.models.gateway.ready(name)]

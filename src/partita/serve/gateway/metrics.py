@@ -7,19 +7,23 @@ The page is made from them on request.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
+from partita.metrics import INSTANCE_LABELS, MetricsPage, states
+from partita.serve.dispatching.query import RefusalReason
+from partita.serve.gateway.oip import REASONS
 from partita.serve.gateway.statistics import (
     DECISION_EDGES_S,
     LATENCY_EDGES_S,
     GatewaySnapshot,
     ServiceView,
+    WorkerStatus,
     WorkerView,
 )
 
@@ -29,10 +33,10 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
 
-_INSTANCE = ("service", "instance", "profile")
+_WORKER = ("service", *INSTANCE_LABELS)
 
 
-class Metrics(Collector):
+class Metrics:
     """Makes the metrics page.
 
     Attributes:
@@ -45,12 +49,11 @@ class Metrics(Collector):
     def __init__(self, snapshot: Callable[[], GatewaySnapshot]) -> None:
         self.errors = ErrorCounter()
         self._snapshot = snapshot
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(self)
+        self._page = MetricsPage(self.collect)
 
-    def page(self) -> bytes:
-        """Return the page in Prometheus's text format 0.0.4."""
-        return generate_latest(self._registry)
+    def page(self, accept: str = "") -> tuple[bytes, str]:
+        """Return the page and its media type, as `MetricsPage.read` does."""
+        return self._page.read(accept)
 
     def collect(self) -> Iterator[Metric]:
         """Yield all metrics."""
@@ -61,7 +64,7 @@ class Metrics(Collector):
             "Requests answered with an error: 4xx and 5xx of HTTP, codes of gRPC",
             labels=("transport", "status", "reason"),
         )
-        for kind, count in sorted(self.errors.counted.items()):
+        for kind, count in sorted({**_USUAL_ERRORS, **self.errors.counted}.items()):
             errors.add_metric(kind, count)
         yield errors
         yield from _workers(snapshot.workers)
@@ -75,7 +78,7 @@ def _histogram(
 ) -> tuple[list[tuple[str, float]], float | None]:
     """Return cumulative buckets, as the text format has them, and the total."""
     buckets, seen = [], 0
-    for name, count in zip([*(f"{bound:g}" for bound in bounds), "+Inf"], counts, strict=True):
+    for name, count in zip([*map(floatToGoString, bounds), "+Inf"], counts, strict=True):
         seen += count
         buckets.append((name, float(seen)))
     return buckets, total
@@ -94,8 +97,15 @@ def _services(services: Sequence[ServiceView]) -> Iterator[Metric]:
     waiting = GaugeMetricFamily("partita_queue_length", "Queries that wait for a worker", labels=label)
     in_flight = GaugeMetricFamily("partita_in_flight", "Queries that workers are running", labels=label)
     attained = GaugeMetricFamily(
-        "partita_slo_attainment", "Share of ended queries that were answered in time", labels=label
+        "partita_slo_attainment",
+        "Share answered in time of the queries that ended in the last 5 minutes, without invalid and cancelled ones; "
+        "NaN if none ended",
+        labels=label,
     )
+    objective = GaugeMetricFamily(
+        "partita_slo_objective", "Share of the queries that the SLO promises in time", labels=label
+    )
+    slo = GaugeMetricFamily("partita_slo_seconds", "Seconds from arrival to answer by the SLO", labels=label)
     items = CounterMetricFamily("partita_items", "Inferences: answered queries' batch sizes", labels=label)
     offered = CounterMetricFamily(
         "partita_offered_items", "Batch sizes of all queries, including refused ones", labels=label
@@ -110,6 +120,11 @@ def _services(services: Sequence[ServiceView]) -> Iterator[Metric]:
     deciding = HistogramMetricFamily(
         "partita_decision_seconds", "Seconds that a routing decision took", labels=label
     )
+    busy = CounterMetricFamily(
+        "partita_busy_seconds",
+        "Seconds of work of all workers there have been, whatever the GPUs are cut into",
+        labels=("service", "GPU_I_PROFILE"),
+    )
     for each in services:
         key, seen = (each.name,), each.statistics
         outcomes = {
@@ -121,57 +136,49 @@ def _services(services: Sequence[ServiceView]) -> Iterator[Metric]:
             "cancelled": seen.cancelled,
         }
         for outcome, count in outcomes.items():
-            if count:
-                requests.add_metric((each.name, outcome), count)
+            requests.add_metric((each.name, outcome), count)
         latency.add_metric(key, *_histogram(LATENCY_EDGES_S, seen.latency, seen.success.seconds))
         waiting.add_metric(key, each.waiting)
         in_flight.add_metric(key, each.in_flight)
-        attained.add_metric(key, each.attainment)
+        attained.add_metric(key, math.nan if each.attainment is None else each.attainment)
+        objective.add_metric(key, each.quantile)
+        slo.add_metric(key, each.slo_s)
         items.add_metric(key, seen.items)
         offered.add_metric(key, seen.offered)
         batches.add_metric(key, seen.executions)
         retried.add_metric(key, seen.retried)
         hung.add_metric(key, each.hung)
         queued.add_metric(key, seen.queue.seconds)
-        for reason, count in sorted(seen.refused.items()):
-            refused.add_metric((each.name, str(reason)), count)
+        for reason in RefusalReason:
+            refused.add_metric((each.name, str(reason)), seen.refused.get(reason, 0))
         # The gateway keeps no sum of decision times; without a sum the text format has no count either.
         deciding.add_metric(key, *_histogram(DECISION_EDGES_S, seen.decisions, None))
+        for profile, seconds in sorted(each.busy_s.items()):
+            busy.add_metric((each.name, profile), seconds)
     yield from (requests, latency)
-    yield from (
-        waiting,
-        in_flight,
-        attained,
-        items,
-        offered,
-        batches,
-        retried,
-        hung,
-        queued,
-        refused,
-        deciding,
-    )
+    yield from (waiting, in_flight, attained, objective, slo)
+    yield from (items, offered, batches, retried, hung, queued, refused, deciding, busy)
 
 
 def _workers(workers: Sequence[WorkerView]) -> Iterator[Metric]:
-    busy = CounterMetricFamily("partita_instance_busy_seconds", "Seconds of work", labels=_INSTANCE)
-    running = GaugeMetricFamily("partita_instance_running", "Batches under way", labels=_INSTANCE)
-    answered = CounterMetricFamily("partita_instance_answered", "Answered queries", labels=_INSTANCE)
+    busy = CounterMetricFamily("partita_instance_busy_seconds", "Seconds of work", labels=_WORKER)
+    running = GaugeMetricFamily("partita_instance_running", "Batches under way", labels=_WORKER)
+    answered = CounterMetricFamily("partita_instance_answered", "Answered queries", labels=_WORKER)
     slow = GaugeMetricFamily(
         "partita_instance_slowdown",
         "Seconds of its batches relative to instances of its size",
-        labels=_INSTANCE,
+        labels=_WORKER,
     )
     state = GaugeMetricFamily(
-        "partita_instance_state", "1 for the current state", labels=(*_INSTANCE, "state")
+        "partita_instance_state", "1 for the current state, 0 for all others", labels=(*_WORKER, "state")
     )
     for each in workers:
-        key = (each.service, each.name, each.profile)
+        key = (each.service, *each.instance)
         busy.add_metric(key, each.busy_s)
         running.add_metric(key, each.running)
         answered.add_metric(key, each.answered)
         slow.add_metric(key, each.slowdown)
-        state.add_metric((*key, str(each.state)), 1)
+        states(state, dict(zip(_WORKER, key, strict=True)), WorkerStatus, each.state)
     yield from (busy, running, answered, slow, state)
 
 
@@ -183,6 +190,19 @@ _EVERY_S = 5.0
 _MOST_TEXT = 300
 ErrorKind = tuple[str, str, str]
 """Transport (`http`, `grpc`), status (`400`, `INVALID_ARGUMENT`), reason (one word of a fixed list)."""
+_USUAL_ERRORS: dict[ErrorKind, int] = {
+    **{("http", str(status), reason): 0 for status, reason in REASONS.items()},
+    **{("http", "503", str(reason)): 0 for reason in RefusalReason},
+    ("http", "500", "internal"): 0,
+    **{
+        ("grpc", "RESOURCE_EXHAUSTED" if reason is RefusalReason.FULL else "UNAVAILABLE", str(reason)): 0
+        for reason in RefusalReason
+    },
+    ("grpc", "DEADLINE_EXCEEDED", str(RefusalReason.LATE)): 0,
+    ("grpc", "INTERNAL", "failed"): 0,
+    ("grpc", "INVALID_ARGUMENT", REASONS[400]): 0,
+}
+"""Errors that are on the page before there is one, so that the first one is seen as an increase."""
 
 
 class ErrorCounter:

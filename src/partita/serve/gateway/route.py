@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from partita.metrics import instance_labels
 from partita.serve.dispatching.dispatcher import Dispatcher
 from partita.serve.dispatching.estimates import size_class_of
 from partita.serve.dispatching.fleet import price_question
@@ -31,6 +33,7 @@ from partita.serve.gateway.oip import Model
 from partita.serve.gateway.statistics import (
     ROUNDING_S,
     ObservedQueries,
+    RecentAttainment,
     ServiceCounters,
     ServiceView,
     WorkerStatus,
@@ -119,6 +122,9 @@ class Route:
         clock: tells the time in seconds; never goes back. A simulation has its own.
 
     Attributes:
+        counters: since the start.
+        observed: the queries of the last seconds.
+        recent: the attainment of the last minutes; `look` at it from time to time.
         hung: number of workers that were killed because they hung.
     """
 
@@ -143,7 +149,9 @@ class Route:
         )
         self.dispatcher = Dispatcher(rules, router)
         self.counters, self.observed = ServiceCounters(), ObservedQueries()
+        self.recent = RecentAttainment()
         self.hung = 0
+        self._left_s: dict[str, float] = {}  # seconds of work of workers that are gone, by profile
         self.model = Model(
             service.name, service.model, (), (), 0, service.deadline_s, service.quantile, known=False
         )
@@ -367,6 +375,8 @@ class Route:
     def leave(self, worker: Worker) -> None:
         """Remove a worker that is gone."""
         now = self._act(self.dispatcher.leave, worker)
+        profile = worker.hello.profile
+        self._left_s[profile] = self._left_s.get(profile, 0.0) + worker.busy_s
         self._update_model()
         self._split_too_large(now)
 
@@ -482,12 +492,19 @@ class Route:
 
     def view(self) -> ServiceView:
         """Return the state of the service."""
+        busy_s = defaultdict(float, self._left_s)
+        for worker in self.dispatcher.fleet.workers:
+            busy_s[worker.hello.profile] += worker.busy_s
         return ServiceView(
             self.service.name,
             self.dispatcher.waiting,
             self.dispatcher.in_flight,
             self.counters.statistics(self.dispatcher.retried, self.observed.items),
             self.hung,
+            self.service.deadline_s,
+            self.service.quantile,
+            self.recent.share(self.counters.judged),
+            busy_s,
         )
 
     def workers(self) -> list[WorkerView]:
@@ -496,7 +513,12 @@ class Route:
             WorkerView(
                 self.service.name,
                 worker.name,
-                worker.hello.profile,
+                instance_labels(
+                    worker.hello.gpu,
+                    worker.hello.placement,
+                    worker.hello.gpu_uuid,
+                    worker.hello.gpu_instance_id,
+                ),
                 worker.hello.pid,
                 _status(worker),
                 len(worker.running),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import time
 from bisect import bisect_left
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -130,6 +131,16 @@ class ServiceCounters:
         if reason is not None:
             self._refused[reason] += 1
 
+    @property
+    def judged(self) -> tuple[int, int]:
+        """How many queries were answered in time, and how many ended otherwise by no fault of the client's own.
+
+        Invalid and cancelled queries are neither.
+        """
+        ended = self._ended
+        missed = self._answered - self._in_time + ended[QueryOutcome.FAILED] + ended[QueryOutcome.REFUSED]
+        return self._in_time, missed
+
     def statistics(self, retried: int, offered: int = 0) -> ServiceStatistics:
         """Return all counts, with `retried` of the dispatcher and `offered` of `ObservedQueries`."""
         ended = self._ended
@@ -155,6 +166,33 @@ class ServiceCounters:
         )
 
 
+ATTAINMENT_WINDOW_S = 300.0
+ATTAINMENT_STEP_S = 10.0
+"""Seconds between two looks at the counts of which the window's attainment is made."""
+
+
+class RecentAttainment:
+    """The share of queries answered in time over the last `ATTAINMENT_WINDOW_S` seconds, to `ATTAINMENT_STEP_S`."""
+
+    __slots__ = ("_looks",)
+
+    def __init__(self) -> None:
+        self._looks: deque[tuple[float, int, int]] = deque()
+
+    def look(self, now: float, judged: tuple[int, int]) -> None:
+        """Take note of a moment's counts (`ServiceCounters.judged`)."""
+        looks = self._looks
+        looks.append((now, *judged))
+        while len(looks) > 1 and looks[1][0] <= now - ATTAINMENT_WINDOW_S:
+            looks.popleft()
+
+    def share(self, judged: tuple[int, int]) -> float | None:
+        """Return the share from the counts now; None if no query has ended in the window."""
+        _, in_time, missed = self._looks[0] if self._looks else (0.0, 0, 0)
+        kept, ended = judged[0] - in_time, sum(judged) - in_time - missed
+        return kept / ended if ended else None
+
+
 @dataclass(frozen=True, slots=True)
 class ServiceView:
     """The state of one service.
@@ -165,19 +203,21 @@ class ServiceView:
         in_flight: number of queries that workers are running.
         statistics: since the start.
         hung: number of workers that were killed because they hung.
+        slo_s: default seconds from a query's arrival to its latest answer.
+        quantile: share of the queries that must be answered by then.
+        attainment: share answered in time over the last `ATTAINMENT_WINDOW_S` seconds; None if none ended.
+        busy_s: seconds of work by profile, of all workers there have been; it never falls.
     """
 
     name: str
     waiting: int
     in_flight: int
     statistics: ServiceStatistics
-    hung: int = 0
-
-    @property
-    def attainment(self) -> float:
-        """Share of the ended queries, without cancelled ones, that were answered in time; 1 if none has ended."""
-        ended = self.statistics.success.count + self.statistics.fail.count
-        return self.statistics.in_time / ended if ended else 1.0
+    hung: int
+    slo_s: float
+    quantile: float
+    attainment: float | None = None
+    busy_s: Mapping[str, float] = field(default_factory=dict)
 
 
 class WorkerStatus(StrEnum):
@@ -199,7 +239,7 @@ class WorkerView:
     Attributes:
         service: that it serves.
         name: such as `node-0/gpu-3/3g.40gb@4`.
-        profile: of its instance.
+        instance: values of `metrics.INSTANCE_LABELS`.
         pid: of its first process.
         state: what it is doing.
         running: number of running batches.
@@ -211,7 +251,7 @@ class WorkerView:
 
     service: str
     name: str
-    profile: str
+    instance: tuple[str, ...]
     pid: int
     state: WorkerStatus
     running: int

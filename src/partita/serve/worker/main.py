@@ -320,6 +320,8 @@ def _hello(spec: WorkerSpec, backend: Backend, beat_s: float) -> Hello:
         spec.retry,
         _age_s(),
         shares=True,
+        gpu_uuid=spec.gpu_uuid,
+        gpu_instance_id=spec.gpu_instance_id,
     )
 
 

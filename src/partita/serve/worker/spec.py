@@ -189,6 +189,8 @@ class WorkerSpec(Value):
         retry: whether its queries may run a second time, elsewhere.
         listen: the address at which it listens, instead of a socket in a folder.
         tenants: other services that share the instance: their batches run in turn with those of `service`.
+        gpu_uuid: of its GPU; None if it is not known.
+        gpu_instance_id: of its instance on that GPU; None if it is not known.
     """
 
     service: Text
@@ -208,6 +210,8 @@ class WorkerSpec(Value):
     retry: bool = True
     listen: ListenSpec | None = None
     tenants: tuple[TenantSpec, ...] = ()
+    gpu_uuid: str | None = None
+    gpu_instance_id: Whole | None = None
 
     def faults(self) -> Iterator[FieldFault]:
         """Yield a fault unless exactly one of `folder` and `listen` is given, or where several services cannot be."""

@@ -97,6 +97,8 @@ class Hello(Value):
         shares: whether it can send LOAD.
         in_turn: whether its process serves other services, too, whose batches run in turn with its own. Then it sends
             no LOAD, which would be two messages to each service for every batch.
+        gpu_uuid: of its GPU; None if it is not known.
+        gpu_instance_id: of its instance on that GPU; None if it is not known.
     """
 
     service: str
@@ -117,6 +119,8 @@ class Hello(Value):
     load_s: float = 0.0
     shares: bool = False
     in_turn: bool = False
+    gpu_uuid: str | None = None
+    gpu_instance_id: int | None = None
 
     def packed(self) -> bytes:
         """Return the HELLO frame."""
