@@ -169,6 +169,26 @@ const UNKNOWN_PROFILE: api.ProfileSize = { name: "unknown", memory: 1, compute: 
 
 export const profileOf = (gpu: Gpu, instance: Instance) => gpu.model.profiles[instance.profile] ?? UNKNOWN_PROFILE;
 
+/** Whose an instance is: a job's, or one or several services'; empty where nothing runs on it. */
+export function usersOf(fleet: FleetState, instance: Instance): string {
+  if (instance.job) return instance.job;
+  if (instance.shared) return instance.shared.map((service) => fleet.services[service] ?? "").join(", ");
+  return fleet.services[instance.service] ?? "";
+}
+
+/** Shares of a GPU's compute slices: held by instances with work, and at work; null where unknown. */
+export function usedOf(gpu: Gpu): { held: number; working: number | null } {
+  let held = 0;
+  let working: number | null = null;
+  for (const instance of gpu.instances) {
+    const { compute } = profileOf(gpu, instance);
+    if (instance.service >= 0 || instance.job || instance.state === "foreign") held += compute;
+    if (instance.busy !== null) working = (working ?? 0) + instance.busy * compute;
+  }
+  const all = gpu.model.compute_slices;
+  return { held: held / all, working: working === null ? null : working / all };
+}
+
 export const fleet = signal<FleetState | null>(null);
 export const fleetError = signal<Error | null>(null);
 /** Counts changes of the fleet, for who shows all of it; what each changed, `onGpus` tells. */
@@ -217,22 +237,18 @@ on("gpu", (change) => {
 on("load", (change) => told(fleet.value?.reloaded(change) ?? []));
 on("reset", () => void (fleet.value && loadFleet()));
 
-/** Shares of the compute slices of usable GPUs: held by instances with work, and at work; null where unknown. */
-export function heldAndWorking(of: FleetState): { held: number; working: number | null; all: number } {
+/** The same of all usable GPUs, weighed by their compute slices. */
+export function usedOfAll(of: FleetState): { held: number; working: number | null } {
   let all = 0;
   let held = 0;
-  let working = 0;
-  let known = false;
+  let working: number | null = null;
   for (const gpu of of.gpus) {
     if (gpu.state > 1) continue;
-    all += gpu.model.compute_slices;
-    for (const instance of gpu.instances) {
-      const { compute } = profileOf(gpu, instance);
-      if (instance.service >= 0 || instance.job || instance.state === "foreign") held += compute;
-      if (instance.busy === null) continue;
-      known = true;
-      working += instance.busy * compute;
-    }
+    const slices = gpu.model.compute_slices;
+    const used = usedOf(gpu);
+    all += slices;
+    held += used.held * slices;
+    if (used.working !== null) working = (working ?? 0) + used.working * slices;
   }
-  return { held: all ? held / all : 0, working: known && all ? working / all : null, all };
+  return { held: all ? held / all : 0, working: working !== null && all ? working / all : null };
 }

@@ -2,9 +2,18 @@
 // image; near, it is a rectangle with words.
 import type * as api from "./model";
 import { NOTHING, PROMISE, STATES, STEPS, inkOn, pixel, type Pair } from "./colours";
-import { profileOf, type FleetState, type Gpu, type Instance } from "./fleet";
+import { profileOf, usersOf, type FleetState, type Gpu, type Instance } from "./fleet";
 
 export type Paint = "state" | "busy" | "attainment" | "energy" | "plan";
+
+interface Label {
+  readonly text: string;
+  readonly x: number;
+  readonly y: number;
+  readonly width: number;
+  /** The first GPU of the node whose name this is; null for a rack. */
+  readonly gpu: number | null;
+}
 
 export interface Layout {
   /** Of a GPU's tile, in CSS pixels at a zoom of 1. */
@@ -13,7 +22,7 @@ export interface Layout {
   /** Left and top of each GPU's tile. */
   readonly x: Float32Array;
   readonly y: Float32Array;
-  readonly labels: readonly { readonly text: string; readonly x: number; readonly y: number; readonly width: number }[];
+  readonly labels: readonly Label[];
   /** Height of a label's line. */
   readonly line: number;
   /** Of the whole picture. */
@@ -21,14 +30,22 @@ export interface Layout {
   readonly down: number;
 }
 
-const WIDEST = 168;
+const WIDEST = 190; // CSS pixels of a tile
 const RATIO = 0.86; // of a tile's height to its width
 
-/** Blocks of nodes that stand together: racks, or nodes alone where racks are not known. */
-function blocks(nodes: readonly api.Node[], gpus: readonly Gpu[]): { name: string; nodes: number[][] }[] {
+const EDGE = 8; // CSS pixels that stay free at the picture's edge
+
+interface Block {
+  readonly name: string;
+  /** GPUs of each node. */
+  readonly nodes: number[][];
+}
+
+/** What stands together: racks, or nodes alone where racks are not known. */
+function blocksOf(nodes: readonly api.Node[], gpus: readonly Gpu[]): Block[] {
   const of: number[][] = nodes.map(() => []);
   gpus.forEach((gpu, i) => of[gpu.node]?.push(i));
-  const racks = new Map<string, { name: string; nodes: number[][] }>();
+  const racks = new Map<string, Block>();
   nodes.forEach((node, i) => {
     const key = node.rack ? `${node.zone}/${node.rack}` : `node ${i}`;
     const rack = racks.get(key) ?? { name: node.rack, nodes: [] };
@@ -40,62 +57,63 @@ function blocks(nodes: readonly api.Node[], gpus: readonly Gpu[]): { name: strin
 
 /** Packs all GPUs into the width, with tiles as large as the height allows; never narrower than `least`. */
 export function layout(fleet: FleetState, width: number, height: number, least = 4): Layout {
-  const parts = blocks(fleet.nodes, fleet.gpus);
+  const blocks = blocksOf(fleet.nodes, fleet.gpus);
   let low = least;
   let high = WIDEST;
   for (let i = 0; i < 12 && high - low > 0.25; i += 1) {
     const middle = (low + high) / 2;
-    const tried = pack(fleet, parts, width, middle);
+    const tried = pack(fleet, blocks, width, middle);
     if (tried.down <= height && tried.across <= width) low = middle;
     else high = middle;
   }
-  return pack(fleet, parts, width, low);
+  return pack(fleet, blocks, width, low);
 }
 
-function pack(fleet: FleetState, parts: ReturnType<typeof blocks>, width: number, tile: number): Layout {
+function pack(fleet: FleetState, blocks: readonly Block[], width: number, tile: number): Layout {
   const tall = Math.max(3, tile * RATIO);
   const gap = Math.max(1, Math.min(6, tile * 0.06));
-  const line = tall > 16 ? Math.min(16, tall * 0.3) : 0;
-  const between = Math.max(2, Math.min(16, tile * 0.18));
+  const line = Math.max(1, Math.min(16, tall * 0.2));
+  const between = Math.max(2, Math.min(18, tile * 0.18));
   const x = new Float32Array(fleet.gpus.length);
   const y = new Float32Array(fleet.gpus.length);
-  const labels: { text: string; x: number; y: number; width: number }[] = [];
-  const columns = (count: number) => Math.max(1, Math.min(count, 8, Math.floor((width + gap) / (tile + gap)) || 1));
-  let left = 0;
-  let top = 0;
+  const labels: Label[] = [];
+  const room = width - 2 * EDGE;
+  const fits = Math.max(1, Math.floor((room + gap) / (tile + gap)));
+  const columns = (count: number) => Math.max(1, Math.min(count, 8, fits));
+  let left = EDGE;
+  let top = EDGE;
   let deepest = 0;
   let across = 0;
-  for (const block of parts) {
-    const wide = Math.max(...block.nodes.map((node) => columns(node.length) * (tile + gap) - gap));
-    const rackLine = block.name ? line : 0;
-    const tallAll =
-      rackLine + block.nodes.reduce((sum, node) => sum + line + Math.ceil(node.length / columns(node.length)) * (tall + gap), 0);
-    if (left > 0 && left + wide > width) {
-      left = 0;
+  for (const { name, nodes } of blocks) {
+    const wide = Math.max(...nodes.map((node) => columns(node.length) * (tile + gap) - gap));
+    if (left > EDGE && left + wide > width - EDGE) {
+      left = EDGE;
       top += deepest + between;
       deepest = 0;
     }
     let down = top;
-    if (block.name && line) labels.push({ text: block.name, x: left, y: down, width: wide });
-    down += rackLine;
-    for (const node of block.nodes) {
-      const first = node[0];
-      if (first !== undefined && line) {
-        labels.push({ text: fleet.nodes[fleet.gpus[first]!.node]!.name, x: left, y: down, width: wide });
-      }
+    if (name) {
+      labels.push({ text: name, x: left, y: down, width: wide, gpu: null });
       down += line;
+    }
+    for (const node of nodes) {
       const per = columns(node.length);
       node.forEach((gpu, i) => {
+        const row = Math.floor(i / per);
         x[gpu] = left + (i % per) * (tile + gap);
-        y[gpu] = down + Math.floor(i / per) * (tall + gap);
+        y[gpu] = down + row * (tall + line) + line;
+        if (i === 0) {
+          const text = fleet.nodes[fleet.gpus[gpu]!.node]!.name;
+          labels.push({ text, x: left, y: down, width: wide, gpu });
+        }
       });
-      down += Math.ceil(node.length / per) * (tall + gap);
+      down += Math.ceil(node.length / per) * (tall + line) + gap;
     }
-    across = Math.max(across, left + wide);
+    across = Math.max(across, left + wide + EDGE);
     left += wide + between;
-    deepest = Math.max(deepest, tallAll);
+    deepest = Math.max(deepest, down - top);
   }
-  return { width: tile, height: tall, x, y, labels, line, across, down: top + deepest };
+  return { width: tile, height: tall, x, y, labels, line, across, down: top + deepest + EDGE };
 }
 
 /** What a picture shows of the fleet. */
@@ -103,7 +121,7 @@ export interface View {
   readonly paint: Paint;
   readonly dark: boolean;
   /** Whether a GPU or an instance matches what is looked for; others fade. */
-  readonly lit: ((gpu: Gpu, instance: Instance | null) => boolean) | null;
+  readonly lit: ((gpu: Gpu, instance: Instance) => boolean) | null;
   readonly selected: number | null;
 }
 
@@ -131,17 +149,19 @@ export class FleetMap {
     this.layout = layout(fleet, 100, 100);
   }
 
-  /** Takes the fleet and the canvas's size, and shows all of it. */
-  fit(fleet: FleetState, width: number, height: number, ratio: number): void {
+  /** Takes the fleet and the room there is, and shows all of it; the canvas is as high as that takes. */
+  fit(fleet: FleetState, width: number, most: number, ratio: number): void {
     this.fleet = fleet;
+    this.layout = layout(fleet, width, most);
+    const height = Math.ceil(Math.min(most, Math.max(120, this.layout.down)));
     this.width = width;
     this.height = height;
     this.ratio = ratio;
+    this.canvas.style.height = `${height}px`;
     this.canvas.width = Math.round(width * ratio);
     this.canvas.height = Math.round(height * ratio);
     this.image = this.context.createImageData(this.canvas.width, this.canvas.height);
     this.pixels = new Uint32Array(this.image.data.buffer);
-    this.layout = layout(fleet, width, height);
     this.reset();
   }
 
@@ -173,7 +193,6 @@ export class FleetMap {
     const y = this.layout.y[gpu]! * this.zoom;
     const w = this.layout.width * this.zoom;
     const h = this.layout.height * this.zoom;
-    this.panX = Math.min(-x, 0) > this.panX ? this.panX : this.panX;
     if (x + this.panX < 0) this.panX = -x;
     if (x + w + this.panX > this.width) this.panX = this.width - x - w;
     if (y + this.panY < this.layout.line * this.zoom) this.panY = this.layout.line * this.zoom - y;
@@ -201,6 +220,15 @@ export class FleetMap {
     return null;
   }
 
+  /** The instance of a GPU at a point of the canvas, or null. */
+  instanceAt(at: number, y: number): Instance | null {
+    const gpu = this.fleet.gpus[at]!;
+    const within = ((y - this.panY) / this.zoom - this.layout.y[at]!) / this.layout.height;
+    const slice = within * gpu.model.memory_slices;
+    const covers = (one: Instance) => slice >= one.start && slice < one.start + profileOf(gpu, one).memory;
+    return this.shown(gpu).find(covers) ?? null;
+  }
+
   /** The next GPU in a direction from another one, or null. */
   next(from: number, dx: number, dy: number): number | null {
     const { x, y } = this.layout;
@@ -218,23 +246,26 @@ export class FleetMap {
 
   /** Draws all, or only some GPUs where nothing else has changed. */
   draw(gpus: readonly number[] | null = null): void {
-    const near = this.layout.width * this.zoom >= WORDS;
-    if (near) this.drawNear();
+    if (this.layout.width * this.zoom >= WORDS) this.drawNear();
     else this.drawFar(gpus);
     this.drawSelected();
   }
 
+  /** What is drawn of a GPU: what it is, or what it is to become. */
+  private shown(gpu: Gpu): readonly Instance[] {
+    return this.view.paint === "plan" ? (gpu.planned ?? gpu.instances) : gpu.instances;
+  }
+
+  private fades(gpu: Gpu, instance: Instance): boolean {
+    if (this.view.paint === "plan" && !gpu.planned) return true;
+    return this.view.lit !== null && !this.view.lit(gpu, instance);
+  }
+
   private colour(gpu: Gpu, instance: Instance): Pair {
-    switch (this.view.paint) {
-      case "busy":
-        return instance.busy === null ? NOTHING : STEPS[Math.min(4, Math.floor(instance.busy * 5))]!;
-      case "attainment":
-        return instance.attainment === null ? NOTHING : PROMISE[promiseStep(instance.attainment)]!;
-      case "energy":
-        return gpu.watts === null ? NOTHING : STEPS[Math.min(4, Math.floor(gpu.watts / 150))]!;
-      default:
-        return STATES[instance.state];
-    }
+    const { paint } = this.view;
+    if (paint === "state" || paint === "plan") return STATES[instance.state];
+    const at = step(paint, gpu, instance);
+    return at === null ? NOTHING : (paint === "attainment" ? PROMISE : STEPS)[at]!;
   }
 
   private drawFar(gpus: readonly number[] | null): void {
@@ -258,19 +289,17 @@ export class FleetMap {
       if (right <= 0 || left >= wide || top + height <= 0 || top >= tall) continue;
       const from = Math.max(0, left);
       fill(pixels, wide, tall, from, right, Math.round(top), Math.round(top + height), board);
-      const instances = this.view.paint === "plan" ? (gpu.planned ?? gpu.instances) : gpu.instances;
-      const faded = this.view.lit;
-      for (const instance of instances) {
+      for (const instance of this.shown(gpu)) {
         const { memory } = profileOf(gpu, instance);
         const upper = Math.round(top + (height * instance.start) / gpu.model.memory_slices);
         const lower = Math.round(top + (height * (instance.start + memory)) / gpu.model.memory_slices);
         let colour = pixel(this.colour(gpu, instance)[scheme]);
-        if (faded && !faded(gpu, instance)) colour = mix(colour, ground);
+        if (this.fades(gpu, instance)) colour = mix(colour, ground);
         fill(pixels, wide, tall, from, right, upper, Math.max(upper + 1, lower - (lower - upper > 2 ? 1 : 0)), colour);
       }
     }
     this.context.putImageData(image, 0, 0);
-    if (layout.line * zoom >= 9) this.drawLabels();
+    this.drawLabels(false);
   }
 
   private drawNear(): void {
@@ -288,7 +317,7 @@ export class FleetMap {
       this.drawGpu(gpu, x, y, w, h);
     });
     context.setTransform(1, 0, 0, 1, 0, 0);
-    this.drawLabels();
+    this.drawLabels(true);
   }
 
   private drawGpu(gpu: Gpu, x: number, y: number, w: number, h: number): void {
@@ -297,13 +326,11 @@ export class FleetMap {
     context.fillStyle = BOARD[scheme];
     context.fillRect(x, y, w, h);
     const slice = h / gpu.model.memory_slices;
-    const instances = this.view.paint === "plan" ? (gpu.planned ?? gpu.instances) : gpu.instances;
-    for (const instance of instances) {
+    for (const instance of this.shown(gpu)) {
       const profile = profileOf(gpu, instance);
       const top = y + instance.start * slice;
       const tall = profile.memory * slice - 1;
-      const faded = this.view.lit !== null && !this.view.lit(gpu, instance);
-      context.globalAlpha = faded ? 0.2 : 1;
+      context.globalAlpha = this.fades(gpu, instance) ? 0.2 : 1;
       const colour = this.colour(gpu, instance)[scheme];
       context.fillStyle = colour;
       context.fillRect(x, top, w, tall);
@@ -312,7 +339,7 @@ export class FleetMap {
         context.font = `${size}px system-ui, sans-serif`;
         context.textBaseline = "middle";
         context.fillStyle = inkOn(colour);
-        const name = this.name(instance);
+        const name = usersOf(this.fleet, instance);
         const room = w - 8;
         const words = fitted(context, name ? name : profile.name, room);
         context.fillText(words, x + 4, top + Math.min(tall / 2, 10));
@@ -327,25 +354,27 @@ export class FleetMap {
     context.globalAlpha = 1;
   }
 
-  private name(instance: Instance): string {
-    if (instance.job) return instance.job;
-    if (instance.shared) return instance.shared.map((service) => this.fleet.services[service] ?? "").join(", ");
-    return this.fleet.services[instance.service] ?? "";
-  }
-
-  private drawLabels(): void {
+  /** Names of racks and nodes; near, of GPUs in the place of nodes. */
+  private drawLabels(near: boolean): void {
     const { context, layout, zoom, ratio } = this;
-    const size = Math.min(13, layout.line * zoom - 2);
+    const line = layout.line * zoom;
+    const size = Math.min(13, line - 2);
     if (size < 7) return;
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.font = `${size}px system-ui, sans-serif`;
     context.textBaseline = "middle";
     context.fillStyle = this.view.dark ? "#b3bfcc" : "#4a5663";
+    const write = (text: string, left: number, top: number, width: number) => {
+      const x = left * zoom + this.panX;
+      const y = top * zoom + this.panY;
+      if (x > this.width || y > this.height || y + line < 0 || x + width * zoom < 0) return;
+      context.fillText(fitted(context, text, width * zoom), x, y + line / 2);
+    };
     for (const label of layout.labels) {
-      const x = label.x * zoom + this.panX;
-      const y = label.y * zoom + this.panY;
-      if (x > this.width || y > this.height || y + layout.line * zoom < 0 || x + label.width * zoom < 0) continue;
-      context.fillText(fitted(context, label.text, label.width * zoom), x, y + (layout.line * zoom) / 2);
+      if (!near || label.gpu === null) write(label.text, label.x, label.y, label.width);
+    }
+    if (near) {
+      this.fleet.gpus.forEach((gpu, i) => write(gpu.id, layout.x[i]!, layout.y[i]! - layout.line, layout.width));
     }
     context.setTransform(1, 0, 0, 1, 0, 0);
   }
@@ -371,12 +400,15 @@ const GROUND: Pair = ["#ffffff", "#12171d"];
 /** Slices that are not cut. */
 const BOARD: Pair = ["#f0f3f6", "#1c232c"];
 
-/** The step of PROMISE for a share in time. */
-export function promiseStep(attainment: number): number {
-  if (attainment >= 0.999) return 4;
-  if (attainment >= 0.99) return 3;
-  if (attainment >= 0.95) return 2;
-  return attainment >= 0.9 ? 1 : 0;
+const IN_TIME = [0.9, 0.95, 0.99, 0.999]; // from which the next step of PROMISE begins
+const WATTS = 150; // of a step
+
+/** The step of what an instance is painted by; null where that is not known. */
+export function step(paint: "busy" | "attainment" | "energy", gpu: Gpu, instance: Instance | null): number | null {
+  if (paint === "energy") return gpu.watts === null ? null : Math.min(4, Math.floor(gpu.watts / WATTS));
+  const value = instance?.[paint] ?? null;
+  if (value === null) return null;
+  return paint === "busy" ? Math.min(4, Math.floor(value * 5)) : IN_TIME.filter((least) => value >= least).length;
 }
 
 function fill(

@@ -109,6 +109,7 @@ function Cut({ model, slices }: { model: string; slices: readonly Slice[] }) {
         <span
           key={one.start}
           style={{
+            gridRow: 1,
             gridColumn: `${one.start + 1} / span ${size(one.profile)}`,
             background: `var(--${one.state})`,
             color: inkOn(STATES[one.state][dark.value ? 1 : 0]),

@@ -71,7 +71,7 @@ export function Chart(props: Props) {
         y: { range: (_plot, low, high) => [Math.min(least, low), most ?? rounded(Math.max(high, least + 1e-9))] },
       },
       axes: [
-        { ...axis, space: 70, values: (_plot, ticks) => ticks.map(elapsed ? duration : clock(ticks)) },
+        { ...axis, size: 28, space: 70, values: (_plot, ticks) => ticks.map(elapsed ? duration : clock(ticks)) },
         { ...axis, size: 64, space: 28, values: (_plot, ticks) => ticks.map((tick) => show(tick)) },
       ],
       series: [
@@ -147,7 +147,7 @@ export function Chart(props: Props) {
         </ul>
       </figcaption>
       {at.length ? (
-        <div ref={holder} class="plot" role="img" aria-label={`${title}: ${lines.map((line) => said(line, show)).join("; ")}`} />
+        <div ref={holder} class="plot" style={{ minHeight: `${height}px` }} role="img" aria-label={`${title}: ${lines.map((line) => said(line, show)).join("; ")}`} />
       ) : (
         <div ref={holder} class="plot none">
           No points yet.

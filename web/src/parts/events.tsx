@@ -14,6 +14,7 @@ export const EVENT_COLUMNS: readonly Column<api.Event>[] = [
   { title: "Kind", value: (one) => one.kind },
   {
     title: "What",
+    wide: true,
     value: (one) => one.text,
     show: (one) => (
       <>

@@ -63,7 +63,7 @@ const BINDINGS: readonly Column<Binding>[] = [
     show: (one) => (one.point ? rate(one.point) : "cannot run"),
     number: true,
   },
-  { title: "Bound by", value: why },
+  { title: "Bound by", value: why, wide: true },
   {
     title: "Next best",
     value: (one) => (one.next_best ? `batch ${batch(one.next_best)}: ${rate(one.next_best)} items/s` : null),

@@ -15,6 +15,8 @@ export interface Column<Row> {
   readonly show?: (row: Row) => ComponentChildren;
   /** Numbers stand to the right, words to the left. */
   readonly number?: boolean;
+  /** Sentences: it takes the width that is left. */
+  readonly wide?: boolean;
   /** What the column says, where its title alone does not. */
   readonly hint?: string;
 }
@@ -31,13 +33,16 @@ interface Props<Row> {
   readonly text?: (row: Row) => string;
   readonly onRow?: (row: Row) => void;
   readonly current?: string | null;
-  /** False where `/` leaves all rows, and their number is not worth a line. */
+  /** False where `/` leaves all rows. */
   readonly filtered?: boolean;
   /** Said where there are no rows. */
   readonly empty?: string;
 }
 
+const kind = <Row,>(column: Column<Row>) => (column.number ? "number" : column.wide ? "wide" : "");
+
 const FEW = 150; // rows that are all drawn
+const SHORT = 10; // rows that are seen at a glance
 const SPARE = 12; // rows drawn beyond either edge
 
 const compare = (a: Value, b: Value) => {
@@ -107,7 +112,7 @@ export function Table<Row>(props: Props<Row>) {
 
   return (
     <div class="table">
-      {props.filtered !== false && <p class="count" role="status">
+      {(wanted || rows.length > SHORT) && <p class="count" role="status">
         {wanted
           ? `${plural(shown.length, "row")} of ${rows.length.toLocaleString("en")} match “${filter.value.trim()}”`
           : plural(rows.length, "row")}
@@ -137,7 +142,7 @@ export function Table<Row>(props: Props<Row>) {
                 key={column.title}
                 role="columnheader"
                 scope="col"
-                class={column.number ? "number" : ""}
+                class={kind(column)}
                 aria-sort={order === i ? "ascending" : order === -1 - i ? "descending" : "none"}
               >
                 <button type="button" title={column.hint} onClick={() => sortBy(i)}>
@@ -163,7 +168,7 @@ export function Table<Row>(props: Props<Row>) {
                 onClick={props.onRow && (() => props.onRow?.(row))}
               >
                 {columns.map((column) => (
-                  <td key={column.title} role="cell" class={column.number ? "number" : ""}>
+                  <td key={column.title} role="cell" class={kind(column)}>
                     <span class="label" aria-hidden="true">
                       {column.title}
                     </span>
