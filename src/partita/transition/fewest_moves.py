@@ -72,6 +72,9 @@ _WISHES_SHARE = 0.1
 _STEPS = (0.05, 0.4), (0.5, 0.5), (INFINITY, 1.0)
 """The greatest reduced cost of the columns of each step of a search, and its share of the time that is left."""
 
+_AT_ONCE = 1_000
+"""Up to this many columns a search has one step, with all of them."""
+
 _ROUNDING = 1e-6
 
 _BEYOND = 1e-4
@@ -441,6 +444,8 @@ class MoveProgram:
         problem, pairs = self._problem, self._pairs
         services, classes = len(problem.services), len(self._classes)
         program = self._program = Program()
+        # Little is fixed at the root of these programs, so that to begin again there only costs time.
+        program.solver.setOptionValue("mip_allow_restart", False)
         endless = np.full(services, INFINITY)
         self._rates = program.add_rows(np.ones(services), endless)
         self._replicas = program.add_rows(problem.replicas.astype(np.float64), endless)
@@ -654,7 +659,7 @@ class MoveProgram:
         if not len(relaxed.columns):
             return start, 0.0
         best, bound = start, _whole(relaxed.value, unit)
-        for step, share in _STEPS:
+        for step, share in _STEPS if np.count_nonzero(usable) > _AT_ONCE else _STEPS[-1:]:
             cost = INFINITY if best is None else float(best @ costs)
             needed = cost - unit - relaxed.value + _BEYOND
             if bound >= cost - _ROUNDING or deadline.over:
