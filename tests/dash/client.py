@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -94,9 +95,9 @@ async def _ask(app: Any, method: str, path: str, headers: Mapping[str, str], bod
     )
 
 
-def local(folder: Path) -> LocalSource:
+def local(folder: Path, **more: Any) -> LocalSource:
     """A source of the cluster in a folder."""
-    return LocalSource(SimulatedDriver(folder / CLUSTER), folder)
+    return LocalSource(lambda: closing(SimulatedDriver(folder / CLUSTER)), folder, **more)
 
 
 def client(source: Source, access: Access | None = None) -> Client:

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import logging
+import sys
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from partita.cli.cluster import SIMULATED, Cluster, DriverOption, open_driver
+from partita.cli.cluster import NVML, SIMULATED, Cluster, DriverOption, open_driver
 from partita.cli.options import Listen, TlsCert, TlsKey
 from partita.cli.output import echo
+from partita.drive.driver import EnergyMeter
+from partita.drive.nvml.driver import NvmlEnergyMeter
 from partita.drive.state import state_path
 from partita.errors import InputError
+from partita.serve.worker.listening import read_token
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from partita.dash.power import PowerMeter
+    from partita.drive.driver import Driver
 
 EXAMPLES = """On the host of the cluster, then open the address that it prints:
 
@@ -55,6 +68,28 @@ Name = Annotated[
     ),
 ]
 
+Workload = Annotated[
+    Path | None,
+    typer.Option("-f", "--file", metavar="WORKLOAD", help="Workload, for what services promise."),
+]
+Gateways = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--gateway",
+        metavar="URL",
+        help="Gateway of the services, whose metrics say rates and latencies: http://localhost:8000. Repeatable.",
+    ),
+]
+GatewayTokenFile = Annotated[
+    Path | None, typer.Option("--gateway-token-file", metavar="FILE", help="Token that the gateways require.")
+]
+GatewayCa = Annotated[
+    Path | None,
+    typer.Option(
+        "--gateway-ca", metavar="FILE", help="CA (PEM) of the gateways' certificates. (default: the system's)"
+    ),
+]
+
 app = typer.Typer()
 
 _NEEDED = ("starlette", "uvicorn", "httptools", "prometheus_client")
@@ -63,6 +98,10 @@ _NEEDED = ("starlette", "uvicorn", "httptools", "prometheus_client")
 @app.command(epilog=EXAMPLES)
 def dash(
     *,
+    workload: Workload = None,
+    gateway: Gateways = None,
+    gateway_token_file: GatewayTokenFile = None,
+    gateway_ca: GatewayCa = None,
     driver: DriverOption = SIMULATED,
     listen: Listen = "127.0.0.1",
     port: Port = 8080,
@@ -79,6 +118,8 @@ def dash(
     if missing := [each for each in _NEEDED if find_spec(each) is None]:
         raise InputError(f"{', '.join(missing)} is not installed", hint='pip install "partita[dash]"')
     from partita.dash.access import read_access  # noqa: PLC0415 -- of an extra
+    from partita.dash.gateway import GatewayPage  # noqa: PLC0415 -- likewise
+    from partita.dash.history import FILE, History  # noqa: PLC0415 -- likewise
     from partita.dash.local import LocalSource  # noqa: PLC0415 -- likewise
     from partita.dash.server import serve  # noqa: PLC0415 -- likewise
 
@@ -91,6 +132,7 @@ def dash(
         key=tls_key,
         names=name or (),
     )
+    token = None if gateway_token_file is None else read_token(gateway_token_file)
     folder, cluster = state_path(), Cluster(driver)
     if not cluster.exists(folder):
         raise InputError(
@@ -98,6 +140,39 @@ def dash(
             where=str(folder),
             hint="make one: `partita apply plan.json`; for the GPUs of this host add --driver nvml",
         )
-    with open_driver(cluster, folder, list) as opened:
-        source = LocalSource(opened, folder)
-        serve(source, access, lambda url: echo(f"partita dash: {url}"))
+    pages = [GatewayPage(url, token, gateway_ca) for url in gateway or ()]
+    with ExitStack() as stack:
+        source = LocalSource(
+            partial(open_driver, cluster, folder, list),
+            folder,
+            workload=workload,
+            gateways=pages,
+            power=partial(_power, driver, stack),
+        )
+        stack.callback(source.close)
+        history = stack.enter_context(closing(History(folder / FILE)))
+        stack.enter_context(_logged())
+        serve(source, access, history, lambda url: echo(f"partita dash: {url}"))
+
+
+def _power(name: str, stack: ExitStack, driver: Driver) -> PowerMeter | None:
+    from partita.dash.power import CounterPower, SimulatedPower  # noqa: PLC0415 -- of an extra
+
+    if name == SIMULATED:
+        return SimulatedPower()
+    if name == NVML:
+        return CounterPower(stack.enter_context(closing(NvmlEnergyMeter())))
+    return CounterPower(driver) if isinstance(driver, EnergyMeter) else None
+
+
+@contextmanager
+def _logged() -> Iterator[None]:
+    """While the block runs, write what the server notes to stderr."""
+    log, handler = logging.getLogger("partita.dash"), logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)

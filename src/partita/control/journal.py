@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from math import inf
-from typing import TYPE_CHECKING, Protocol, TextIO
+from heapq import merge
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TextIO
 
 from partita.control.executor import Fact, Snapshot
 from partita.control.goal import goal_of, goal_text
@@ -76,13 +77,14 @@ _FORMAT = DatabaseFormat(
     raises=JournalError,
 )
 
-_RECORDS = (
-    "SELECT seq * 4 + 1 AS number, 'action' AS kind, begun AS at, ended, error,"
-    " replace(kind, '_', ' ') || coalesce(' ' || service, '') || ' on ' || gpu || ' ' || placement AS text,"
-    " gpu, service, placement, kind AS action FROM actions"
-    " UNION ALL SELECT seq * 4 + 2, 'note', at, at, NULL, text, NULL, NULL, NULL, NULL FROM notes"
-    " UNION ALL SELECT id * 4 + 3, 'goal', at, ended, NULL, command, NULL, NULL, NULL, NULL FROM goals"
+_ACTIONS = (
+    "SELECT seq * 4 + 1, 'action', begun, ended, error,"
+    " replace(kind, '_', ' ') || coalesce(' ' || service, '') || ' on ' || gpu || ' ' || placement,"
+    " gpu, service, placement, kind FROM actions"
 )
+_NOTES = "SELECT seq * 4 + 2, 'note', at, at, NULL, text FROM notes"
+_GOALS = "SELECT id * 4 + 3, 'goal', at, ended, NULL, command FROM goals"
+"""Rows as `Record` has its fields."""
 
 _Rows = dict[str, "Fact | str"]
 """What was seen of a GPU: its condition under an empty text, and each instance under its placement."""
@@ -128,6 +130,18 @@ class Record:
     service: str | None = None
     placement: str | None = None
     action: str | None = None
+
+
+class Position(NamedTuple):
+    """A place in the journal: a number in each of its lists."""
+
+    action: int
+    note: int
+    goal: int
+
+
+END = Position(2**62, 2**62, 2**62)
+"""After all records."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +232,7 @@ class Journal:
         self._seen: dict[str, _Rows] | None = None
         self._goal: int | None = None
         self._round: int | None = None
+        self._read_goal: tuple[str, Goal] | None = None
 
     def close(self) -> None:
         """Close the file."""
@@ -356,7 +371,9 @@ class Journal:
                 " AND id NOT LIKE '%/%'",
                 (now[0],),
             ).fetchone()
-        goal, state = goal_of(row[1]), State(row[2])
+        if self._read_goal is None or self._read_goal[0] != row[1]:
+            self._read_goal = row[1], goal_of(row[1])  # at ten thousand GPUs this takes half a second
+        goal, state = self._read_goal[1], State(row[2])
         replans = max(0, len(rounds) - 1)
         return Progress(goal, state, row[3], row[4], done, now[1], now[2], replans, row[0], row[5])
 
@@ -366,39 +383,45 @@ class Journal:
             return int(db.execute("PRAGMA data_version").fetchone()[0])
 
     def records(
-        self, limit: int, before: tuple[float, int] | None = None, gpu: str | None = None
-    ) -> list[Record]:
-        """Return the newest records, newest first.
+        self, limit: int, before: Position = END, gpu: str | None = None
+    ) -> tuple[list[Record], Position]:
+        """Return the newest records, newest first, and the position before the last of them.
 
         Args:
             limit: most records.
-            before: time and number of the record before which they stand; None for the newest.
+            before: the position before which they stand.
             gpu: id of the GPU of actions; None for all that is written down.
         """
-        at, number = before or (inf, 0)
+        selects = [
+            f"{_ACTIONS} WHERE seq < :action AND (:gpu IS NULL OR gpu = :gpu) ORDER BY seq DESC LIMIT :limit",
+            f"{_NOTES} WHERE seq < :note AND :gpu IS NULL ORDER BY seq DESC LIMIT :limit",
+            f"{_GOALS} WHERE id < :goal AND :gpu IS NULL ORDER BY id DESC LIMIT :limit",
+        ]
+        values = {**before._asdict(), "gpu": gpu, "limit": limit}
         with self._file.reading() as db:
-            rows = db.execute(
-                f"SELECT * FROM ({_RECORDS}) WHERE (at, number) < (?, ?) AND (? IS NULL OR gpu = ?)"  # noqa: S608 -- a constant
-                " ORDER BY at DESC, number DESC LIMIT ?",
-                (at, number, gpu, gpu, limit),
-            ).fetchall()
-        return [Record(*row) for row in rows]
+            found = [[Record(*row) for row in db.execute(select, values)] for select in selects]
+        # Within a kind they are in the order in which they were written, whatever a clock did meanwhile.
+        merged = list(islice(merge(*found, key=lambda each: -each.at), limit))
+        for each in merged:
+            before = before._replace(**{each.kind: each.number >> 2})
+        return merged, before
 
-    def news(self, known: Mapping[str, int], open_actions: Collection[int]) -> list[Record]:
-        """Return the records after those that are known, and those of actions that were in progress, oldest first.
+    def news(self, known: Position, in_progress: Collection[int]) -> list[Record]:
+        """Return the records after a position, and those of actions that were in progress, oldest first.
 
         Args:
-            known: the newest number of each kind, as `Record.number` has it.
-            open_actions: numbers of actions that were in progress.
+            known: number of the newest of each kind.
+            in_progress: numbers of actions, as `Record.number` has them.
         """
-        marks = ",".join("?" * len(open_actions))
+        marks = ",".join("?" * len(in_progress))
+        numbers = [each >> 2 for each in in_progress]
         with self._file.reading() as db:
-            rows = db.execute(
-                f"SELECT * FROM ({_RECORDS}) WHERE (kind = 'action' AND (number > ? OR number IN ({marks})))"  # noqa: S608 -- likewise
-                " OR (kind = 'note' AND number > ?) OR (kind = 'goal' AND number > ?) ORDER BY at, number",
-                (known.get("action", 0), *open_actions, known.get("note", 0), known.get("goal", 0)),
-            ).fetchall()
-        return [Record(*row) for row in rows]
+            rows = [
+                *db.execute(f"{_ACTIONS} WHERE seq > ? OR seq IN ({marks})", (known.action, *numbers)),
+                *db.execute(f"{_NOTES} WHERE seq > ?", (known.note,)),
+                *db.execute(f"{_GOALS} WHERE id > ?", (known.goal,)),
+            ]
+        return sorted((Record(*row) for row in rows), key=lambda each: (each.at, each.number))
 
     def tail(self, n: int) -> list[Entry]:
         """Return the newest entries, oldest first."""

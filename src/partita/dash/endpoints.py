@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from partita import __version__
 from partita.dash.endpoint import Call, Encoded, Endpoint, Page, RequestFault, SearchPage
 from partita.dash.model import (
     EventPage,
+    Fault,
     Fleet,
     Gpu,
     GpuHistory,
@@ -16,9 +17,12 @@ from partita.dash.model import (
     Index,
     Load,
     Part,
+    Series,
     Service,
     ServicePage,
 )
+from partita.dash.samples import FLEET, service_series
+from partita.documents.codec import Meta, Value
 from partita.errors import nearest
 
 if TYPE_CHECKING:
@@ -36,6 +40,8 @@ def _index(api: ApiState, call: Call) -> Index:
         source.parts,
         api.state(),
         api.stream.last,
+        None if api.fault is None else Fault(api.fault.what, api.fault.where, api.fault.hint),
+        source.notes,
     )
 
 
@@ -66,8 +72,7 @@ def _gpu(api: ApiState, call: Call) -> Gpu:
 def _gpu_history(api: ApiState, call: Call) -> GpuHistory:
     gpu = _gpu(api, call)
     with api.lock:
-        events = api.source.events(None, 100, gpu.id)
-    return GpuHistory((), events.events, ())
+        return api.source.history(gpu.id)
 
 
 def _services(api: ApiState, call: Call) -> ServicePage:
@@ -92,6 +97,33 @@ def _service(api: ApiState, call: Call) -> Service:
             hint=f"did you mean {close}?" if close else "GET /api/v1/services lists them",
         )
     return found
+
+
+class SeriesQuery(Value):
+    """The query of a series."""
+
+    seconds: Annotated[
+        float, Meta(gt=0, le=30 * 86_400, description="How far back; beyond a day, points are minutes.")
+    ] = 3600.0
+    until: Annotated[
+        float | None, Meta(description="Up to when, on the cluster's clock; by default now.")
+    ] = None
+    points: Annotated[
+        int, Meta(ge=1, le=2000, description="Most points; each is then the mean of several.")
+    ] = 360
+
+
+def _fleet_series(api: ApiState, call: Call) -> Series:
+    return _series(api, call.query, FLEET)
+
+
+def _service_series(api: ApiState, call: Call) -> Series:
+    return _series(api, call.query, service_series(_service(api, call).name))
+
+
+def _series(api: ApiState, query: SeriesQuery, name: str) -> Series:
+    until = api.fleet.at if query.until is None else query.until
+    return api.history.series(name, max(0.0, until - query.seconds), until, query.points)
 
 
 def _events(api: ApiState, call: Call) -> EventPage:
@@ -122,6 +154,16 @@ SEEN = (
     Endpoint(
         "GET", "/services", ServicePage, _services, "Services, by page.", query=SearchPage,
         part=Part.SERVICES,
+    ),
+    Endpoint(
+        "GET", "/services/{name}/series", Series, _service_series,
+        "A service over time: rate, attainment, latency in ms, queue, capacity, floor.",
+        part=Part.SERVICES, query=SeriesQuery, slow=True,
+    ),
+    Endpoint(
+        "GET", "/fleet/series", Series, _fleet_series,
+        "The fleet over time: GPUs and those in use, shares held and at work, watts, instances.",
+        query=SeriesQuery, slow=True,
     ),
     Endpoint("GET", "/services/{name}", Service, _service, "A service.", part=Part.SERVICES),
     Endpoint("GET", "/events", EventPage, _events, "What happened, newest first.", query=Page, slow=True),

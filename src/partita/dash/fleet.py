@@ -23,7 +23,7 @@ from partita.dash.model import (
     ProfileSize,
     Reset,
 )
-from partita.dash.source import GPU_STATES, InstanceLoad
+from partita.dash.source import GPU_STATES, LOST, MIG_OFF, InstanceLoad
 from partita.errors import PartitaError
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import Layout, Placement
@@ -137,6 +137,36 @@ class FleetState:
                 tuple(_whole(self._watts.get(gpu.id)) for gpu in self._gpus),
             )
         return self._load
+
+    def totals(self) -> dict[str, float | None]:
+        """Return sums over all GPUs that can be used: their number, those in use, shares held and at work, watts."""
+        slices = held = 0
+        working, known, used, instances, usable = 0.0, False, 0, 0, 0
+        for index, gpu in enumerate(self._gpus):
+            if gpu.state in (MIG_OFF, LOST):
+                continue
+            model, loads = gpu_model(gpu.model), self._loads[index]
+            usable += 1
+            slices += model.compute_slices
+            instances += len(gpu.instances)
+            at_work = [each for each in gpu.instances if each.state in _WORKING]
+            used += bool(at_work)
+            for each in at_work:
+                compute = model.profile(each.profile).compute if model.has(each.profile) else 0
+                held += compute
+                load = loads.get(each.start)
+                if load is not None and load.busy is not None:
+                    working += compute * load.busy
+                    known = True
+        watts = [each for each in self._watts.values() if each is not None]
+        return {
+            "gpus": usable,
+            "used": used,
+            "instances": instances,
+            "held": held / slices if slices else 0.0,
+            "working": working / slices if known else None,
+            "watts": sum(watts) if watts else None,
+        }
 
     def gpu(self, gpu_id: str) -> Gpu | None:
         """Return a GPU with all that is known of its instances; None if there is none of that id."""

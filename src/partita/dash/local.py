@@ -6,15 +6,21 @@ does not answer soon is left out until it does.
 
 from __future__ import annotations
 
+import re
 import socket
+import time
 from collections import defaultdict
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from partita.control.executor import ClusterView, serving, snapshot
-from partita.control.journal import FILE, Journal, State
+from partita.control.journal import END, FILE, Journal, Position, State
+from partita.dash.gateway import GatewayNow, GatewayWatch, ServiceNow
 from partita.dash.model import (
     Event,
     EventPage,
+    GpuCut,
+    GpuHistory,
     InstanceDetail,
     InstanceState,
     Part,
@@ -22,23 +28,32 @@ from partita.dash.model import (
     Transition,
     TransitionState,
 )
-from partita.dash.source import LEAVING, LOST, MIG_OFF, USABLE, Look, SeenGpu
+from partita.dash.source import LEAVING, LOST, MIG_OFF, USABLE, InstanceLoad, Look, SeenGpu
+from partita.drive.state import CLUSTER
 from partita.errors import InputError, PartitaError
 from partita.jobs.queue.client import QueueClient
 from partita.jobs.queue.folders import jobs_folder
 from partita.mig.layout import Placement
 from partita.transition.transition import ActionKind
+from partita.workload import read_workload
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from partita.control.journal import Progress, Record
+    from partita.dash.gateway import GatewayPage
+    from partita.dash.power import PowerMeter
+    from partita.dash.source import InstanceKey
     from partita.drive.driver import Driver, ObservedGpu, ObservedInstance
     from partita.transition.deployment import Deployment
 
 _SOON_S = 0.5
 """How long the queue may take to answer."""
+
+_MOST_OPEN, _MOST_OF_A_GPU = 2000, 500
+"""Records that are read at the start, to find actions in progress; and of one GPU."""
 
 _RESHAPING = {ActionKind.CREATE_INSTANCE, ActionKind.DESTROY_INSTANCE}
 
@@ -47,19 +62,39 @@ class LocalSource:
     """The cluster of a state folder.
 
     Args:
-        driver: of the cluster, opened to observe it.
+        opening: opens the driver of the cluster for a block; called again when the cluster is made anew.
         folder: the state folder.
-        workload: name of the workload, where it is known.
+        workload: file of the workload, for its name and its services' SLOs.
+        gateways: metrics pages of the gateways in front of its services.
+        power: returns what says how many watts the driver's GPUs draw; None where nothing does.
     """
 
-    def __init__(self, driver: Driver, folder: Path, *, workload: str | None = None) -> None:
-        self._driver = driver
-        self._folder = folder
-        self._workload = workload
-        self._view = ClusterView(driver)
+    def __init__(
+        self,
+        opening: Callable[[], AbstractContextManager[Driver]],
+        folder: Path,
+        *,
+        workload: Path | None = None,
+        gateways: Sequence[GatewayPage] = (),
+        power: Callable[[Driver], PowerMeter | None] = lambda _: None,
+    ) -> None:
+        self.folder = folder
+        self.workload_file = workload
+        self._opening = opening
+        self._power_of = power
+        self._stack = ExitStack()
+        self._driver: Driver | None = None
+        self._power: PowerMeter | None = None
+        self._files: tuple[object, ...] = ()
+        self._slos = _Slos(workload)
+        self._watch = GatewayWatch(gateways)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Know nothing of the cluster."""
         self._journal: Journal | None = None
         self._journal_version: int | None = None
-        self._newest: dict[str, int] = {}
+        self._newest = Position(0, 0, 0)
         self._open: dict[int, Record] = {}
         self._progress: Progress | None = None
         self._seen: dict[str, SeenGpu] = {}
@@ -67,6 +102,7 @@ class LocalSource:
         self._services: dict[str, Service] = {}
         self._jobs: dict[tuple[str, str], str] = {}
         self._goal: Deployment | None = None
+        self._gateway = GatewayNow()
 
     @property
     def cluster(self) -> str:
@@ -75,13 +111,19 @@ class LocalSource:
 
     @property
     def workload(self) -> str | None:
-        """Name of the workload, where it is known."""
-        return self._workload
+        """Name of the workload's file, where it is known."""
+        return None if self.workload_file is None else self.workload_file.stem
 
     @property
     def parts(self) -> tuple[Part, ...]:
         """The parts of the API that there are."""
         return (Part.FLEET, Part.SERVICES)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is missing, and why."""
+        fault = self._watch.latest().fault
+        return () if fault is None else (fault,)
 
     def look(self) -> Look:
         """Return what has changed since the last call.
@@ -89,26 +131,33 @@ class LocalSource:
         Raises:
             PartitaError: the cluster cannot be observed; a later call goes on.
         """
+        driver, anew = self._current()
         events, transition, acting = self._read_journal()
         jobs = self._read_jobs()
-        ids = set(self._view.look().gpus) | acting | jobs
+        differing = self._view.look().gpus
+        ids = set(differing) | acting | jobs
         gone = [name for name in ids if self._view.gpu(name) is None and name in self._seen]
         gpus = [made for name in ids if (made := self._made(name)) is not None]
         for name in gone:
             del self._seen[name], self._capacity[name]
-        now = self._described() if gpus or gone or transition is not None or events else self._services
+        load = self._new_load()
+        stale = gpus or gone or transition is not None or events or load is not None or self._slos.changed()
+        now = self._described() if stale else self._services
         changed = [each for name, each in now.items() if self._services.get(name) != each]
         lost = [name for name in self._services if name not in now]
         self._services = now
         return Look(
-            self._driver.clock.now(),
+            driver.clock.now(),
             gpus,
             gone,
+            load=load or {},
+            watts=self._watts(ids),
             services=changed,
             gone_services=lost,
             goal=self._goal,
             transition=transition,
             events=events,
+            reset="the cluster was made anew" if anew else None,
         )
 
     def state(self) -> str:
@@ -122,21 +171,75 @@ class LocalSource:
             InputError: it is no cursor of this source.
             JournalError: the journal cannot be read.
         """
-        before = None if after is None else _cursor(after)
-        journal = self._opened()
-        records = [] if journal is None else journal.records(limit + 1, before, gpu)
-        kept = records[:limit]
-        following = f"{kept[-1].at!r}:{kept[-1].number}" if len(records) > limit else None
-        return EventPage(tuple(map(event_of, kept)), following)
+        journal, before = self._opened(), END if after is None else _cursor(after)
+        if journal is None:
+            return EventPage(())
+        records, following = journal.records(limit, before, gpu)
+        more = len(records) == limit and journal.records(1, following, gpu)[0]
+        return EventPage(tuple(map(event_of, records)), ".".join(map(str, following)) if more else None)
+
+    def history(self, gpu_id: str) -> GpuHistory:
+        """Return how a GPU was cut, and what happened on it, newest first.
+
+        Raises:
+            JournalError: the journal cannot be read.
+        """
+        journal, gpu = self._opened(), self._view.gpu(gpu_id)
+        records = [] if journal is None else journal.records(_MOST_OF_A_GPU, gpu=gpu_id)[0]
+        now = [] if gpu is None else [(str(e.placement), _service(e)) for e in gpu.instances]
+        return GpuHistory(cuts(now, records), tuple(map(event_of, records)), ())
 
     def close(self) -> None:
-        """Close the journal."""
+        """Close the cluster and the journal, and read no gateway any more."""
+        self._watch.close()
+        self._close()
+
+    def _close(self) -> None:
+        self._stack.close()
+        self._driver = None
         if self._journal is not None:
             self._journal.close()
+        self._forget()
+
+    def _current(self) -> tuple[Driver, bool]:
+        """Return the driver of the cluster that is there now, and whether it is another one than before.
+
+        Raises:
+            PartitaError: there is none, or it cannot be opened.
+        """
+        files = (_identity(self.folder / CLUSTER), _identity(self.folder / FILE))
+        if self._driver is not None and files[0] == self._files[0]:
+            if files[1] != self._files[1] and self._journal is not None:
+                self._journal.close()
+                self._journal, self._journal_version = None, None
+            self._files = files
+            return self._driver, False
+        anew = bool(self._files)
+        self._close()
+        self._driver = self._stack.enter_context(self._opening())
+        self._files = files
+        self._view = ClusterView(self._driver)
+        self._power = self._power_of(self._driver)
+        return self._driver, anew
+
+    def _new_load(self) -> dict[InstanceKey, InstanceLoad] | None:
+        """Return the loads of instances, if gateways said something new."""
+        before, now = self._gateway, self._watch.latest()
+        if now is before:
+            return None
+        self._gateway = now
+        return {**{key: InstanceLoad() for key in before.load if key not in now.load}, **now.load}
+
+    def _watts(self, changed: Iterable[str]) -> Mapping[str, float | None]:
+        if self._power is None:
+            return {}
+        jobs = [(gpu, Placement.parse(place).start) for gpu, place in self._jobs]
+        known = [gpu for name in changed if (gpu := self._view.gpu(name)) is not None]
+        return self._power.read(time.monotonic(), known, jobs)
 
     def _opened(self) -> Journal | None:
-        if self._journal is None and (self._folder / FILE).exists():
-            self._journal = Journal(self._folder / FILE)
+        if self._journal is None and (self.folder / FILE).exists():
+            self._journal = Journal(self.folder / FILE)
         return self._journal
 
     def _read_journal(self) -> tuple[list[Event], Transition | None, set[str]]:
@@ -146,15 +249,13 @@ class LocalSource:
             return [], None, set()
         first = self._journal_version is None
         self._journal_version = version
-        if first:
-            known = list(reversed(journal.records(1000)))
-            self._newest = {kind: _newest(known, kind) for kind in ("action", "note", "goal")}
-            records = [each for each in known if each.ended is None]
-        else:
-            records = known = journal.news(self._newest, self._open.keys())
+        news = (
+            journal.records(_MOST_OPEN)[0][::-1] if first else journal.news(self._newest, self._open.keys())
+        )
         touched: set[str] = set()
-        for each in records:
-            self._newest[each.kind] = max(self._newest.get(each.kind, 0), each.number)
+        for each in news:
+            newest = max(getattr(self._newest, each.kind), each.number >> 2)
+            self._newest = self._newest._replace(**{each.kind: newest})
             if each.kind == "action" and each.gpu is not None:
                 touched.add(each.gpu)
                 if each.ended is None:
@@ -169,7 +270,7 @@ class LocalSource:
         self._goal = None if reached else self._goal if self._goal == target else target
         changed = before != self._progress
         return (
-            [] if first else [event_of(each) for each in known],
+            [] if first else [event_of(each) for each in news],
             transition_of(self._progress) if changed else None,
             touched,
         )
@@ -178,7 +279,7 @@ class LocalSource:
         """Read which jobs run where; return the GPUs on which that changed."""
         now: dict[tuple[str, str], str] = {}
         try:
-            with QueueClient(jobs_folder(self._folder), _SOON_S) as daemon:
+            with QueueClient(jobs_folder(self.folder), _SOON_S) as daemon:
                 found = daemon.ask("instances")["jobs"]
             now = {(job["gpu"], job["instance"]): job["id"] for job in found}
         except PartitaError:
@@ -257,17 +358,119 @@ class LocalSource:
         floors = wanted if reached else goal.guaranteed if goal is not None else {}
         planned = goal.target.capacity() if goal is not None else {}
         return {
-            name: Service(
+            name: self._service(
                 name,
-                wanted.get(name, 0.0),
-                floors.get(name, 0.0),
-                ready.get(name, 0.0),
-                planned.get(name, 0.0),
-                sum(where[name].values()),
-                where=dict(sorted(where[name].items())),
+                (wanted.get(name, 0.0), floors.get(name, 0.0), ready.get(name, 0.0), planned.get(name, 0.0)),
+                where[name],
             )
-            for name in sorted(ready.keys() | wanted.keys())
+            for name in sorted(ready.keys() | wanted.keys() | self._gateway.services.keys())
         }
+
+    def _service(
+        self, name: str, rates: tuple[float, float, float, float], where: Mapping[str, int]
+    ) -> Service:
+        now = self._gateway.services.get(name, ServiceNow())
+        slo_ms, quantile = self._slos.of(name) or (now.slo_ms, now.quantile)
+        return Service(
+            name,
+            *rates,
+            sum(where.values()),
+            slo_ms,
+            quantile,
+            _digits(now.rate),
+            _digits(now.attainment, 4),
+            _digits(now.p50_ms),
+            _digits(now.p95_ms),
+            _digits(now.p99_ms),
+            now.queue,
+            now.in_flight,
+            dict(now.refused),
+            dict(sorted(where.items())),
+        )
+
+
+class _Slos:
+    """The SLOs of a workload's file, read again when it changes; while it cannot be read, those from before hold."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._modified: tuple[int, int] | None = None
+        self._known: dict[str, tuple[float, float | None]] = {}
+        if path is not None:
+            self._read(path)
+
+    def of(self, service: str) -> tuple[float, float | None] | None:
+        """Return latency in ms and quantile of a service."""
+        return self._known.get(service)
+
+    def changed(self) -> bool:
+        """Return whether the file has changed, and read it if it has."""
+        if self._path is None:
+            return False
+        with suppress(OSError, PartitaError):
+            status = self._path.stat()
+            if (status.st_mtime_ns, status.st_size) != self._modified:
+                self._read(self._path)
+                return True
+        return False
+
+    def _read(self, path: Path) -> None:
+        with suppress(OSError):
+            status = path.stat()
+            self._modified = status.st_mtime_ns, status.st_size
+        loaded = read_workload(path)
+        self._known = {each.name: (each.slo.latency_ms, each.slo.quantile) for each in loaded.services}
+
+
+def cuts(now: Iterable[tuple[str, str | None]], records: Iterable[Record]) -> tuple[GpuCut, ...]:
+    """Return how a GPU was cut, newest first, by undoing its actions one by one.
+
+    Args:
+        now: its placements, and the service on each.
+        records: its actions, newest first.
+    """
+    state = dict(now)
+    done = sorted(
+        (each for each in records if each.ended is not None and each.error is None and each.placement),
+        key=lambda each: (each.ended or 0.0, each.number),
+        reverse=True,
+    )
+    found: list[GpuCut] = []
+    for each in done:
+        at, place = each.ended or 0.0, each.placement or ""
+        if not found or found[-1].at != at:
+            found.append(GpuCut(at, _written(state)))
+        match each.action:
+            case ActionKind.CREATE_INSTANCE:
+                state.pop(place, None)
+            case ActionKind.DESTROY_INSTANCE:
+                state[place] = None
+            case ActionKind.START_REPLICA if place in state:
+                state[place] = None
+            case ActionKind.STOP_REPLICA if place in state:
+                state[place] = each.service
+    return tuple(found)
+
+
+def _written(state: Mapping[str, str | None]) -> tuple[str, ...]:
+    rows = sorted((Placement.parse(place), service) for place, service in state.items())
+    return tuple(f"{place} {service}" if service else str(place) for place, service in rows)
+
+
+def _service(instance: ObservedInstance) -> str | None:
+    return instance.replica.replica.service if instance.replica is not None else None
+
+
+def _digits(value: float | None, digits: int = 5) -> float | None:
+    return None if value is None else float(f"{value:.{digits}g}")
+
+
+def _identity(path: Path) -> object:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _state(each: ObservedInstance, job: str | None, acting: ActionKind | None) -> InstanceState:
@@ -320,15 +523,12 @@ def transition_of(progress: Progress) -> Transition:
     )
 
 
-def _newest(records: Iterable[Record], kind: str) -> int:
-    return max((each.number for each in records if each.kind == kind), default=0)
+_CURSOR = re.compile(r"\d{1,18}(\.\d{1,18}){2}", re.ASCII)
 
 
-def _cursor(text: str) -> tuple[float, int]:
-    at, _, number = text.partition(":")
-    try:
-        return float(at), int(number)
-    except ValueError:
+def _cursor(text: str) -> Position:
+    if not _CURSOR.fullmatch(text):
         raise InputError(
             f"{text!r} is no cursor", where="after", hint="use `next` of the page before, or leave it out"
-        ) from None
+        )
+    return Position(*map(int, text.split(".")))

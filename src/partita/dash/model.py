@@ -64,6 +64,12 @@ class Index(Value):
     parts: tuple[Part, ...]
     state: Annotated[str, Meta(description="Version of the whole state; also its ETag.")]
     last_event: Annotated[int, Meta(description="Number of the newest event of the stream.")]
+    fault: Annotated[
+        Fault | None, Meta(description="Why the cluster cannot be seen now; all that is shown is older.")
+    ] = None
+    notes: Annotated[
+        tuple[str, ...], Meta(description="What is missing, and why: such as a gateway that does not answer.")
+    ] = ()
 
 
 class ProfileSize(Value):
@@ -192,6 +198,12 @@ class Reset(Value):
 
     fleet: Annotated[str, Meta(description="Version of the fleet, at least.")]
     why: str
+
+
+class ClusterFault(Value):
+    """Event `fault`: why the cluster cannot be seen; null once it can again."""
+
+    fault: Fault | None
 
 
 class SignIn(Value):

@@ -26,6 +26,7 @@ EVENTS = {
     "job": model.Job,
     "event": model.Event,
     "reset": model.Reset,
+    "fault": model.ClusterFault,
 }
 """The events of the stream, and the types of their documents."""
 
@@ -35,7 +36,8 @@ _NAME = re.compile(r"{(\w+)(?::\w+)?}")
 _STREAM = (
     "Server-sent events: first `hello`, then `gpu`, `load`, `services`, `transition`, `job` and `event` as they "
     "happen. Send the header `Last-Event-ID`, or the parameter `last_event`, to go on where a connection ended. "
-    "`reset` says that events are missing: load everything anew. Comment lines are pings."
+    "`reset` says that events are missing: load everything anew. `fault` says why the cluster cannot be seen now. "
+    "Comment lines are pings."
 )
 
 

@@ -25,8 +25,9 @@ from partita import __version__
 from partita.dash.access import Guard
 from partita.dash.endpoint import Call, Encoded, RequestFault
 from partita.dash.endpoints import ALL
-from partita.dash.model import Fault, Hello, Reset, Role, Session, SignIn
+from partita.dash.model import ClusterFault, Fault, Hello, Reset, Role, Session, SignIn
 from partita.dash.openapi import ROOT, document
+from partita.dash.samples import samples
 from partita.dash.state import ApiState
 from partita.dash.stream import encoded
 from partita.documents.codec import DocumentSource, convert
@@ -41,7 +42,9 @@ if TYPE_CHECKING:
 
     from partita.dash.access import Access
     from partita.dash.endpoint import Endpoint
+    from partita.dash.history import History
     from partita.dash.source import Look, Source
+    from partita.dash.stream import Named
     from partita.documents.codec import Value
 
 _LOG = logging.getLogger("partita.dash")
@@ -420,17 +423,21 @@ async def look_on(api: ApiState, every_s: float = LOOK_S) -> None:
 
 async def look(api: ApiState) -> None:
     """Look at the source once."""
+    run = asyncio.get_running_loop().run_in_executor
+    events: list[Named] = []
     try:
-        seen = await asyncio.to_thread(_look, api)
+        seen = await run(api.looker, _look, api)
     except PartitaError as error:
         if api.fault is None or str(api.fault) != str(error):
             _LOG.warning("%s", error.with_hint)
+            api.stream.publish([("fault", ClusterFault(Fault(error.what, error.where, error.hint)))])
         api.fault = error
         return
     if api.fault is not None:
         _LOG.info("%s is seen again", api.source.cluster)
         api.fault = None
-    events = api.fleet.update(seen)
+        events.append(("fault", ClusterFault(None)))
+    events += api.fleet.update(seen)
     if seen.services:
         events.append(("services", tuple(seen.services)))
     if seen.transition is not None:
@@ -438,6 +445,8 @@ async def look(api: ApiState) -> None:
     events += (("job", each) for each in seen.jobs)
     events += (("event", each) for each in seen.events)
     api.stream.publish(events)
+    if api.history.due(seen.at):
+        await run(api.looker, api.history.record, seen.at, samples(api.fleet))
 
 
 def _look(api: ApiState) -> Look:
@@ -468,12 +477,13 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def serve(source: Source, access: Access, tell: Callable[[str], None]) -> None:
+def serve(source: Source, access: Access, history: History, tell: Callable[[str], None]) -> None:
     """Serve a source until told to stop.
 
     Args:
         source: what is shown.
         access: where, and for whom.
+        history: where the past is kept.
         tell: called with the address once it answers.
 
     Raises:
@@ -482,12 +492,13 @@ def serve(source: Source, access: Access, tell: Callable[[str], None]) -> None:
     """
     bound = listening(access.host, access.port, "--port")
     with contextlib.closing(bound):
-        asyncio.run(_serve(source, access, bound, tell))
+        asyncio.run(_serve(ApiState(source, history=history), access, bound, tell))
 
 
-async def _serve(source: Source, access: Access, bound: socket.socket, tell: Callable[[str], None]) -> None:
-    api = ApiState(source)
-    api.fleet.update(await asyncio.to_thread(_look, api))
+async def _serve(api: ApiState, access: Access, bound: socket.socket, tell: Callable[[str], None]) -> None:
+    await look(api)
+    if api.fault is not None:
+        raise api.fault
     tls = access.tls
     config = uvicorn.Config(
         application(api, Guard(access)),
@@ -515,3 +526,4 @@ async def _serve(source: Source, access: Access, bound: socket.socket, tell: Cal
         looking.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await looking
+        api.looker.shutdown()

@@ -11,7 +11,7 @@ from partita.documents.codec import Value
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from partita.dash.model import Event, EventPage, Job, Part, Service, Transition
+    from partita.dash.model import Event, EventPage, GpuHistory, Job, Part, Service, Transition
     from partita.transition.deployment import Deployment
 
 USABLE, MIG_OFF, LEAVING, LOST = range(4)
@@ -99,6 +99,11 @@ class Source(Protocol):
         """The parts of the API that it has."""
         ...
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is missing, and why."""
+        ...
+
     def look(self) -> Look:
         """Return what has changed since the last call.
 
@@ -125,6 +130,14 @@ class Source(Protocol):
 
         Raises:
             InputError: it is no cursor of this source.
+            PartitaError: nothing can be read.
+        """
+        ...
+
+    def history(self, gpu_id: str) -> GpuHistory:
+        """Return how a GPU was cut, and what happened on it, newest first.
+
+        Raises:
             PartitaError: nothing can be read.
         """
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import msgspec
 
 from partita.dash.endpoint import Encoded
 from partita.dash.fleet import FleetState
+from partita.dash.history import History
 from partita.dash.stream import EventStream
 
 if TYPE_CHECKING:
@@ -28,13 +30,16 @@ class ApiState:
     Attributes:
         lock: held while the source is asked, which one thread may do at a time.
         fault: why the last look saw nothing; None where it did.
+        looker: the thread that looks, so that slow answers hold no look up.
     """
 
     source: Source
     fleet: FleetState = field(default_factory=FleetState)
     stream: EventStream = field(default_factory=EventStream)
+    history: History = field(default_factory=lambda: History(None))
     lock: threading.Lock = field(default_factory=threading.Lock)
     fault: PartitaError | None = None
+    looker: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "look"))
     _encoded: dict[str, tuple[str, Encoded]] = field(default_factory=dict)
     _state: tuple[str, str] | None = None
 

@@ -1,0 +1,259 @@
+"""A ring of the past: a point each 10 s for a day, and each minute for 30 days, in a file that outlives the process.
+
+Points are kept in chunks, a row for each series and five minutes (or an hour of minutes), instead of one for
+each point. The newest chunks are in memory and are written every five minutes and at the end; a process that is
+killed loses no more than that. Times are the cluster's: where a simulated clock stands still, so does the history.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import zlib
+from dataclasses import dataclass
+from math import ceil, floor, isfinite
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from partita.dash.model import Series
+from partita.errors import PartitaError
+from partita.store import Database, DatabaseFormat, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+_LOG = logging.getLogger("partita.dash")
+
+FILE = "history.sqlite3"
+
+_FORMAT = DatabaseFormat(
+    name="the history",
+    version=1,
+    steps={
+        0: [
+            (
+                "CREATE TABLE chunks (tier INTEGER NOT NULL, series TEXT NOT NULL, chunk INTEGER NOT NULL,"
+                " points BLOB NOT NULL, PRIMARY KEY (tier, series, chunk)) WITHOUT ROWID"
+            ),
+            "CREATE INDEX chunks_age ON chunks (tier, chunk)",
+        ]
+    },
+    if_damaged="it is left as it is; move it away to start a new one: mv {path} {path}.kept",
+    durable=False,
+    whole=False,
+    private=True,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """Points of one resolution.
+
+    Attributes:
+        step: seconds between two points.
+        chunk: points of a chunk.
+        kept_s: seconds for which they are kept.
+    """
+
+    step: float
+    chunk: int
+    kept_s: float
+
+
+FINE, COARSE = Tier(10.0, 30, 86_400.0), Tier(60.0, 60, 30 * 86_400.0)
+TIERS = (FINE, COARSE)
+_FINE_IN_COARSE = round(COARSE.step / FINE.step)
+
+_Points = dict[str, list[float | None]]
+"""The points of a chunk, by name."""
+
+
+class History:
+    """The past of some series; thread-safe.
+
+    Args:
+        path: the file; None, or one that cannot be used, for memory alone.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._lock = threading.Lock()
+        self._open: tuple[dict[str, tuple[int, _Points]], ...] = ({}, {})
+        self._slot: int | None = None
+        self._warned = False
+        self._file: Database | None = None
+        try:
+            self._file = None if path is None else Database(path, _FORMAT)
+        except StoreError as error:
+            _LOG.warning("no history is kept beyond this process: %s", error.with_hint)
+
+    def due(self, at: float) -> bool:
+        """Return whether a moment is in another slot than the last point."""
+        return floor(at / FINE.step) != self._slot
+
+    def record(self, at: float, values: Mapping[str, Mapping[str, float | None]]) -> None:
+        """Add a point to each series.
+
+        Args:
+            at: the cluster's clock; where it has gone back, points after this moment are another cluster's, and go.
+            values: by series, and then by name.
+        """
+        slot = floor(at / FINE.step)
+        with self._lock:
+            if self._slot is None or slot < self._slot:
+                self._begin(slot)
+            over = self._slot is not None and slot // FINE.chunk != self._slot // FINE.chunk
+            minute = self._slot is not None and slot // _FINE_IN_COARSE != self._slot // _FINE_IN_COARSE
+            if minute and self._slot is not None:
+                self._end_minute(self._slot // _FINE_IN_COARSE)
+            if over:
+                self._write(at)
+            self._slot = slot
+            for series, named in values.items():
+                self._put(0, series, slot, named)
+
+    def series(self, series: str, since: float, until: float, most: int) -> Series:
+        """Return the points of a series over a time.
+
+        Args:
+            series: its name.
+            since: the cluster's clock.
+            until: likewise.
+            most: points; where there are more, each is the mean of several.
+        """
+        number = 0 if until - since <= FINE.kept_s else 1
+        tier = TIERS[number]
+        first, last = ceil(since / tier.step), floor(until / tier.step)
+        together = max(1, ceil((last - first + 1) / most))
+        first -= first % together
+        with self._lock:
+            chunks = dict(self._chunks(number, series, first // tier.chunk, last // tier.chunk))
+        names = sorted({name for points in chunks.values() for name in points})
+        slots = range(first, last + 1, together)
+        values = {
+            name: tuple(_mean(_points(chunks, tier, name, slot, together)) for slot in slots)
+            for name in names
+        }
+        step = tier.step * together
+        return Series(step, tuple(slot * tier.step for slot in slots), values)
+
+    def close(self) -> None:
+        """Write what is in memory alone, and close the file."""
+        with self._lock:
+            if self._slot is not None:
+                self._end_minute(self._slot // _FINE_IN_COARSE)
+                self._write((self._slot + 1) * FINE.step)
+            if self._file is not None:
+                self._file.close()
+
+    def _begin(self, slot: int) -> None:
+        """Forget what lies in the future: it is the past of a cluster that was there before this one."""
+        for known in self._open:
+            known.clear()
+        self._slot = None
+        if self._file is None:
+            return
+        try:
+            with self._file.transaction() as db:
+                for number, tier in enumerate(TIERS):
+                    now = floor(slot * FINE.step / tier.step) // tier.chunk
+                    db.execute("DELETE FROM chunks WHERE tier = ? AND chunk > ?", (number, now))
+        except StoreError as error:
+            self._warn(f"the history cannot be written: {error.with_hint}")
+
+    def _put(self, number: int, series: str, slot: int, named: Mapping[str, float | None]) -> None:
+        size = TIERS[number].chunk
+        chunk, place = divmod(slot, size)
+        known = self._open[number].get(series)
+        if known is None or known[0] != chunk:
+            known = self._open[number][series] = (chunk, self._stored(number, series, chunk))
+        for name, value in named.items():
+            points = known[1].get(name)
+            if points is None:
+                points = known[1][name] = [None] * size
+            points[place] = value if value is not None and isfinite(value) else None
+
+    def _end_minute(self, minute: int) -> None:
+        """Add the means of a minute's points to the coarse series."""
+        first = minute * _FINE_IN_COARSE
+        chunk, place = divmod(first, FINE.chunk)
+        for series, (found, points) in self._open[0].items():
+            if found == chunk:
+                means = {name: _mean(all_[place : place + _FINE_IN_COARSE]) for name, all_ in points.items()}
+                self._put(1, series, minute, means)
+
+    def _stored(self, number: int, series: str, chunk: int) -> _Points:
+        """Return a chunk that an earlier process has begun; an empty one if none has."""
+        found = dict(self._rows(number, series, chunk, chunk))
+        return found.get(chunk, {})
+
+    def _chunks(self, number: int, series: str, first: int, last: int) -> Iterable[tuple[int, _Points]]:
+        yield from self._rows(number, series, first, last)
+        known = self._open[number].get(series)
+        if known is not None and first <= known[0] <= last:
+            yield known[0], known[1]
+
+    def _rows(self, number: int, series: str, first: int, last: int) -> Iterable[tuple[int, _Points]]:
+        if self._file is None:
+            return
+        find = "SELECT chunk, points FROM chunks WHERE tier = ? AND series = ? AND chunk BETWEEN ? AND ?"
+        try:
+            with self._file.reading() as db:
+                rows = db.execute(find, (number, series, first, last)).fetchall()
+            for chunk, packed in rows:
+                yield chunk, msgspec.msgpack.decode(zlib.decompress(packed), type=_Points)
+        except (PartitaError, zlib.error, msgspec.MsgspecError) as error:
+            self._warn(f"the history cannot be read: {error}")
+
+    def _write(self, at: float) -> None:
+        """Write the chunks in memory, and remove what is older than is kept."""
+        if self._file is None:
+            return
+        rows = [
+            (number, series, chunk, zlib.compress(msgspec.msgpack.encode(_rounded(points)), 1))
+            for number in (0, 1)
+            for series, (chunk, points) in self._open[number].items()
+        ]
+        try:
+            with self._file.transaction() as db:
+                db.executemany("INSERT OR REPLACE INTO chunks VALUES (?, ?, ?, ?)", rows)
+                for number, tier in enumerate(TIERS):
+                    oldest = floor((at - tier.kept_s) / tier.step) // tier.chunk
+                    db.execute("DELETE FROM chunks WHERE tier = ? AND chunk < ?", (number, oldest))
+        except StoreError as error:
+            self._warn(f"the history cannot be written: {error.with_hint}")
+        else:
+            self._warned = False
+        # A series that has ended is not in memory for ever.
+        now = floor(at / FINE.step)
+        for number, tier in enumerate(TIERS):
+            newest = floor(now * FINE.step / tier.step) // tier.chunk
+            for series in [name for name, (chunk, _) in self._open[number].items() if chunk < newest - 1]:
+                del self._open[number][series]
+
+    def _warn(self, text: str) -> None:
+        if not self._warned:
+            _LOG.warning("%s", text)
+        self._warned = True
+
+
+def _rounded(points: _Points) -> _Points:
+    """Return points to six digits, which compress better."""
+    return {name: [None if v is None else float(f"{v:.6g}") for v in all_] for name, all_ in points.items()}
+
+
+def _points(
+    chunks: Mapping[int, _Points], tier: Tier, name: str, slot: int, count: int
+) -> list[float | None]:
+    found: list[float | None] = []
+    for each in range(slot, slot + count):
+        chunk, place = divmod(each, tier.chunk)
+        all_ = chunks.get(chunk, {}).get(name)
+        found.append(all_[place] if all_ is not None and place < len(all_) else None)
+    return found
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [each for each in values if each is not None]
+    return sum(known) / len(known) if known else None
