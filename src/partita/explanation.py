@@ -137,17 +137,7 @@ def explain_service(prepared: PreparedWorkload, made: Plan, spec: ServiceSpec) -
     if spec.cut is not None:
         service = next(each for each in prepared.cuts if each.spec.name == spec.name)
         return ServiceExplanation(spec, changes, slices=slices_of(made, service, prepared.problem.pools))
-    measured = prepared.formulation.measured
-    open_to = {
-        pool.model for pool in prepared.workload.gpus if spec.pools is None or pool.label in spec.pools
-    }
-    by_gpu = {}
-    for gpu in (each for each in measured.gpus if each.name in open_to):
-        limits = measured.point_limits(spec, gpu.name)
-        if limits is not None:
-            rows = [row for row in measured.of(spec.model, gpu.name) if row.quantile == limits.quantile]
-            chosen = _chosen(prepared.problem, spec.name, gpu.name) if spec.waits else None
-            by_gpu[gpu.name] = _bindings(_instances(made, spec.name, gpu.name), rows, limits, chosen)
+    by_gpu = what_binds(prepared, made, spec)
     if spec.waits:
         constant = spec.replace(arrivals="constant", slo=spec.slo.replace(quantile=None))
         changes.append(_sensitivity("arrivals: constant", prepared, constant))
@@ -155,6 +145,31 @@ def explain_service(prepared: PreparedWorkload, made: Plan, spec: ServiceSpec) -
     if loss is not None:
         changes.append(_sensitivity("survive: none", prepared, spec.replace(survive="none")))
     return ServiceExplanation(spec, changes, by_gpu, loss=loss, shared=_shared_by(made, spec.name))
+
+
+def what_binds(
+    prepared: PreparedWorkload, made: Plan | None, spec: ServiceSpec
+) -> dict[str, Sequence[Binding]]:
+    """Return what binds a service without a cut on each profile, by the name of the GPU.
+
+    Args:
+        prepared: the workload.
+        made: its plan; None for no plan, so that there are no instances.
+        spec: the service.
+    """
+    measured = prepared.formulation.measured
+    open_to = {
+        pool.model for pool in prepared.workload.gpus if spec.pools is None or pool.label in spec.pools
+    }
+    by_gpu: dict[str, Sequence[Binding]] = {}
+    for gpu in (each for each in measured.gpus if each.name in open_to):
+        limits = measured.point_limits(spec, gpu.name)
+        if limits is not None:
+            rows = [row for row in measured.of(spec.model, gpu.name) if row.quantile == limits.quantile]
+            chosen = _chosen(prepared.problem, spec.name, gpu.name) if spec.waits else None
+            instances = Counter[str]() if made is None else _instances(made, spec.name, gpu.name)
+            by_gpu[gpu.name] = _bindings(instances, rows, limits, chosen)
+    return by_gpu
 
 
 def _shared_by(plan: Plan, service: str) -> SharedBy | None:

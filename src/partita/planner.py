@@ -175,7 +175,12 @@ def read_prepared(path: Path, *, to_plan: bool = True) -> PreparedWorkload:
 
 
 def prepare(
-    workload: Workload, table: PerfTable | None = None, path: Path | None = None, *, to_plan: bool = True
+    workload: Workload,
+    table: PerfTable | None = None,
+    path: Path | None = None,
+    *,
+    to_plan: bool = True,
+    like: PreparedWorkload | None = None,
 ) -> PreparedWorkload:
     """Build the planning problem of a workload.
 
@@ -185,20 +190,24 @@ def prepare(
         path: the workload's file, for errors of planning.
         to_plan: whether it will be planned. What serves a plan or simulates one does without capacities with waiting,
             which take a simulation for each service, and the compiler that this needs.
+        like: a workload with the same tables, models and limits that was prepared to be planned: what was simulated
+            for it is not simulated again.
 
     Raises:
         InputError: a service cannot be planned; `where` is the field's path, such as `services[3].model`.
         InfeasibleError: a service cannot run on any profile; `where` as above.
     """
     table = read_tables(workload.performance) if table is None else table
-    made = formulate(workload, table, _capacities(workload) if to_plan else None)
+    made = formulate(workload, table, _capacities(workload, like) if to_plan else None)
     cuts = cut_services(workload, made.problem.pools, made.measured)
     return PreparedWorkload(workload, table, made, cuts, path)
 
 
-def _capacities(workload: Workload) -> Callable[[Measured], Capacities] | None:
+def _capacities(workload: Workload, like: PreparedWorkload | None) -> Callable[[Measured], Capacities] | None:
     if not any(service.waits for service in workload.services):
         return None
+    if like is not None and (known := like.formulation.capacities) is not None:
+        return lambda _: known
     # It imports numba, which takes a second and which other workloads of few services do not need.
     from partita.serve.waiting import CapacityModel  # noqa: PLC0415
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -72,6 +73,14 @@ ForecastShare = Annotated[
         help="Share of the rates that should stay within the forecast.",
     ),
 ]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME.FIELD=VALUE",
+        help="Plan as if this were so: a service's rate, latency_ms or quantile, a pool's count or price.",
+    ),
+]
 MovePrice = Annotated[
     float | None,
     typer.Option(
@@ -91,6 +100,7 @@ def plan(
     time_limit: TimeLimit = 30.0,
     seed: Seed = 0,
     best_effort: BestEffort = False,
+    set_: Settings = None,
     check: PlanToCheck = None,
     series: Series = None,
     forecast: Forecast = None,
@@ -130,6 +140,8 @@ def plan(
     from partita.planner import read_prepared  # noqa: PLC0415 -- numpy and HiGHS are slow to import, and `partita plan --help` needs neither
 
     loaded = read_prepared(workload)
+    if set_:
+        loaded = _as_set(loaded, set_)
     seen: tuple[str, ...] = ()
     over_time = series is not None or forecast is not None
     if over_time:
@@ -193,6 +205,14 @@ def plan(
     if verified.stopped:
         raise KeyboardInterrupt
     refuse_broken(verified, None, str(out or loaded.path))
+
+
+def _as_set(loaded: PreparedWorkload, settings: list[str]) -> PreparedWorkload:
+    """Return a workload as it would be if what --set says were so."""
+    from partita.dash.what_if import changed, read_settings  # noqa: PLC0415 -- most plans are of the workload as it is
+
+    made = changed(loaded, read_settings(settings))
+    return replace(made, path=loaded.path)
 
 
 def _verified(plan: Plan, loaded: PreparedWorkload) -> PlanOutcome:

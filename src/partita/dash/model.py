@@ -337,13 +337,19 @@ class PlanSummary(Value):
 
     version: str
     gpus: int
-    bound: Annotated[float | None, Meta(description="No plan takes fewer GPUs, within the capacity model.")]
+    bound: Annotated[
+        float | None,
+        Meta(description="No plan has a lower value of the objective, within the capacity model."),
+    ]
     proven: bool
     verdict: Annotated[str, Meta(description="Such as `proven optimal`.")]
-    cost: Annotated[float | None, Meta(description="Where GPUs have prices.")] = None
+    cost: Annotated[float | None, Meta(description="Per hour, where all of its GPUs have prices.")] = None
     instances: int = 0
+    objective: Annotated[str, Meta(description="What was minimised: gpus, cost or watts.")] = "gpus"
+    value: Annotated[float | None, Meta(description="Of the objective; null where it is not known.")] = None
     document: Annotated[
-        dict[str, object], Meta(description="The plan as `partita plan --out` writes it.")
+        dict[str, object],
+        Meta(description="The plan as `partita plan --out` writes it; of a what-if, where it was asked for."),
     ] = field(default_factory=dict)
 
 
@@ -505,12 +511,15 @@ class WhatIf(Value):
         str, Meta(pattern="^(bound|plan)$", description="Return the bound alone, or the plan.")
     ] = "plan"
     seconds: Annotated[float, Meta(gt=0, le=60, description="Time limit of the search.")] = 10.0
+    document: Annotated[bool, Meta(description="Return the plan's document, too, which can be applied.")] = (
+        False
+    )
 
 
 class ServiceWhatIf(Value):
-    """Another rate, SLO or priority of a service; what is null stays."""
+    """Another rate or SLO of a service; what is null stays."""
 
-    rate: Annotated[float, Meta(ge=0)] | None = None
+    rate: Annotated[float, Meta(ge=0, description="Items/s; with 0 the service is left out.")] | None = None
     latency_ms: Annotated[float, Meta(gt=0)] | None = None
     quantile: Annotated[float, Meta(gt=0, lt=1)] | None = None
 
@@ -519,16 +528,24 @@ class PoolWhatIf(Value):
     """Another count or price of a pool; what is null stays."""
 
     count: Annotated[int, Meta(ge=0)] | None = None
-    price: Annotated[float, Meta(ge=0)] | None = None
+    price: Annotated[float, Meta(gt=0, description="Of one GPU per hour.")] | None = None
 
 
 class WhatIfAnswer(Value):
-    """What a what-if found."""
+    """What a what-if found. That the GPUs do not suffice is an answer, not an error."""
 
-    bound: float | None
+    bound: Annotated[
+        float | None,
+        Meta(description="No plan has a lower value of the objective; null where there is no plan."),
+    ]
     plan: PlanSummary | None
-    feasible: bool
+    feasible: Annotated[bool, Meta(description="Whether there is a plan, as far as was searched.")]
     now: Annotated[int | None, Meta(description="GPUs of the plan that was applied.")]
+    objective: Annotated[str, Meta(description="The unit of `bound`: gpus, cost (per hour) or watts.")] = (
+        "gpus"
+    )
+    now_cost: Annotated[float | None, Meta(description="Cost per hour of the plan that was applied.")] = None
+    why: Annotated[str | None, Meta(description="Why there is no plan, and what would help.")] = None
     short: Annotated[dict[str, float], Meta(description="Items/s that services would fall short.")] = field(
         default_factory=dict
     )
@@ -536,7 +553,9 @@ class WhatIfAnswer(Value):
         default_factory=dict
     )
     command: Annotated[str, Meta(description="The same on the command line.")] = ""
-    yaml: Annotated[str, Meta(description="The changed workload's changed parts.")] = ""
+    yaml: Annotated[
+        str, Meta(description="The changed entries of the workload, to be written over theirs.")
+    ] = ""
     seconds: float = 0.0
 
 
