@@ -1,10 +1,10 @@
 """Make the generated parts of the documentation, or check them: `python -m docs.generate [--check]`.
 
-Generated are docs/cli.md, docs/workload.schema.json, docs/openapi.json, the tables of fields in docs/file-formats.md,
-the output of console sessions, deploy/crds, and the rights in the chart and in docs/kubernetes.md. With `--check`
-nothing is written; what is stale, a dead link, a command that does not exist or is not described, and a session that
-fails are named, and the exit code is 1. What is stale is decided by shape (docs/shape.py), on any versions of what
-the project depends on.
+Generated are docs/cli.md, docs/workload.schema.json, docs/openapi.json, docs/report.schema.json, the tables of
+fields in docs/file-formats.md, the output of console sessions, deploy/crds, and the rights in the chart and in
+docs/kubernetes.md. With `--check` nothing is written; what is stale, a dead link, a command that does not exist or is
+not described, and a session that fails are named, and the exit code is 1. What is stale is decided by shape
+(docs/shape.py), on any versions of what the project depends on.
 """
 
 from __future__ import annotations
@@ -19,7 +19,14 @@ from difflib import unified_diff
 from typing import TYPE_CHECKING
 
 from docs.checks import command_faults, link_faults, undocumented
-from docs.pages import cli_page, openapi_text, rights_tables, schema_text, workload_tables
+from docs.pages import (
+    cli_page,
+    openapi_text,
+    report_schema_text,
+    rights_tables,
+    schema_text,
+    workload_tables,
+)
 from docs.sessions import ROOT, SessionError, rerun
 from docs.shape import page_shape
 
@@ -31,6 +38,7 @@ if TYPE_CHECKING:
 
 CLI, SCHEMA, FORMATS = "docs/cli.md", "docs/workload.schema.json", "docs/file-formats.md"
 OPENAPI = "docs/openapi.json"
+REPORT = "docs/report.schema.json"
 KUBERNETES = "docs/kubernetes.md"
 SESSIONS = ("README.md", "docs/getting-started.md", "docs/serving.md", "docs/jobs.md")
 
@@ -50,6 +58,7 @@ def generated() -> Iterator[tuple[str, str]]:
     yield CLI, _kept(_read(CLI), cli_page(), page_shape)
     yield SCHEMA, _kept(_read(SCHEMA) or "null", schema_text(), json.loads)
     yield OPENAPI, _kept(_read(OPENAPI) or "null", openapi_text(), json.loads)
+    yield REPORT, _kept(_read(REPORT) or "null", report_schema_text(), json.loads)
     yield from deployed()
     yield FORMATS, _TABLES.sub(lambda found: f"{found[1]}{workload_tables()}{found[2]}", _read(FORMATS))
     with ThreadPoolExecutor() as pool:  # each page waits for its commands most of the time

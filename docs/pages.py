@@ -13,6 +13,7 @@ from partita.cli.main import command_line
 from partita.dash.openapi import document as openapi
 from partita.documents.codec import schema as schema_of
 from partita.kubernetes.rights import ADVICE, APPROVAL, CONTROLLER, GATEWAY, MIG_MANAGER
+from partita.web.report import Report
 from partita.workload import WORKLOAD
 
 if TYPE_CHECKING:
@@ -86,6 +87,11 @@ def schema_text() -> str:
 def openapi_text() -> str:
     """Return docs/openapi.json: what `partita dash` answers to /api/v1/openapi.json."""
     return json.dumps(openapi(), indent=1, ensure_ascii=False) + "\n"
+
+
+def report_schema_text() -> str:
+    """Return docs/report.schema.json: the document inside a report."""
+    return json.dumps(schema_of(Report), indent=2, ensure_ascii=False) + "\n"
 
 
 def workload_tables() -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.cli.commands import Commands
+from tests.web.reading import report_in
 
 from partita.errors import InputError
 from partita.planner import check, plan, read_prepared
@@ -108,7 +109,9 @@ def test_the_plan_is_written_reported_and_explained(
     made = read_plan(out)
     assert made.services[0].loss is not None
     assert "worst loss" in html.read_text()
-    assert "in zone east" in html.read_text()
+    drawn = report_in(html).sections[-1].gpus
+    assert drawn is not None
+    assert "east" in {node.zone for node in drawn.fleet.nodes}
 
     told = partita("explain", "-f", path, "--plan", out, "--service", "one").out
     assert f"without {made.services[0].loss.domain}, the worst node to lose" in " ".join(told.split())

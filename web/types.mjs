@@ -1,8 +1,9 @@
-// Writes src/model.ts: the documents of the API as TypeScript types, from its OpenAPI document.
+// Writes src/model.ts: the documents of the API and of reports as TypeScript types, from their schemas.
 import { readFileSync, writeFileSync } from "node:fs";
 
 const specification = JSON.parse(readFileSync(process.argv[2] ?? "../docs/openapi.json", "utf8"));
-const schemas = specification.components.schemas;
+const { $defs: inside, ...report } = JSON.parse(readFileSync("../docs/report.schema.json", "utf8"));
+const schemas = { ...inside, Report: report, ...specification.components.schemas };
 
 const named = (reference) => reference.split("/").at(-1);
 
@@ -66,5 +67,5 @@ function declared(name, schema) {
 const parts = Object.keys(schemas)
   .sort()
   .map((name) => declared(name, schemas[name]));
-const origin = "// Written by `make web` from docs/openapi.json.\n\n";
+const origin = "// Written by `make web` from docs/openapi.json and docs/report.schema.json.\n\n";
 writeFileSync(new URL("src/model.ts", import.meta.url), origin + parts.join("\n"));

@@ -44,7 +44,7 @@ from partita.registry import make
 from partita.transition.between import request_between
 from partita.transition.document import write_transition
 from partita.transition.transition import MEASURED, PAPER, Request, Transition
-from partita.web.page import page
+from partita.web.page import fragment, page, table_report
 from partita.web.plan_report import plan_report
 from partita.web.transition_report import transition_report
 from partita.workload import Workload, locating, read_workload
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from partita.serve.simulation import Simulation
     from partita.simulator import AskedSimulation
     from partita.verification.outcome import PlanOutcome, ServiceOutcome
+    from partita.web.report import Report
 
 Columns: TypeAlias = dict[str, list[Any]]
 
@@ -83,33 +84,21 @@ class Result(ABC):
 
     def to_html(self, path: Path | str | None = None) -> str:
         """Return it as a self-contained page; also write that to `path` if given."""
-        text = self._html(embedded=False)
+        text = page(self._report(), self._workload_name())
         if path is not None:
             with replacing(path) as stream:
                 stream.write(text)
         return text
 
-    def _html(self, *, embedded: bool) -> str:
-        columns = self._columns()
-        head = "".join(f"<th>{name}" for name in columns)
-        rows = (
-            "".join(f"<td>{_cell(each)}" for each in values) for values in zip(*columns.values(), strict=True)
-        )
-        table = (
-            f"<table><thead><tr>{head}</thead><tbody>{''.join(f'<tr>{row}' for row in rows)}</tbody></table>"
-        )
-        return page(type(self).__name__, ("report.css",), (table,), embedded=embedded)
+    def _report(self) -> Report:
+        return table_report(type(self).__name__, self._columns())
+
+    def _workload_name(self) -> str | None:
+        """Return the name of the workload that it is about, where it is known."""
+        return None
 
     def _repr_html_(self) -> str:
-        return self._html(embedded=True)
-
-
-def _cell(value: object) -> str:
-    from html import escape  # noqa: PLC0415 -- needed only for tables
-
-    if value is None:
-        return ""
-    return f"{value:,.6g}" if isinstance(value, float) else escape(str(value))
+        return fragment(self._report())
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,8 +187,11 @@ class PlannedWorkload(Result):
         with replacing(path) as stream:
             write_plan(self.plan, stream)
 
-    def _html(self, *, embedded: bool) -> str:
-        return plan_report(PlanOverview(self.plan), embedded=embedded)
+    def _report(self) -> Report:
+        return plan_report(PlanOverview(self.plan))
+
+    def _workload_name(self) -> str | None:
+        return None if self.prepared.path is None else self.prepared.path.name
 
     def __repr__(self) -> str:
         n = len(self.services)
@@ -311,8 +303,8 @@ class PlannedTransition(Result):
         found: dict[str, Any] = json.loads(text.getvalue())
         return found
 
-    def _html(self, *, embedded: bool) -> str:
-        return transition_report(self.request, self.transition, embedded=embedded)
+    def _report(self) -> Report:
+        return transition_report(self.request, self.transition)
 
     def __repr__(self) -> str:
         return f"<{len(self):,} actions in {self.seconds:,.0f} s, {self.transition.moved:,} replicas moved>"
@@ -361,10 +353,10 @@ class SimulatedService(Result):
 
         return simulation_data(self.asked, self.simulation, self.cut, self.router)
 
-    def _html(self, *, embedded: bool) -> str:
+    def _report(self) -> Report:
         from partita.web.serving_report import serving_report  # noqa: PLC0415 -- as above
 
-        return serving_report(self.to_dict(), self.asked.problem, self.simulation, embedded=embedded)
+        return serving_report(self.to_dict(), self.asked.problem, self.simulation)
 
     def __repr__(self) -> str:
         return f"<{self.attainment:.3%} of {self.simulation.evaluation.queries:,} queries in time>"
@@ -413,8 +405,8 @@ class SimulatedPlan(Result):
         """Return it as plain data."""
         return self.outcome.to_dict()
 
-    def _html(self, *, embedded: bool) -> str:
-        return plan_report(PlanOverview(self.plan), self.outcome, embedded=embedded)
+    def _report(self) -> Report:
+        return plan_report(PlanOverview(self.plan), self.outcome)
 
     def __repr__(self) -> str:
         kept = sum(each.verdict.value == "yes" for each in self.services)

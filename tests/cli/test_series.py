@@ -9,6 +9,7 @@ import pytest
 import yaml
 from tests.cli.commands import Commands
 from tests.cli.test_plan import workload
+from tests.web.reading import report_in
 
 from partita.planning.document import read_plan
 
@@ -45,9 +46,11 @@ def test_a_day_is_a_table_a_folder_of_plans_and_a_page(tmp_path, partita):
         "series.json",
         *(each["file"] for each in schedule["plans"]),
     }
-    page = (tmp_path / "day.html").read_text()
-    assert "<h2>Changes</h2>" in page
-    assert "12:00" in page
+    report = report_in(tmp_path / "day.html")
+    over_time, changes, *_ = report.sections
+    assert over_time.chart is not None
+    assert over_time.chart.begins == ("00:00", "06:00", "12:00", "20:00")
+    assert (changes.title, changes.table is None) == ("Changes", False)
 
     # The same command again replaces the folder's series; what it prints as JSON is the schedule.
     again = partita(*words, "--out", tmp_path / "day", "-o", "json", "--move-price", "100")

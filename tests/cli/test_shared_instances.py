@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.cli.commands import Commands
+from tests.web.reading import report_in
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,11 +47,17 @@ def test_services_that_share_are_planned_applied_and_moved_together(
     assert "shared" in made.out
     assert "s0 +3" in made.out
     assert partita("plan", "-f", workload(tmp_path, 4), "--check", first).code == 0
-    assert "s0, s1, s2, s3 share" in (tmp_path / "plan.html").read_text()
+    drawn = report_in(tmp_path / "plan.html").sections[-1].gpus
+    assert drawn is not None
+    assert drawn.points[drawn.point[0]].tenants == ("s0", "s1", "s2", "s3")
+    assert drawn.fleet.instances.shared["0"] == (0, 1, 2, 3)
     assert partita("plan", "-f", workload(tmp_path, 6, 0.7), "--out", then).code == 0
     told = partita("diff", first, then, "--html", tmp_path / "diff.html")
     assert told.code == 3
-    assert "s0 +3 share" in (tmp_path / "diff.html").read_text()
+    over_time = next(
+        each.transition for each in report_in(tmp_path / "diff.html").sections if each.transition
+    )
+    assert "s0 +3" in {bar.service for bar in over_time.detail.actions}
     assert partita("apply", first, "--yes", "--simulate", "a30-24gb:4").code == 0
     applied = partita("apply", then, "--yes")
     assert applied.code == 0

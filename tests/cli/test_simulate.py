@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import json
-from html.parser import HTMLParser
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from tests.cli.commands import Commands
+from tests.web.reading import report_in
 
 if TYPE_CHECKING:
     from tests.cli.commands import Result
@@ -105,27 +105,17 @@ def test_bursts_and_a_days_swing_are_harder_to_answer_in_time_than_poisson(
     assert swung["queries"] == pytest.approx(5000, rel=0.1)
 
 
-class _Page(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        assert not {"src", "href"} & {name for name, _ in attrs}
-        self.tags.append(tag)
-
-
-def test_the_report_has_a_plot_and_each_slice_and_needs_nothing_else(
-    partita: Commands, tmp_path: Path
-) -> None:
+def test_the_report_has_the_latencies_and_each_slice(partita: Commands, tmp_path: Path) -> None:
     page, data = tmp_path / "page.html", tmp_path / "data.json"
     result = simulate(partita, *QUICK, "--cut", "fluid", "--html", page, "--out", data)
     assert result.code == 0, result.err
-    parser = _Page()
-    parser.feed(page.read_text())
-    slices = len(json.loads(data.read_text())["slices"])
-    assert parser.tags.count("svg") == 1
-    assert parser.tags.count("tr") == slices + 1
+    told = json.loads(data.read_text())
+    latency, slices = report_in(page).sections
+    assert latency.histogram is not None
+    assert sum(latency.histogram.counts) == told["queries"] - told["refused"]
+    assert slices.table is not None
+    busy = next(each for each in slices.table.columns if each.name == "busy")
+    assert list(busy.values) == [each["busy"] for each in told["slices"]]
 
 
 @pytest.mark.parametrize(

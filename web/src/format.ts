@@ -76,4 +76,9 @@ export function time(at: Maybe, now = Date.now() / 1000): string {
   return (Math.abs(now - at) < 43_200 ? clock : dated).format(at * 1000);
 }
 
+const whole = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "short" });
+
+/** A day and a time on its clock. */
+export const date = (at: number) => whole.format(at * 1000);
+
 export const plural = (count: number, one: string, many = `${one}s`) => `${wholes.format(count)} ${count === 1 ? one : many}`;

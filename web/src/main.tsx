@@ -3,6 +3,7 @@ import { define } from "./colours";
 import { Shell } from "./shell";
 import { connect } from "./state";
 import "./style.css";
+import "./report.css";
 
 define();
 void connect();

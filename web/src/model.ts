@@ -1,4 +1,4 @@
-// Written by `make web` from docs/openapi.json.
+// Written by `make web` from docs/openapi.json and docs/report.schema.json.
 
 /** What was begun. */
 export interface Accepted {
@@ -25,6 +25,12 @@ export interface Apply {
   readonly plan: Readonly<Record<string, unknown>>;
 }
 
+/** A number beside others. */
+export interface Bar {
+  readonly name: string;
+  readonly value: number;
+}
+
 /** A service's capacity over a transition, in steps: (second, items/s), with its floor. */
 export interface CapacityLine {
   readonly actual: readonly [number, number][];
@@ -32,6 +38,32 @@ export interface CapacityLine {
   readonly predicted: readonly [number, number][];
   readonly service: string;
 }
+
+/** Values over time, in steps. */
+export interface Chart {
+  readonly unit: string;
+  /** End of each period, in hours; the first begins at 0. */
+  readonly ends: readonly number[];
+  /** Begin of each period, in words. */
+  readonly begins: readonly string[];
+  readonly lines: readonly Line[];
+}
+
+/** A column of a table. */
+export interface Column {
+  readonly name: string;
+  readonly kind: ColumnKind;
+  readonly values: readonly (string | number | null)[];
+  /** Significant digits of numbers; decimals of percentages. */
+  readonly digits: number;
+  /** What is written where there is no value. */
+  readonly none: string;
+  /** Rows whose value is an estimate. */
+  readonly estimated: readonly number[];
+}
+
+/** How the values of a column are written, and whether they sort as numbers. */
+export type ColumnKind = "bar" | "change" | "number" | "service" | "share" | "text";
 
 /** `GET /api/v1/plan/difference`: from what runs to the plan. */
 export interface Difference {
@@ -93,6 +125,12 @@ export interface Fault {
   readonly where: string | null;
 }
 
+/** A figure at the top of a report, as it is written. */
+export interface Figure {
+  readonly name: string;
+  readonly text: string;
+}
+
 /** `GET /api/v1/fleet`: all GPUs and how they are cut. */
 export interface Fleet {
   readonly gpus: GpuColumns;
@@ -105,6 +143,21 @@ export interface Fleet {
   readonly states: readonly InstanceState[];
   /** Changes when anything here does; also the ETag. */
   readonly version: string;
+}
+
+/** GPUs, how they are cut and what runs there; with `fleet.planned`, before and after a change. */
+export interface FleetPart {
+  readonly fleet: Fleet;
+  readonly points: readonly OperatingPoint[];
+  /** Index into `points` of each instance; -1 for none. */
+  readonly point: readonly number[];
+  /** The same of each instance of `fleet.planned`. */
+  readonly planned_point: readonly number[];
+  readonly pools: readonly string[];
+  /** Index into `pools` of each GPU; empty without. */
+  readonly pool: readonly number[];
+  /** GPUs that are left out. */
+  readonly left: number;
 }
 
 /** `GET /api/v1/gpus/{id}` and the elements of `GET /api/v1/gpus`. */
@@ -187,6 +240,16 @@ export interface Hello {
   readonly last_event: number;
   /** Version of Partita; a page of another one loads itself anew. */
   readonly version: string;
+}
+
+/** How many values fall into each of a number of equal bins from 0 to `most`; the last has all beyond. */
+export interface Histogram {
+  readonly unit: string;
+  readonly most: number;
+  readonly counts: readonly number[];
+  /** A value to compare with. */
+  readonly mark: number;
+  readonly mark_name: string;
 }
 
 /** `GET /api/v1`: what this API is, and what the caller may do. */
@@ -296,6 +359,14 @@ export interface JobPage {
   readonly next: string | null;
 }
 
+/** Values over time, each for a period of `Chart.ends`. */
+export interface Line {
+  readonly name: string;
+  readonly values: readonly number[];
+  /** area, line, dashes or dots. */
+  readonly look: string;
+}
+
 /** `GET /api/v1/fleet/load`: what all instances of a fleet do now, in the order of its `instances`. */
 export interface Load {
   readonly at: number;
@@ -331,6 +402,21 @@ export interface Node {
   readonly zone: string;
 }
 
+/** How a service runs on an instance; `tenants` are the services that share it. */
+export interface OperatingPoint {
+  readonly service: string;
+  readonly model: string;
+  readonly batch: number;
+  readonly processes: number;
+  /** Items/s. */
+  readonly throughput: number;
+  readonly latency_ms: number;
+  readonly estimated: boolean;
+  readonly tenants: readonly string[];
+  /** Memory of all tenants together. */
+  readonly megabytes: number | null;
+}
+
 /** A part of the API that a source has; the dashboard hides the pages of the others. */
 export type Part = "energy" | "fleet" | "jobs" | "plan" | "services" | "transitions" | "what-if";
 
@@ -364,6 +450,25 @@ export interface ProfileSize {
   readonly starts: readonly number[];
 }
 
+/** A whole report. */
+export interface Report {
+  readonly title: string;
+  readonly headline: string;
+  readonly verdict: string;
+  /** Whether the verdict is what one hopes for. */
+  readonly good: boolean;
+  readonly figures: readonly Figure[];
+  readonly sections: readonly Section[];
+  readonly footer: string;
+  /** Version of Partita that made it. */
+  readonly version: string;
+  readonly notes: readonly string[];
+  /** Name of what was planned, mostly its file. */
+  readonly workload: string | null;
+  /** When, in seconds since 1970. */
+  readonly made: number | null;
+}
+
 /** Event `reset`: events are missing, or the structure changed; load everything anew. */
 export interface Reset {
   /** Version of the fleet, at least. */
@@ -373,6 +478,18 @@ export interface Reset {
 
 /** What a token may do: look, or change things, too. */
 export type Role = "read" | "write";
+
+/** A part of a report: its heading, what has to be said about it, and its drawing. */
+export interface Section {
+  readonly title: string;
+  readonly notes: readonly string[];
+  readonly table: Table | null;
+  readonly gpus: FleetPart | null;
+  readonly transition: TransitionPart | null;
+  readonly chart: Chart | null;
+  readonly histogram: Histogram | null;
+  readonly bars: readonly Bar[];
+}
 
 /** `GET /api/v1/services/{name}/series` and `/api/v1/fleet/series`: values over time, a list for each name. */
 export interface Series {
@@ -457,6 +574,13 @@ export interface Submit {
   readonly memory_bytes?: number | null;
 }
 
+/** Rows by column; all columns are of one length. */
+export interface Table {
+  readonly columns: readonly Column[];
+  /** Rows that are left out. */
+  readonly left: number;
+}
+
 /** An element of `GET /api/v1/transitions`, newest first; also event `transition` of the stream. */
 export interface Transition {
   readonly actions: number;
@@ -483,6 +607,15 @@ export interface TransitionDetail {
 export interface TransitionPage {
   readonly next: string | null;
   readonly transitions: readonly Transition[];
+}
+
+/** A transition over time. */
+export interface TransitionPart {
+  readonly detail: TransitionDetail;
+  /** GPUs in use; the floor is the most before and after. */
+  readonly in_use: CapacityLine;
+  /** Actions that are left out. */
+  readonly left: number;
 }
 
 /** Where a transition is. */

@@ -7,7 +7,7 @@ import { Trouble } from "./parts/tiles";
 import { Refusal } from "./source";
 import { connect, connection, filter, has, index, link, route, scheme, source, trouble, type Scheme } from "./state";
 
-const here = (page: Page) => page.part === null || has(page.part);
+const here = (page: Page) => (page.part === null ? source.live : has(page.part));
 const listed = () => PAGES.filter((page) => page.title !== null && here(page));
 const current = () => PAGES.find((page) => page.path === route.value.page && here(page)) ?? listed()[0];
 

@@ -1,5 +1,6 @@
 // Where documents come from: the API of a running cluster, or documents inside the page (reports).
 import type * as api from "./model";
+import { gpuOf } from "./report";
 
 /** An error's answer: what, where, how to mend it. */
 export class Refusal extends Error {
@@ -29,6 +30,8 @@ export type Connection = "live" | "connecting" | "saved";
 export interface Source {
   /** False where the documents are inside the page: nothing changes, and nothing can be asked for. */
   readonly live: boolean;
+  /** Whether there is a report to read. */
+  readonly report: boolean;
   /** The document of a path under `/api/v1`, such as `services?limit=100`. Throws Refusal. */
   get(path: string): Promise<unknown>;
   /** Sends a document; `match` is the state's version that a change was made for. Throws Refusal. */
@@ -42,6 +45,7 @@ const LONGEST_WAIT = 10_000; // ms between two attempts to connect
 
 export class LiveSource implements Source {
   readonly live = true;
+  readonly report = false;
 
   constructor(private readonly base = "api/v1") {}
 
@@ -144,12 +148,24 @@ export interface Embedded {
 
 export class EmbeddedSource implements Source {
   readonly live = false;
+  readonly report: boolean;
+  private readonly documents: Readonly<Record<string, unknown>>;
+  private readonly gpus: api.FleetPart | null;
 
-  constructor(private readonly embedded: Embedded) {}
+  constructor({ documents }: Embedded) {
+    const report = documents["report"] as api.Report | undefined;
+    this.gpus = report?.sections.find((section) => section.gpus)?.gpus ?? null;
+    this.documents = this.gpus ? { fleet: this.gpus.fleet, ...documents } : documents;
+    this.report = report !== undefined;
+  }
 
   get(path: string): Promise<unknown> {
-    const { documents } = this.embedded;
-    const found = documents[path] ?? documents[path.split("?")[0] ?? ""];
+    const { documents } = this;
+    const gpu = /^gpus\/([^/]+)$/.exec(path)?.[1];
+    const found =
+      documents[path] ??
+      documents[path.split("?")[0] ?? ""] ??
+      (gpu && this.gpus ? gpuOf(this.gpus, decodeURIComponent(gpu)) : undefined);
     if (found !== undefined) return Promise.resolve(found);
     const fault = { error: `This report has no ${path || "index"}.`, where: null, hint: null };
     return Promise.reject(new Refusal(404, fault));

@@ -14,7 +14,8 @@ export const trouble = signal<Refusal | Error | null>(null);
 /** The text of `/`: pages show what matches it. */
 export const filter = signal("");
 
-export const has = (part: api.Part) => index.value?.parts.includes(part) ?? false;
+export const has = (part: api.Part | "report") =>
+  part === "report" ? source.report : (index.value?.parts.includes(part) ?? false);
 export const mayWrite = computed(() => source.live && index.value?.role === "write");
 
 // The route: `#/services/photo-search?sort=rate` is the page `services` with the rest `photo-search`.

@@ -33,6 +33,7 @@ from partita.planning.overview import PlanOverview, amount, verdict
 from partita.sim.clock import SimulatedClock
 from partita.transition.overview import Bar, timeline
 from partita.transition.transition import MEASURED
+from partita.web.page import page
 from partita.web.transition_report import day_report
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def _end(
 ) -> None:
     if html is not None:
         with replacing(html) as stream:
-            stream.write(day_report(acts, counts))
+            stream.write(page(day_report(acts, counts), "day.yaml and night.yaml"))
     lines = (
         f"The day:    {folder / 'day.yaml'}",
         f"A report:   {html or 'partita demo --html demo.html'}",

@@ -33,6 +33,7 @@ from partita.transition.deployment import Layouts, deployment_of
 from partita.transition.document import read_target, write_transition
 from partita.transition.overview import gpu_changes, service_changes
 from partita.transition.transition import MEASURED, PAPER, Request
+from partita.web.page import page
 from partita.web.transition_report import transition_report
 
 if TYPE_CHECKING:
@@ -131,17 +132,28 @@ def diff(
             algorithm=algorithm,
             driver=driver,
         )
-    show_changes(asked, algorithm, output, None if dry_run else out, None if dry_run else html)
+    files = (None if dry_run else out, None if dry_run else html)
+    named = " \N{RIGHTWARDS ARROW} ".join("stdin" if str(each) == "-" else each.name for each in plans)
+    show_changes(asked, algorithm, output, *files, workload=named)
 
 
-def show_changes(asked: Request, algorithm: str, output: Format, out: Path | None, html: Path | None) -> None:
+def show_changes(
+    asked: Request, algorithm: str, output: Format, out: Path | None, html: Path | None, *, workload: str
+) -> None:
     """Order what is asked for, write and show it, and leave with the exit code for changes if there are any.
+
+    `workload` is the name of what is changed, for the page.
 
     Raises:
         InfeasibleError: the GPUs there are, or the extra ones allowed, are too few.
     """
     found = ordered(registry.make("transition_algorithms", algorithm), asked)
-    _write(asked, found, out, html)
+    if out is not None:
+        with replacing(out) as stream:
+            write_transition(found, stream)
+    if html is not None:
+        with replacing(html) as stream:
+            stream.write(page(transition_report(asked, found), workload))
     _show(asked, found, output)
     if found.actions:
         raise typer.Exit(CHANGES_FOUND)
@@ -215,15 +227,6 @@ def _from_cluster(
         unfinished = opened.journal.unfinished()
     goal = goal_for(wanted, rates, unfinished, algorithm=algorithm, extra_gpus=extra_gpus, forbid=forbid)
     return request(goal, now, seconds)
-
-
-def _write(asked: Request, found: Transition, out: Path | None, html: Path | None) -> None:
-    if out is not None:
-        with replacing(out) as stream:
-            write_transition(found, stream)
-    if html is not None:
-        with replacing(html) as stream:
-            stream.write(transition_report(asked, found))
 
 
 def _show(asked: Request, found: Transition, output: Format) -> None:

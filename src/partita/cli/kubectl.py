@@ -91,7 +91,8 @@ def plan(
         best_effort=best_effort,
         current=live.current if current else None,
     )
-    show_plan(made.plan, output, None if dry_run else out, None if dry_run else html)
+    files = (None if dry_run else out, None if dry_run else html)
+    show_plan(made.plan, output, *files, workload=name or str(file))
     note(*made.notes)
 
 
@@ -138,7 +139,7 @@ def diff(
     note(*live.notes)
     spec = found.spec
     asked = from_live(live, wanted, spec.algorithm, spec.extra_gpus, spec.limits.forbid)
-    show_changes(asked, spec.algorithm, output, out, html)
+    show_changes(asked, spec.algorithm, output, out, html, workload=name)
 
 
 @app.command()

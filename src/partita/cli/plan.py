@@ -193,14 +193,15 @@ def plan(
         trade=most_moves is None,
     )
     files = (None if dry_run else out, None if dry_run else html)
+    named = None if loaded.path is None else loaded.path.name
     if not verify:
-        show_plan(made.plan, output, *files)
+        show_plan(made.plan, output, *files, workload=named)
         note(*made.notes)
         return
     from partita.cli.verification_view import refuse_broken  # noqa: PLC0415 -- as above
 
     verified = _verified(made.plan, loaded)
-    show_plan(made.plan, output, *files, verified)
+    show_plan(made.plan, output, *files, verified, workload=named)
     note(*made.notes)
     if verified.stopped:
         raise KeyboardInterrupt

@@ -23,6 +23,7 @@ from partita.planning.overview import (
     trade_rows,
     verdict,
 )
+from partita.web.page import page
 from partita.web.plan_report import plan_report
 
 if TYPE_CHECKING:
@@ -41,7 +42,13 @@ _COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red")
 
 
 def show_plan(
-    plan: Plan, output: Format, out: Path | None, html: Path | None, verified: PlanOutcome | None = None
+    plan: Plan,
+    output: Format,
+    out: Path | None,
+    html: Path | None,
+    verified: PlanOutcome | None = None,
+    *,
+    workload: str | None = None,
 ) -> None:
     """Write a plan as a document and as a page, where asked, and print it in a format.
 
@@ -51,6 +58,7 @@ def show_plan(
         out: file of the document; None for no file.
         html: file of the page; None for no file.
         verified: what became of its queries in simulation; None if it was not simulated.
+        workload: name of what was planned, for the page.
     """
     overview = PlanOverview(plan)
     if out is not None:
@@ -58,7 +66,7 @@ def show_plan(
             write_plan(plan, stream)
     if html is not None:
         with replacing(html) as stream:
-            stream.write(plan_report(overview, verified))
+            stream.write(page(plan_report(overview, verified), workload))
     if output is Format.TABLE:
         stdout().print(PlanTable(overview))
         if verified is not None:

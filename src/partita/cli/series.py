@@ -18,6 +18,7 @@ from partita.series.forecast import forecast_file
 from partita.series.overview import SeriesOverview
 from partita.series.planning import plan_series
 from partita.series.rates import read_series
+from partita.web.page import page
 from partita.web.series_report import series_report
 
 if TYPE_CHECKING:
@@ -84,18 +85,21 @@ def plan_rates(
             deadline=Deadline(time_limit, stop, report),
             seed=seed,
         )
-    show_series(planned, output, out, html)
+    named = None if prepared.path is None else prepared.path.name
+    show_series(planned, output, out, html, named)
     note(*planned.notes)
 
 
-def show_series(planned: PlannedSeries, output: Format, out: Path | None, html: Path | None) -> None:
-    """Write a planned series as a folder and as a page, where asked, and print it in a format."""
+def show_series(
+    planned: PlannedSeries, output: Format, out: Path | None, html: Path | None, workload: str | None
+) -> None:
+    """Write a planned series as a folder and as a page, which names the workload, where asked, and print it."""
     overview = SeriesOverview(planned)
     if out is not None:
         save_series(overview, out)
     if html is not None:
         with replacing(html) as stream:
-            stream.write(series_report(overview))
+            stream.write(page(series_report(overview), workload))
     if output is Format.TABLE:
         stdout().print(SeriesTable(overview))
         if out is not None:

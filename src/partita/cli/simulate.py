@@ -23,6 +23,7 @@ from partita.simulator import Arrivals, SimulationRequest, ask, play, simulation
 from partita.verification.losses import Domains, simulate_losses, without
 from partita.verification.outcome import QUERIES, Trial
 from partita.verification.plan_simulation import simulate_plan
+from partita.web.page import page
 from partita.web.plan_report import plan_report
 from partita.web.serving_report import serving_report
 
@@ -221,7 +222,7 @@ def simulate(
             stream.write(json.dumps(clean(data), indent=2) + "\n")
     if html is not None:
         with replacing(html) as stream:
-            stream.write(serving_report(data, asked.problem, found))
+            stream.write(page(serving_report(data, asked.problem, found), workload.name))
     if output is Format.TABLE:
         _print(data)
     else:
@@ -270,7 +271,7 @@ def _simulate_plan(
             stream.write(json.dumps(clean(data), indent=2) + "\n")
     if html is not None:
         with replacing(html) as stream:
-            stream.write(plan_report(PlanOverview(plan), outcome))
+            stream.write(page(plan_report(PlanOverview(plan), outcome), workload.name))
     if output is Format.TABLE:
         stdout().print(OutcomeTable(outcome))
         if losses is not None:

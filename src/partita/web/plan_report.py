@@ -1,209 +1,188 @@
-"""A plan as one self-contained HTML page: figures, services, and the GPUs drawn slice by slice."""
+"""The report of a plan: its figures, what each service got, its promises in simulation, and its GPUs."""
 
 from __future__ import annotations
 
-from html import escape
 from typing import TYPE_CHECKING
 
+from partita import __version__
 from partita.planning.overview import VALUE_NAMES, amount, number, survival, trade_rows, verdict
-from partita.web.page import (
-    TIMES,
-    GpuCard,
-    InstanceBox,
-    figures,
-    gpu_cards,
-    left_out,
-    page,
-    row,
-    service_table,
-)
+from partita.web.fleet import planned_gpus
+from partita.web.report import Column, ColumnKind, Figure, Report, Section, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from partita.planning.overview import GpuGroup, PlanOverview, ServiceOverview
-    from partita.planning.plan import Instance, Plan
-    from partita.verification.outcome import PlanOutcome, ServiceOutcome, Share
+    from partita.planning.overview import PlanOverview, ServiceOverview
+    from partita.planning.plan import Plan
+    from partita.verification.outcome import PlanOutcome, ServiceOutcome
 
-
-MOST_GROUPS = 500
-MOST_SERVICES = 1000
-_MOST_TENANTS = 20
-_COLUMNS = ("rate/s", "capacity/s", "spare", "SLO ms", "latency ms", "replicas")
-_OUTCOME_COLUMNS = (
-    "queries/s", "promised", "in time", "kept", "p50 ms", "p95 ms", "p99 ms", "refused", "busy",
-)  # fmt: skip
-_LOSS_COLUMNS = ("worst loss", "left then/s")
-_LEGEND = (
-    "<p>Each box is an instance, as wide as the memory slices it takes, with the number and name of its service; "
-    "each bar in it is a compute slice. Dashed boxes are free memory slices.</p>"
+MOST_ROWS = 20_000
+"""Rows of a table, so that a browser can hold it."""
+_ESTIMATES = "\N{ALMOST EQUAL TO} marks estimates: nobody has measured these figures."
+_MEANING = (
+    "Each box is an instance, as wide as the memory slices it takes, with its service; each mark at its bottom is a "
+    "compute slice. Dashed boxes are free memory slices. GPUs that are cut alike are drawn once."
 )
 
 
-def plan_report(
-    overview: PlanOverview, verified: PlanOutcome | None = None, *, embedded: bool = False
-) -> str:
-    """Return the page, of at most a few megabytes: for very large plans it states what it leaves out.
+def plan_report(overview: PlanOverview, verified: PlanOutcome | None = None) -> Report:
+    """Return the report; for a very large plan it says what it leaves out.
 
     Args:
         overview: of the plan.
         verified: what became of its queries in simulation; None if it was not simulated.
-        embedded: whether to return a part of another page.
     """
-    plan, services, groups = overview.plan, overview.services, overview.groups
-    takes, good = amount(plan), verdict(plan)
-    numbers = {each.service.name: n for n, each in enumerate(services, 1)}
-    # Notebooks are stored and compared, so the planning time, which always differs, is left out.
-    values = _figures(overview, timed=not embedded)
-    losses = any(each.service.loss for each in services)
-    rows = [
-        (n, each.service.name, (*_cells(each), *(_loss_cells(each) if losses else ())))
-        for n, each in enumerate(services[:MOST_SERVICES], 1)
-    ]
-    cards = [_card(group, numbers) for group in groups[:MOST_GROUPS]]
-    left = groups[MOST_GROUPS:]
-    parts = (
-        f"<h1>{takes}, <span class={'proven' if plan.objective.proven else 'open'}>{good}</span></h1>",
-        *figures(values),
-        "<h2>Services</h2>",
-        "<p>≈ marks estimates: nobody has measured these figures.</p>"
-        if any(each.estimated for each in services)
-        else "",
-        f"<p>{escape(survived)}.</p>" if (survived := survival(plan)) else "",
-        *service_table((*_COLUMNS, *(_LOSS_COLUMNS if losses else ())), rows, len(services) - MOST_SERVICES),
-        *_trade(plan),
-        *(() if verified is None else _promises(verified, numbers)),
-        "<h2>GPUs</h2>",
-        _LEGEND,
-        *gpu_cards(cards),
-        *left_out(sum(len(group.ids) for group in left), f"GPUs, cut in {len(left):,} ways, are not drawn"),
-        "<footer>Drawn by Partita. The JSON file of the plan says the same in full.</footer>",
+    plan = overview.plan
+    takes, survived = amount(plan), survival(plan)
+    return Report(
+        title=f"Plan: {takes}",
+        headline=takes,
+        verdict=verdict(plan),
+        good=plan.objective.proven,
+        figures=tuple(Figure(name, text) for name, text in _figures(overview)),
+        sections=(
+            Section(
+                title="Services",
+                notes=(_ESTIMATES,) if any(each.estimated for each in overview.services) else (),
+                table=_services(overview.services),
+            ),
+            *_trade(plan),
+            *(() if verified is None else _promises(verified)),
+            Section(title="GPUs", notes=(_MEANING,), gpus=planned_gpus(overview)),
+        ),
+        footer="The JSON file of the plan says the same in full.",
+        version=__version__,
+        notes=() if survived is None else (f"{survived[0].upper()}{survived[1:]}.",),
     )
-    return page(f"Plan: {takes}", ("report.css",), parts, embedded=embedded)
 
 
-def _trade(plan: Plan) -> Iterator[str]:
-    """Yield the plans with more value and fewer moves, if there are any."""
-    if rows := trade_rows(plan):
-        yield (
-            "<h2>More GPUs for fewer moves</h2>"
-            if plan.objective.name == "gpus"
-            else "<h2>More for fewer moves</h2>"
-        )
-        head = (VALUE_NAMES.get(plan.objective.name, "value"), "moves", "")
-        yield f"<table><thead><tr><th>{'<th>'.join(head)}</thead><tbody>"
-        for each in rows:
-            yield row(dict(zip(head, map(escape, each), strict=True)))
-        yield "</tbody></table>"
-
-
-def _figures(overview: PlanOverview, *, timed: bool) -> dict[str, str]:
+def _figures(overview: PlanOverview) -> Iterator[tuple[str, str]]:
     plan, used = overview.plan, overview.compute_used
     objective, solver = plan.objective, plan.solver
-    value = {VALUE_NAMES.get(objective.name, "value"): number(objective.value)}
-    return {
-        "GPUs": f"{len(plan.gpus):,}",
-        **({} if objective.name == "gpus" else value),
-        "lower bound": number(objective.lower_bound),
-        "gap": f"{objective.gap * 100:.2g} %",
-        "services": f"{len(plan.services):,}",
-        "instances": f"{overview.instances:,}",
-        "compute used": "none" if used is None else f"{used * 100:.0f} %",
-        f"planner, seed {solver.seed}": escape(solver.name),
-        **({} if plan.moves is None else {"moves from what runs": f"{plan.moves.count:,}"}),
-        **({"planned in": f"{solver.seconds:.2f} s"} if timed else {}),
-    }
+    yield "GPUs", f"{len(plan.gpus):,}"
+    if objective.name != "gpus":
+        yield VALUE_NAMES.get(objective.name, "value"), number(objective.value)
+    yield "lower bound", number(objective.lower_bound)
+    yield "gap", f"{objective.gap * 100:.2g} %"
+    yield "services", f"{len(plan.services):,}"
+    yield "instances", f"{overview.instances:,}"
+    yield "compute used", "none" if used is None else f"{used * 100:.0f} %"
+    if plan.moves is not None:
+        yield "moves from what runs", f"{plan.moves.count:,}"
+    yield f"planner, seed {solver.seed}", solver.name
+    yield "planned in", f"{solver.seconds:.2f} s"
 
 
-def _cells(each: ServiceOverview) -> Sequence[str]:
-    about = "≈" if each.estimated else ""
-    return (
-        f"{each.service.rate:,.6g}",
-        f"{about}{each.service.capacity:,.6g}",
-        f"{each.spare * 100:+z.0f} %",
-        f"{each.service.latency_slo_ms:,.6g}",
-        "none" if each.latency_ms is None else f"{about}{each.latency_ms:,.1f}",
-        escape(each.replicas_text(TIMES)),
+def _services(services: Sequence[ServiceOverview]) -> Table:
+    rows = services[:MOST_ROWS]
+    estimated = tuple(n for n, each in enumerate(rows) if each.estimated)
+    columns = [
+        Column("service", ColumnKind.SERVICE, tuple(each.service.name for each in rows)),
+        Column("rate/s", ColumnKind.NUMBER, tuple(each.service.rate for each in rows)),
+        Column(
+            "capacity/s",
+            ColumnKind.NUMBER,
+            tuple(each.service.capacity for each in rows),
+            estimated=estimated,
+        ),
+        Column("spare", ColumnKind.CHANGE, tuple(each.spare for each in rows), digits=0),
+        Column("SLO ms", ColumnKind.NUMBER, tuple(each.service.latency_slo_ms for each in rows)),
+        Column(
+            "latency ms",
+            ColumnKind.NUMBER,
+            tuple(None if each.latency_ms is None else round(each.latency_ms, 1) for each in rows),
+            estimated=estimated,
+        ),
+        Column(
+            "replicas",
+            ColumnKind.TEXT,
+            tuple(each.replicas_text("\N{MULTIPLICATION SIGN}") for each in rows),
+        ),
+    ]
+    losses = [each.service.loss for each in rows]
+    if any(losses):
+        domains = tuple(None if each is None else each.domain for each in losses)
+        left = tuple(None if each is None else each.left for each in losses)
+        columns += [
+            Column("worst loss", ColumnKind.TEXT, domains),
+            Column("left then/s", ColumnKind.NUMBER, left, none=""),
+        ]
+    return Table(tuple(columns), left=len(services) - len(rows))
+
+
+def _trade(plan: Plan) -> Iterator[Section]:
+    """Yield the plans with more value and fewer moves, if there are any."""
+    if plan.moves is None or not (words := trade_rows(plan)):
+        return
+    gpus = plan.objective.name == "gpus"
+    values = (plan.objective.value, *(each.value for each in plan.moves.trade))
+    moves = (plan.moves.count, *(each.moves for each in plan.moves.trade))
+    yield Section(
+        title="More GPUs for fewer moves" if gpus else "More for fewer moves",
+        table=Table(
+            (
+                Column(VALUE_NAMES.get(plan.objective.name, "value"), ColumnKind.NUMBER, values),
+                Column("moves", ColumnKind.NUMBER, moves),
+                Column("difference", ColumnKind.TEXT, tuple(text for _, _, text in words)),
+            )
+        ),
     )
 
 
-def _promises(verified: PlanOutcome, numbers: Mapping[str, int]) -> Iterator[str]:
+def _promises(verified: PlanOutcome) -> Iterator[Section]:
     """Yield what became of the queries in simulation."""
     trial = verified.trial
-    yield "<h2>Promises, simulated</h2>"
-    yield (
-        "<p>Queries answered within the SLO, by the gateway's own code in simulated time, with 95 % confidence"
-        f"{f'; at {trial.load:g} times the rates' if trial.load != 1 else ''}"
-        f"{f'; batches vary by {trial.jitter:g} around the seconds of the table' if trial.jitter else ''}.</p>"
+    load = f"; at {trial.load:g} times the rates" if trial.load != 1 else ""
+    jitter = f"; batches vary by {trial.jitter:g} around the seconds of the table" if trial.jitter else ""
+    services = verified.services[:MOST_ROWS]
+    meaning = (
+        "Queries answered within the SLO, by the gateway's own code in simulated time, with 95 % confidence"
     )
-    services = verified.services[:MOST_SERVICES]
-    rows = [(numbers.get(each.service, 0), each.service, _outcome_cells(each)) for each in services]
-    yield from service_table(_OUTCOME_COLUMNS, rows, len(verified.services) - len(services))
-    sized = [each for each in services if each.sizes]
-    if sized:
-        yield "<p>By the items of a query:</p>"
-        sizes = [
-            (
-                numbers.get(each.service, 0),
-                each.service,
-                (size.items, f"{size.queries:,}", _in_time(size.in_time)),
-            )
-            for each in sized
-            for size in each.sizes
-        ]
-        yield from service_table(("items", "queries", "in time"), sizes, 0)
-
-
-def _outcome_cells(each: ServiceOutcome) -> Sequence[str]:
-    p50, p95, p99 = ("none" if ms is None else f"{ms:,.1f}" for ms in each.latency_ms)
-    return (
-        f"{each.queries_per_second:,.6g}",
-        "none" if each.promised is None else f"{each.promised * 100:g} %",
-        _in_time(each.in_time),
-        "" if each.promised is None else each.verdict.value,
-        p50,
-        p95,
-        p99,
-        f"{each.refused * 100:.2f} %",
-        f"{each.busy * 100:.0f} %",
+    yield Section(
+        title="Promises, simulated",
+        notes=(f"{meaning}{load}{jitter}.",),
+        table=Table(tuple(_outcomes(services)), left=len(verified.services) - len(services)),
     )
+    sizes = [(each.service, size) for each in services for size in each.sizes]
+    if sizes:
+        yield Section(
+            title="By the items of a query",
+            table=Table(
+                (
+                    Column("service", ColumnKind.SERVICE, tuple(name for name, _ in sizes)),
+                    Column("items", ColumnKind.TEXT, tuple(size.items for _, size in sizes)),
+                    Column("queries", ColumnKind.NUMBER, tuple(size.queries for _, size in sizes)),
+                    Column(
+                        "in time", ColumnKind.SHARE, tuple(size.in_time.value for _, size in sizes), digits=2
+                    ),
+                    Column("from", ColumnKind.SHARE, tuple(size.in_time.low for _, size in sizes), digits=2),
+                    Column("to", ColumnKind.SHARE, tuple(size.in_time.high for _, size in sizes), digits=2),
+                )
+            ),
+        )
 
 
-def _in_time(share: Share) -> str:
-    return f"{share.value * 100:.2f} % ({share.low * 100:.2f} to {share.high * 100:.2f})"
-
-
-def _loss_cells(each: ServiceOverview) -> Sequence[str]:
-    loss = each.service.loss
-    return ("none", "") if loss is None else (escape(loss.domain), f"{loss.left:,.6g}")
-
-
-def _card(group: GpuGroup, numbers: Mapping[str, int]) -> GpuCard:
-    boxes = [_box(each, numbers.get(each.serves[0][0], 0)) for each in group.instances]
-    return GpuCard(group.model, group.label, group.ids, (boxes,))
-
-
-def _box(instance: Instance, number: int) -> InstanceBox:
-    point = instance.point
-    about = "≈" if point.estimated else ""
-    if point.tenants:
-        return _shared_box(instance, number)
-    processes = f", {point.processes} processes" if point.processes > 1 else ""
-    hint = f"{instance.service} ({instance.model}) on {instance.placement.profile} at {instance.placement.start}: "
-    hint += (
-        f"batch {point.batch}{processes}, {about}{point.throughput:,.6g}/s, {about}{point.latency_ms:,.6g} ms"
+def _outcomes(services: Sequence[ServiceOutcome]) -> Iterator[Column]:
+    yield Column("service", ColumnKind.SERVICE, tuple(each.service for each in services))
+    yield Column("queries/s", ColumnKind.NUMBER, tuple(each.queries_per_second for each in services))
+    yield Column("promised", ColumnKind.SHARE, tuple(each.promised for each in services), digits=2)
+    yield Column("in time", ColumnKind.SHARE, tuple(each.in_time.value for each in services), digits=2)
+    yield Column("from", ColumnKind.SHARE, tuple(each.in_time.low for each in services), digits=2)
+    yield Column("to", ColumnKind.SHARE, tuple(each.in_time.high for each in services), digits=2)
+    yield Column(
+        "kept",
+        ColumnKind.TEXT,
+        tuple(None if each.promised is None else each.verdict.value for each in services),
+        none="",
     )
-    return InstanceBox(
-        instance.placement, number, instance.service, hint, f"{about}{point.throughput:,.4g}/s"
-    )
-
-
-def _shared_box(instance: Instance, number: int) -> InstanceBox:
-    tenants = instance.point.tenants
-    total = sum(each.throughput for each in tenants)
-    about = "≈" if instance.point.estimated else ""
-    named = ", ".join(each.service for each in tenants[:_MOST_TENANTS])
-    more = f" and {len(tenants) - _MOST_TENANTS} more" if len(tenants) > _MOST_TENANTS else ""
-    hint = f"{named}{more} share {instance.placement.profile} at {instance.placement.start}: "
-    hint += f"{about}{sum(each.memory_mb for each in tenants):,.0f} MB, {total:,.6g}/s together"
-    return InstanceBox(instance.placement, number, instance.service, hint, f"{total:,.4g}/s shared")
+    for at, name in enumerate(("p50 ms", "p95 ms", "p99 ms")):
+        yield Column(
+            name,
+            ColumnKind.NUMBER,
+            tuple(
+                None if each.latency_ms[at] is None else round(each.latency_ms[at] or 0.0, 1)
+                for each in services
+            ),
+        )
+    yield Column("refused", ColumnKind.SHARE, tuple(each.refused for each in services), digits=2)
+    yield Column("busy", ColumnKind.BAR, tuple(each.busy for each in services), digits=0)

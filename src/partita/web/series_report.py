@@ -1,150 +1,129 @@
-"""A planned series as one self-contained HTML page: values over time, each change, and the comparison."""
+"""The report of a planned series: values over time, each period, each change, and the comparison."""
 
 from __future__ import annotations
 
-from html import escape
 from typing import TYPE_CHECKING
 
+from partita import __version__
 from partita.planning.overview import number
-from partita.web.page import Scale, figures, page, row
+from partita.web.report import Chart, Column, ColumnKind, Figure, Line, Report, Section, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
-    from partita.series.overview import PeriodRow, SeriesOverview
+    from partita.series.overview import ChangeRow, ComparedRow, PeriodRow, SeriesOverview
 
-_STYLES = ("report.css", "transition.css", "series.css")
-_MEANING = (
-    "<p>What a change saves is what one plan for the time before and after it would take more. Its price is that of "
-    "the GPUs that it holds beyond the plans, and of its moves.</p>"
+_SAVES = (
+    "What a change saves is what one plan for the time before and after it would take more. Its price is that of the "
+    "GPUs that it holds beyond the plans, and of its moves."
 )
-_HIGH = 100.0
-_HEADROOM = 1.08
-_TICKS = 8
-_LABEL_FITS = 0.93
 
 
-def series_report(overview: SeriesOverview) -> str:
-    """Return the page."""
+def series_report(overview: SeriesOverview) -> Report:
+    """Return the report."""
     planned = overview.planned
     chosen = planned.chosen
     total = f"{number(round(chosen.total, 2))} {overview.unit}"
-    good = f"{planned.gap * 100:.2g} % above the bound"
-    parts = (
-        f"<h1>{total}, <span class={'proven' if planned.gap < 0.03 else 'open'}>{good}</span></h1>",
-        *figures(
-            {
-                overview.unit: number(round(chosen.total, 2)),
-                "lower bound": number(round(planned.bound, 2)),
-                "held by changes": f"{chosen.in_change:,.2f}",
-                "hours": f"{planned.series.hours:,.6g}",
-                "plans": f"{len(chosen.runs):,}",
-                "changes": f"{len(chosen.changes):,}",
-                "moves": f"{chosen.moves:,}",
-                "minutes of change": f"{chosen.seconds / 60:.0f}",
-                "price of a move": f"{planned.move_price:.3g}",
-            }
+    periods, changes = overview.periods(), overview.changes()
+    figures = {
+        overview.unit: number(round(chosen.total, 2)),
+        "lower bound": number(round(planned.bound, 2)),
+        "held by changes": f"{chosen.in_change:,.2f}",
+        "hours": f"{planned.series.hours:,.6g}",
+        "plans": f"{len(chosen.runs):,}",
+        "changes": f"{len(chosen.changes):,}",
+        "moves": f"{chosen.moves:,}",
+        "minutes of change": f"{chosen.seconds / 60:.0f}",
+        "price of a move": f"{planned.move_price:.3g}",
+    }
+    return Report(
+        title=f"Series: {total}",
+        headline=total,
+        verdict=f"{planned.gap * 100:.2g} % above the bound",
+        good=planned.gap < 0.03,
+        figures=tuple(Figure(name, text) for name, text in figures.items()),
+        sections=(
+            Section(title="Over time", chart=_chart(overview, periods)),
+            Section(
+                title="Changes",
+                notes=(_SAVES,) if changes else ("One plan holds all the time.",),
+                table=_changes(changes) if changes else None,
+            ),
+            Section(title="Compared", table=_compared(overview.unit, overview.compared())),
+            Section(title="Periods", table=_periods(periods)),
         ),
-        "<h2>Over time</h2>",
-        *_chart(overview, overview.periods()),
-        "<h2>Changes</h2>",
-        _MEANING,
-        *_changes(overview),
-        "<h2>Compared</h2>",
-        *_compared(overview),
-        "<footer>Drawn by Partita. The schedule and its plans say the same in full.</footer>",
+        footer="The schedule and its plans say the same in full.",
+        version=__version__,
     )
-    return page(f"Series: {total}", _STYLES, parts)
 
 
-def _chart(overview: SeriesOverview, rows: Sequence[PeriodRow]) -> Iterator[str]:
-    """Yield the values over time as steps: the plans as an area, the others as lines."""
+def _chart(overview: SeriesOverview, rows: Sequence[PeriodRow]) -> Chart:
+    """Return the values over time as steps: the plans as an area, the others as lines."""
     series = overview.planned.series
-    scale = Scale(0.0, series.hours)
-    peaks = [each.peak for each in rows if each.peak is not None]
-    top = _HEADROOM * max(1e-9, *peaks, *(each.value for each in rows))
-    ends = [100 * scale.share(period.end) for period in series.periods]
-    lines = {
-        "chosen": [each.value for each in rows],
-        "alone": [each.alone for each in rows],
-        "bound": [each.bound for each in rows],
-        "peak": peaks,
-    }
-    paths = {name: _path(values, ends, top) for name, values in lines.items() if values}
-    yield '<div class="chart series plain">'
-    yield f'<svg viewBox="0 0 {_HIGH:g} {_HIGH:g}" preserveAspectRatio="none" role="img" aria-label="over time">'
-    yield f'<path class=area d="{paths["chosen"]}V{_HIGH:g}H0Z"/>'
-    yield from (f'<path class="{name}" d="{path}"/>' for name, path in paths.items())
-    yield "</svg></div>"
-    yield f"<div class=axis>{''.join(_labels(overview, scale))}</div>"
     value = "GPUs" if overview.planned.objective == "gpus" else "cost per hour"
-    texts = {
-        "chosen": f"{value} of the plans",
-        "alone": "a plan for each period alone",
-        "bound": "proven bound of each period",
-        "peak": f"one plan for the largest rates: {number(max(peaks, default=0.0))}",
-    }
-    keys = "".join(f'<span><i class="{name}"></i>{texts[name]}</span>' for name in paths)
-    yield f"<p class=keys>{keys}</p>"
-
-
-def _path(values: Sequence[float], ends: Sequence[float], top: float) -> str:
-    steps = "".join(
-        f"V{_HIGH * (1 - value / top):.3f}H{end:.3f}" for value, end in zip(values[1:], ends[1:], strict=True)
+    lines = [
+        Line(f"{value} of the plans", tuple(each.value for each in rows), "area"),
+        Line("a plan for each period alone", tuple(each.alone for each in rows), "dashes"),
+        Line("proven bound of each period", tuple(each.bound for each in rows), "dots"),
+    ]
+    peaks = tuple(each.peak for each in rows if each.peak is not None)
+    if len(peaks) == len(rows):
+        lines.append(Line(f"one plan for the largest rates: {number(max(peaks))}", peaks, "line"))
+    return Chart(
+        unit=value,
+        ends=tuple(period.end for period in series.periods),
+        begins=tuple(series.when(period.begin) for period in series.periods),
+        lines=tuple(lines),
     )
-    return f"M0 {_HIGH * (1 - values[0] / top):.3f}H{ends[0]:.3f}{steps}"
 
 
-def _labels(overview: SeriesOverview, scale: Scale) -> Iterator[str]:
-    periods = overview.planned.series.periods
-    every = max(1, -(-len(periods) // _TICKS))
-    for period in periods[::every]:
-        share = scale.share(period.begin)
-        end = " class=end" if share > _LABEL_FITS else ""
-        yield f'<i{end} style="left:{share:.3%}">{escape(overview.planned.series.when(period.begin))}</i>'
-
-
-def _changes(overview: SeriesOverview) -> Iterator[str]:
-    changes = overview.changes()
-    if not changes:
-        yield "<p>One plan holds all the time.</p>"
-        return
-    columns = ("time", "begins", "seconds", "moves", "GPUs meanwhile", "saves", "price")
-    yield f"<table class=numbers><thead><tr>{''.join(f'<th>{name}' for name in columns)}</thead><tbody>"
-    for each in changes:
-        cells = (
-            escape(each.when),
-            escape(each.begin),
-            f"{each.seconds:,.0f}",
-            f"{each.moves:,}",
-            f"{each.gpus_meanwhile:,}",
-            "needed" if each.saves is None else f"{each.saves:,.2f}",
-            f"{each.price:,.2f}",
+def _changes(rows: Sequence[ChangeRow]) -> Table:
+    return Table(
+        (
+            Column("time", ColumnKind.TEXT, tuple(each.when for each in rows)),
+            Column("begins", ColumnKind.TEXT, tuple(each.begin for each in rows)),
+            Column("seconds", ColumnKind.NUMBER, tuple(round(each.seconds) for each in rows)),
+            Column("moves", ColumnKind.NUMBER, tuple(each.moves for each in rows)),
+            Column("GPUs meanwhile", ColumnKind.NUMBER, tuple(each.gpus_meanwhile for each in rows)),
+            Column(
+                "saves",
+                ColumnKind.NUMBER,
+                tuple(None if each.saves is None else round(each.saves, 2) for each in rows),
+                none="needed",
+            ),
+            Column("price", ColumnKind.NUMBER, tuple(round(each.price, 2) for each in rows)),
         )
-        yield row(dict(zip(columns, cells, strict=True)))
-    yield "</tbody></table>"
-
-
-def _compared(overview: SeriesOverview) -> Iterator[str]:
-    columns = (
-        "",
-        overview.unit,
-        "held by changes",
-        "over the bound",
-        "changes",
-        "moves",
-        "minutes of change",
     )
-    yield f"<table class=numbers><thead><tr>{''.join(f'<th>{name}' for name in columns)}</thead><tbody>"
-    for each in overview.compared():
-        cells = (
-            escape(each.name),
-            f"{each.value_hours + each.held:,.2f}",
-            f"{each.held:,.2f}",
-            f"{each.over * 100:.1f} %",
-            f"{each.changes:,}",
-            f"{each.moves:,}",
-            f"{each.minutes:.0f}",
+
+
+def _compared(unit: str, rows: Sequence[ComparedRow]) -> Table:
+    return Table(
+        (
+            Column("sequence of plans", ColumnKind.TEXT, tuple(each.name for each in rows)),
+            Column(unit, ColumnKind.NUMBER, tuple(round(each.value_hours + each.held, 2) for each in rows)),
+            Column("held by changes", ColumnKind.NUMBER, tuple(round(each.held, 2) for each in rows)),
+            Column("over the bound", ColumnKind.CHANGE, tuple(each.over for each in rows), digits=1),
+            Column("changes", ColumnKind.NUMBER, tuple(each.changes for each in rows)),
+            Column("moves", ColumnKind.NUMBER, tuple(each.moves for each in rows)),
+            Column("minutes of change", ColumnKind.NUMBER, tuple(round(each.minutes) for each in rows)),
         )
-        yield row(dict(zip(columns, cells, strict=True)))
-    yield "</tbody></table>"
+    )
+
+
+def _periods(rows: Sequence[PeriodRow]) -> Table:
+    return Table(
+        (
+            Column("begins", ColumnKind.TEXT, tuple(each.when for each in rows)),
+            Column("hours", ColumnKind.NUMBER, tuple(each.hours for each in rows)),
+            Column("GPUs", ColumnKind.NUMBER, tuple(each.gpus for each in rows)),
+            Column("value", ColumnKind.NUMBER, tuple(each.value for each in rows)),
+            Column("bound", ColumnKind.NUMBER, tuple(each.bound for each in rows)),
+            Column("alone", ColumnKind.NUMBER, tuple(each.alone for each in rows)),
+            Column(
+                "moves at its begin",
+                ColumnKind.NUMBER,
+                tuple(None if each.change is None else each.change.moves for each in rows),
+                none="",
+            ),
+        )
+    )

@@ -7,7 +7,7 @@ import type * as api from "../model";
 import { EVENT_COLUMNS } from "../parts/events";
 import { Table, type Column } from "../parts/table";
 import { Bar, Loaded, State, Tile, Tiles } from "../parts/tiles";
-import { dark, link, route, useDocument } from "../state";
+import { dark, link, route, source, useDocument } from "../state";
 
 export function GpuPage() {
   const path = `gpus/${encodeURIComponent(route.value.rest)}`;
@@ -19,7 +19,7 @@ export function GpuPage() {
       {(one) => (
         <>
           <Now gpu={one} />
-          <Loaded of={history}>{(past) => <Past gpu={one} history={past} />}</Loaded>
+          {source.live && <Loaded of={history}>{(past) => <Past gpu={one} history={past} />}</Loaded>}
         </>
       )}
     </Loaded>

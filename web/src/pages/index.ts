@@ -4,6 +4,7 @@ import type * as api from "../model";
 import { EventsPage } from "./events";
 import { FleetPage } from "./fleet";
 import { GpuPage } from "./gpu";
+import { ReportPage } from "./report";
 import { ServicesPage } from "./services";
 
 export interface Page {
@@ -11,12 +12,13 @@ export interface Page {
   readonly path: string;
   /** What the navigation calls it; without one, others lead there. */
   readonly title: string | null;
-  /** The part of the API without which there is no such page; null for pages that all have. */
-  readonly part: api.Part | null;
+  /** The part of the API, or the report, without which there is no such page; null for pages that all APIs have. */
+  readonly part: api.Part | "report" | null;
   readonly show: FunctionComponent;
 }
 
 export const PAGES: readonly Page[] = [
+  { path: "report", title: "Report", part: "report", show: ReportPage },
   { path: "fleet", title: "Fleet", part: "fleet", show: FleetPage },
   { path: "gpu", title: null, part: "fleet", show: GpuPage },
   { path: "services", title: "Services", part: "services", show: ServicesPage },

@@ -1,0 +1,119 @@
+// Rows whose heights are known beforehand: only those in sight are drawn.
+import { useSignal } from "@preact/signals";
+import type { ComponentChildren, RefObject } from "preact";
+import { useEffect, useLayoutEffect, useMemo, useRef } from "preact/hooks";
+
+const FEW = 40; // rows that are all drawn
+const SPARE = 400; // pixels that are drawn beyond either edge
+
+/** The width of an element, kept up to date; 0 before it is first measured. */
+export function useWidth(element: RefObject<HTMLElement | null>): number {
+  const width = useSignal(0);
+  useLayoutEffect(() => {
+    const measured = element.current!;
+    const observer = new ResizeObserver(() => (width.value = measured.clientWidth));
+    width.value = measured.clientWidth;
+    observer.observe(measured);
+    return () => observer.disconnect();
+  }, []);
+  return width.value;
+}
+
+interface Props {
+  /** Of each row, in pixels. */
+  readonly heights: readonly number[];
+  readonly row: (index: number) => ComponentChildren;
+}
+
+export function Rows({ heights, row }: Props) {
+  const tops = useMemo(() => {
+    const found = new Float64Array(heights.length + 1);
+    heights.forEach((height, i) => (found[i + 1] = found[i]! + height));
+    return found;
+  }, [heights]);
+  const element = useRef<HTMLDivElement>(null);
+  const range = useSignal<readonly [number, number]>([0, FEW]);
+  const many = heights.length > FEW;
+  const place = () => {
+    if (!element.current || !many) return;
+    const above = -element.current.getBoundingClientRect().top;
+    const first = Math.max(0, reached(tops, above - SPARE));
+    const last = Math.min(heights.length, reached(tops, above + innerHeight + SPARE) + 1);
+    const [from, until] = range.peek();
+    if (from !== first || until !== last) range.value = [first, last];
+  };
+  useLayoutEffect(place);
+  useEffect(() => {
+    let asked = 0;
+    const later = () => {
+      asked ||= requestAnimationFrame(() => {
+        asked = 0;
+        place();
+      });
+    };
+    addEventListener("scroll", later, { passive: true });
+    addEventListener("resize", later);
+    return () => {
+      cancelAnimationFrame(asked);
+      removeEventListener("scroll", later);
+      removeEventListener("resize", later);
+    };
+  });
+  const [from, until] = many ? range.value : [0, heights.length];
+  const drawn = [];
+  for (let i = from; i < Math.min(until, heights.length); i += 1) {
+    drawn.push(
+      <div key={i} class="row" style={{ top: `${tops[i]!}px`, height: `${heights[i]!}px` }}>
+        {row(i)}
+      </div>,
+    );
+  }
+  return (
+    <div ref={element} class="rows" style={{ height: `${tops[heights.length]!}px` }}>
+      {drawn}
+    </div>
+  );
+}
+
+/** The last row that begins at or above a height. */
+function reached(tops: Float64Array, height: number): number {
+  let low = 0;
+  let high = tops.length - 1;
+  while (low < high) {
+    const middle = (low + high + 1) >> 1;
+    if (tops[middle]! <= height) low = middle;
+    else high = middle - 1;
+  }
+  return low;
+}
+
+interface GridProps {
+  readonly count: number;
+  /** Of a card, in pixels. */
+  readonly height: number;
+  readonly least: number;
+  readonly card: (index: number) => ComponentChildren;
+}
+
+const GAP = 12;
+
+/** Cards of one height side by side, as many as have room; only those in sight are drawn. */
+export function Grid({ count, height, least, card }: GridProps) {
+  const element = useRef<HTMLDivElement>(null);
+  const width = useWidth(element);
+  const columns = Math.max(1, Math.floor((width + GAP) / (least + GAP)));
+  const rows = width ? Math.ceil(count / columns) : 0;
+  const heights = useMemo(() => Array.from({ length: rows }, () => height + GAP), [rows, height]);
+  return (
+    <div ref={element}>
+      <Rows
+        heights={heights}
+        row={(at) => (
+          <div class="cards" style={{ gridTemplateColumns: `repeat(${columns}, minmax(0, 1fr))`, height: `${height}px` }}>
+            {Array.from({ length: Math.min(columns, count - at * columns) }, (_, i) => card(at * columns + i))}
+          </div>
+        )}
+      />
+    </div>
+  );
+}
