@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from partita import examples
 from partita.dash.model import PoolWhatIf, ServiceWhatIf, WhatIf
-from partita.dash.what_if import answer, as_yaml, bound, changed, command, read_settings
+from partita.dash.what_if import answer, as_yaml, bound, changed, command, inputs, read_settings
 from partita.errors import InputError
 from partita.planner import check, plan, prepare, read_prepared
 from partita.planning.document import parse_plan
@@ -47,6 +47,20 @@ def test_nothing_changed_is_the_plan_of_the_workload(day: PreparedWorkload) -> N
     assert (found.why, found.short, found.binds, found.yaml) == (None, {}, {}, "")
     assert found.plan.document == {}
     assert found.command == "partita plan -f workload.yaml"
+
+
+def test_the_inputs_are_what_the_workload_says_and_saying_them_again_changes_nothing(
+    day: PreparedWorkload,
+) -> None:
+    found = inputs(day.workload)
+    assert [each.name for each in found.services] == [each.name for each in day.workload.services]
+    again = WhatIf(
+        services={
+            each.name: ServiceWhatIf(each.rate, each.latency_ms, each.quantile) for each in found.services
+        },
+        pools={each.name: PoolWhatIf(each.count, each.price) for each in found.pools},
+    )
+    assert changed(day, again).workload == day.workload
 
 
 def test_it_answers_as_a_workload_that_says_the_same(day: PreparedWorkload, tmp_path: Path) -> None:

@@ -531,6 +531,32 @@ class PoolWhatIf(Value):
     price: Annotated[float, Meta(gt=0, description="Of one GPU per hour.")] | None = None
 
 
+class ServiceInput(Value):
+    """A service as the workload asks for it now."""
+
+    name: str
+    rate: Annotated[float, Meta(description="Items/s.")]
+    latency_ms: float
+    quantile: Annotated[float | None, Meta(description="Share of the queries that the SLO promises.")] = None
+
+
+class PoolInput(Value):
+    """A pool of GPUs as the workload has it now."""
+
+    name: str
+    model: str
+    count: Annotated[int | None, Meta(description="Null where there are as many as are needed.")] = None
+    price: Annotated[float | None, Meta(description="Of one GPU per hour.")] = None
+
+
+class WhatIfInputs(Value):
+    """`GET /api/v1/what-if`: what a what-if may change, as it is now."""
+
+    objective: Annotated[str, Meta(description="What is minimised: gpus, cost or watts.")]
+    services: tuple[ServiceInput, ...]
+    pools: tuple[PoolInput, ...]
+
+
 class WhatIfAnswer(Value):
     """What a what-if found. That the GPUs do not suffice is an answer, not an error."""
 

@@ -22,7 +22,16 @@ from msgspec import NODEFAULT
 
 from partita import planner
 from partita.control.goal import fingerprint
-from partita.dash.model import PlanSummary, PoolWhatIf, ServiceWhatIf, WhatIf, WhatIfAnswer
+from partita.dash.model import (
+    PlanSummary,
+    PoolInput,
+    PoolWhatIf,
+    ServiceInput,
+    ServiceWhatIf,
+    WhatIf,
+    WhatIfAnswer,
+    WhatIfInputs,
+)
 from partita.deadline import Deadline
 from partita.documents.codec import checked, path_of, to_data
 from partita.documents.text import number
@@ -117,6 +126,18 @@ def _require_known(field: str, asked: Iterable[str], known: Sequence[str]) -> No
                 where=f"{field}.{name}",
                 hint=f"did you mean {close}?" if close else f"the first is {known[0]}",
             )
+
+
+def inputs(workload: Workload) -> WhatIfInputs:
+    """Return what a what-if may change of a workload, as it is."""
+    return WhatIfInputs(
+        workload.objective,
+        tuple(
+            ServiceInput(each.name, each.rate, each.slo.latency_ms, each.slo.quantile)
+            for each in workload.services
+        ),
+        tuple(PoolInput(each.label, each.model, each.count, each.cost_per_hour) for each in workload.gpus),
+    )
 
 
 def bound(prepared: PreparedWorkload) -> float:
