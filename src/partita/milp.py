@@ -173,10 +173,14 @@ class Program:
         """Add the row values . columns >= `least`."""
         self.solver.addRow(least, INFINITY, len(columns), columns, values)
 
-    def limit_columns(self, first: int, upper: NDArray[np.float64]) -> None:
-        """Change the upper bounds of neighbouring columns from `first` on."""
+    def limit_columns(
+        self, first: int, upper: NDArray[np.float64], lower: NDArray[np.float64] | None = None
+    ) -> None:
+        """Change the bounds of neighbouring columns from `first` on; the lower ones are 0 if none are given."""
         columns = np.arange(first, first + len(upper), dtype=np.int32)
-        self.solver.changeColsBounds(len(upper), columns, np.zeros(len(upper)), upper)
+        self.solver.changeColsBounds(
+            len(upper), columns, np.zeros(len(upper)) if lower is None else lower, upper
+        )
 
     def bound_row(self, row: int, lower: float, upper: float) -> None:
         """Change the bounds of a row."""

@@ -396,7 +396,7 @@ def _plan_shared(  # noqa: PLR0917 -- as `plan` has them
 
     Capacities with waiting are those of sets of equal instances. A set of unlike ones that does not hold its rate in
     simulation counts from then on with what it holds, and all is planned again; where that is not enough, the service
-    gets equal instances. The bound is that of the first plan.
+    gets equal instances. The bound is that of the first plan. The fewest moves are looked for once a plan holds.
     """
     bound = None
     less: dict[str, float] = {}
@@ -404,13 +404,17 @@ def _plan_shared(  # noqa: PLR0917 -- as `plan` has them
     for attempt in range(_REPAIRS + 1):
         time = deadline if start is None else start.deadline.share(_VALUE_SHARE)
         found: Plan = make("planners", planner, seed=seed, deadline=time).plan(problem)
-        found = found if start is None else start.nearest(problem, found)
+        short = _short(prepared, problem, found)
+        last = attempt == _REPAIRS or deadline.over
+        if start is not None and (last or not short):
+            found = start.nearest(problem, found)
+            short = _short(prepared, problem, found)
+            last = last or deadline.over
         bound = found.objective.lower_bound if bound is None else min(bound, found.objective.lower_bound)
         found = replace(found, objective=replace(found.objective, lower_bound=bound))
-        short = _short(prepared, problem, found)
         if not short:
             break
-        if attempt == _REPAIRS or deadline.over:
+        if last:
             return found, (*_repaired(less), *_broken(short))
         changed = {
             name: _of_one_size(asked[name]) if name in less else _lessened(asked[name], share)

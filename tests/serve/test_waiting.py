@@ -16,6 +16,9 @@ from partita.planner import PreparedWorkload, check, plan, prepare
 from partita.planning.formulate import formulate
 from partita.serve.routers.joined import Servers, serve
 from partita.serve.waiting import CapacityModel, InstanceKind, Promise
+from partita.transition.between import with_room
+from partita.transition.deployment import deployment_of
+from partita.transition.moves import moves_between, total_moves
 from partita.verification.outcome import Trial, Verdict
 from partita.verification.plan_simulation import simulate_plan
 from partita.workload import ArrivalsSpec, GammaArrivals, PoolSpec, ServiceSpec, Slo, Workload
@@ -225,6 +228,21 @@ def test_a_plan_that_falls_short_in_simulation_is_made_again() -> None:
     assert any("unlike instances hold less together" in note for note in found.notes)
     assert found.plan.objective.value >= plan(honest).plan.objective.value
     assert found.plan.objective.lower_bound <= plan(honest).plan.objective.value
+    seen = simulate_plan(found.plan, honest, Trial(queries=6000, jitter=0.05, processes=1))
+    assert not [each for each in seen.services if each.verdict is Verdict.BROKEN]
+
+
+def test_a_plan_from_what_runs_that_falls_short_in_simulation_is_made_again() -> None:
+    asked = workload(service("a", 700.0, 60.0), service("b", 350.0, 80.0))
+    honest = prepare(asked, table())
+    before = workload(service("a", 500.0, 60.0), service("b", 350.0, 80.0))
+    runs = deployment_of(plan(prepare(before, table())).plan)
+    prepared = replace(honest, formulation=formulate(asked, table(), Boaster))
+    found = plan(prepared, current=runs)
+    assert found.plan.moves is not None
+    assert found.plan.moves.count == total_moves(
+        moves_between(with_room(runs, found.plan, honest.problem.pools), deployment_of(found.plan))
+    )
     seen = simulate_plan(found.plan, honest, Trial(queries=6000, jitter=0.05, processes=1))
     assert not [each for each in seen.services if each.verdict is Verdict.BROKEN]
 

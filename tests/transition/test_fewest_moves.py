@@ -11,9 +11,10 @@ import pytest
 from partita.deadline import Deadline
 from partita.errors import InfeasibleError
 from partita.mig.catalogue import gpu_model
-from partita.mig.layout import legal_layouts
+from partita.mig.layout import Placement, legal_layouts
 from partita.perf.operating_point import OperatingPoint
 from partita.planning.exact import ExactPlanner
+from partita.planning.plan import Instance, PlannedGpu, ServiceCapacity
 from partita.planning.problem import Pool, Problem, Service, Size
 from partita.transition.deployment import DeployedGpu, Deployment, deployment_of
 from partita.transition.fewest_moves import near_plan, plan_within, trade_off
@@ -51,7 +52,7 @@ def nearest(wanted: Problem, plan: Plan, current: Deployment) -> Plan:
 
 
 def cluster(plan: Plan, empty_gpus: int = 3) -> Deployment:
-    empty = tuple(DeployedGpu(f"node-9/gpu-{i}", GPU.name, ()) for i in range(empty_gpus))
+    empty = tuple(DeployedGpu(f"node-99/gpu-{i}", GPU.name, ()) for i in range(empty_gpus))
     return Deployment((*deployment_of(plan).gpus, *empty))
 
 
@@ -95,6 +96,47 @@ def test_empty_gpus_beyond_those_that_can_be_used_change_nothing() -> None:
         near_plan(wanted, plan, cluster(before, count), Deadline(20.0)) for count in (len(plan.gpus), 500)
     )
     assert (few.moves, len(few.plan.gpus)) == (many.moves, len(many.plan.gpus))
+
+
+@pytest.mark.parametrize("factor", [0.8, 1.2])
+def test_services_that_fill_whole_gpus_change_nothing_in_the_moves_of_others(factor: float) -> None:
+    before = ExactPlanner().plan(problem(RATES))
+    few = problem({**RATES, "b": factor * RATES["b"]})
+    plan = ExactPlanner().plan(few)
+    alone = near_plan(few, plan, cluster(before), Deadline(60.0))
+    wanted = few.with_services((*few.services, *WHOLE))
+    found = near_plan(wanted, with_whole_gpus(plan), cluster(with_whole_gpus(before)), Deadline(60.0))
+    assert len(found.plan.gpus) == len(alone.plan.gpus) + len(WHOLE)
+    assert (found.moves, found.proven) == (alone.moves, True)
+
+
+WHOLE = tuple(
+    Service(
+        f"whole-{i}", "whole", 50.0, 50.0, 10.0,
+        tuple(OperatingPoint(z.profile, 8, 1, 50.0, 5.0, "mean") if "7g" in z.profile else None for z in SIZES),
+    )
+    for i in range(200)
+)  # fmt: skip
+"""Services of which each needs a whole GPU."""
+
+
+def with_whole_gpus(plan: Plan) -> Plan:
+    """Return a plan with them as well."""
+    more = []
+    for i, each in enumerate(WHOLE):
+        point = each.points[-1]
+        assert point is not None
+        more.append(
+            PlannedGpu(
+                f"whole/gpu-{i}",
+                GPU.name,
+                (Instance(Placement(0, point.profile), each.name, "whole", point),),
+            )
+        )
+    value, bound = plan.objective.value + len(more), plan.objective.lower_bound + len(more)
+    services = (*plan.services, *(ServiceCapacity(each.name, 50.0, 50.0, 10.0) for each in WHOLE))
+    objective = replace(plan.objective, value=value, lower_bound=bound)
+    return replace(plan, objective=objective, services=services, gpus=(*plan.gpus, *more))
 
 
 @pytest.mark.parametrize("limit", [{"spread": 2}, {"survive": "node"}, {"survive": "gpu"}])

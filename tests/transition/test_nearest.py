@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from dataclasses import replace
 from itertools import permutations
 from typing import TYPE_CHECKING
+from unittest.mock import patch
 
 import numpy as np
 from hypothesis import given
@@ -17,7 +19,7 @@ from partita.transition.transition import Request
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from partita.transition.nearest import Wanted
+    from partita.transition.nearest import Content, Wanted
 
 
 if TYPE_CHECKING:
@@ -67,6 +69,43 @@ def test_what_is_wanted_is_legal_and_complete(random_request: Make, seed: int) -
         for gpu in request.target.gpus
         if gpu.instances
     )
+
+
+def as_for_many(request: Request) -> dict[str, Wanted]:
+    """Map GPUs as if they were thousands, of which not all pairs are looked at."""
+    with patch.multiple("partita.transition.nearest", _ALL_PAIRS=0, _MOST_ASSIGNED=1):
+        return nearest(request)
+
+
+@given(seed=st.integers(0, 10**6), in_place=st.booleans())
+def test_what_is_wanted_of_many_gpus_is_legal_and_complete(
+    random_request: Make, seed: int, *, in_place: bool
+) -> None:
+    request = replace(random_request(seed, gpus=(1, 6)), in_place=in_place)
+    wanted = as_for_many(request)
+    models = {gpu.id: gpu.model for gpu in request.current.gpus}
+    for gpu_id, placements in wanted.items():
+        assert fault(rules(models[gpu_id], ()), sorted(placements)) is None
+    asked = Counter(content(gpu) for gpu in request.target.gpus if gpu.instances)
+    assert Counter(each for each in map(as_content, wanted.values()) if each) == asked
+    assert kept(request, wanted) <= kept(request, nearest(request)) or in_place
+    if in_place:
+        there = {gpu.id for gpu in request.current.gpus}
+        here = [gpu for gpu in request.target.gpus if gpu.instances and gpu.id in there]
+        assert all(as_content(wanted[gpu.id]) == content(gpu) for gpu in here)
+
+
+def as_content(placements: Wanted) -> Content:
+    pairs = [(place.profile, replica) for place, replica in placements.items()]
+    return tuple(sorted(pairs, key=lambda pair: (pair[0], str(pair[1]))))
+
+
+def test_of_thousands_of_gpus_all_stay_that_the_target_has_under_other_names() -> None:
+    services = [replace(WEB, service=f"s{number}") for number in range(900)]
+    gpus = [{"2g.12gb@0": services[n % 900], "2g.12gb@2": services[n * 7 % 900]} for n in range(3_000)]
+    more = [{"2g.12gb@0": services[n], "2g.12gb@2": replace(WEB, service="new")} for n in range(20)]
+    request = Request(deployed(*gpus), deployed(*more, *gpus[20:][::-1]), {}, {}, SECONDS)
+    assert kept(request, nearest(request)) == 6_000 - 20
 
 
 def best(value: np.ndarray) -> float:

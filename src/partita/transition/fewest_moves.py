@@ -63,6 +63,12 @@ _NEAR_SHARE = 0.3
 _MOST_COLUMNS = 20_000
 """Of more columns than this, no more are searched once a plan is found."""
 
+_NEARBY_GPUS = (4, 8, 16, 32, 64, 128, 256, 512)
+"""Kinds of GPUs that the first searches may change; all others stay as they are."""
+
+_NEARBY_SHARE = 0.2
+"""Share of the time that is left for each of them."""
+
 _SEARCH_SHARE = 0.9
 """Share of the time for the search itself; the rest is for the smaller wishes."""
 
@@ -118,10 +124,11 @@ def near_plan(problem: Problem, plan: Plan, current: Deployment, deadline: Deadl
         found = MoveProgram(problem, current, plan).fewest(value_of(problem, plan), deadline)
     if found is not None and found.proven and within_limits(problem, found.plan):
         return found
+    usable = found is not None and within_limits(problem, found.plan)
+    if found is not None and usable and len(current.gpus) > _MOST_ENCODED:
+        return found  # to count the moves of the given plan takes long, and it has more
     given = NearPlan(plan, _moves(current, plan), 0 if found is None else found.least)
-    if found is not None and found.moves <= given.moves and within_limits(problem, found.plan):
-        return found
-    return given
+    return found if found is not None and usable and found.moves <= given.moves else given
 
 
 def plan_within(problem: Problem, plan: Plan, current: Deployment, most: int, deadline: Deadline) -> NearPlan:
@@ -423,12 +430,20 @@ class MoveProgram:
         self._gone = runs.total()
         self._gpu_costs = np.array([self._gpu_cost(c, j) for c, j in self._at])
         self._new_costs = problem.instance_cost[self._pairs[:, 0], self._pairs[:, 1]]
+        self._of = np.array([c for c, _ in self._at])
         self._most = np.array([float(len(self._classes[c].gpus)) for c, _ in self._at])
         self._keeps = np.array(
             [len(self._classes[c].columns[j].stays) == len(self._classes[c].held) for c, j in self._at]
         )
+        self._capacity = np.zeros(len(problem.services))
+        for mine in self._classes:
+            for s, k in mine.held.values():
+                self._capacity[s] += len(mine.gpus) * problem.throughput[s, k]
+        self._short = self._capacity < problem.rate
         self._build()
         self._hold_parts()
+        self._upper = np.full(self._program.width, INFINITY)
+        self._upper[self._chosen] = self._most
         self._value_costs, self._move_costs = np.zeros((2, self._program.width))
         self._value_costs[self._chosen] = self._gpu_costs
         self._value_costs[self._new] = self._new_costs
@@ -601,6 +616,8 @@ class MoveProgram:
             InfeasibleError: it is proven that there is no solution.
         """
         best, bound = start, 0.0
+        if len(self._at) > _AT_ONCE:
+            best = self._search_nearby(costs, unit, deadline, start)
         for free in self._freedoms():
             if best is not start and len(free) > _MOST_COLUMNS:
                 break
@@ -612,22 +629,72 @@ class MoveProgram:
                     raise
         return best, bound
 
+    def _search_nearby(
+        self, costs: NDArray[np.float64], unit: float, deadline: Deadline, start: NDArray[np.float64] | None
+    ) -> NDArray[np.float64] | None:
+        """Return the best solution found in which most GPUs stay as they are, or the start if none is better.
+
+        One service that changes needs changes on few GPUs. Programs in which all others are fixed are small, however
+        many GPUs there are.
+        """
+        best = start
+        order = self._most_wasteful()
+        for most in _NEARBY_GPUS:
+            done = best is not None and float(best @ costs) <= _ROUNDING
+            if done or deadline.over or most >= len(self._classes):
+                break
+            upper, lower = self._pinned(frozenset(order[:most]))
+            inside = best is not None and bool((lower <= best).all() and (best <= upper).all())
+            self._program.limit_columns(0, upper, lower)
+            found = self._solve(costs, deadline.share(_NEARBY_SHARE), best if inside else None)
+            columns = np.rint(found.columns)
+            if (
+                len(columns)
+                and self._meets_rates(columns)
+                and (best is None or float(columns @ costs) < float(best @ costs) - unit / 2)
+            ):
+                best = columns
+            proven = found.infeasible or (len(columns) and found.value <= found.bound + _ROUNDING)
+            if not proven:  # a larger one takes longer still
+                break
+        self._program.limit_columns(0, self._upper)
+        return best
+
+    def _pinned(self, free: frozenset[int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the bounds of all columns with which the GPUs of the other classes keep what they hold."""
+        upper, lower = self._upper.copy(), np.zeros(self._program.width)
+        may_start = self._short.copy()
+        may_start[[s for c in free for s, _ in self._classes[c].held.values()]] = True
+        upper[self._new] = np.where(may_start[self._pairs[:, 0]], INFINITY, 0.0)
+        fixed = np.array([c not in free and bool(each.held) for c, each in enumerate(self._classes)])
+        only = np.bincount(self._of[self._keeps], minlength=len(fixed)) == 1
+        upper[self._chosen] = np.where(fixed[self._of] & ~self._keeps, 0.0, self._most)
+        lower[self._chosen] = np.where((fixed & only)[self._of] & self._keeps, self._most, 0.0)
+        return upper, lower
+
+    def _most_wasteful(self) -> list[int]:
+        """Return the classes, those first on which services lack capacity, then those with most capacity to spare."""
+        problem = self._problem
+        spare = np.maximum(self._capacity - problem.rate, 0.0) / np.maximum(self._capacity, 1e-12)
+        slices = [problem.pools[size.pool].gpu.profile(size.profile).compute for size in problem.sizes]
+
+        def waste(c: int) -> tuple[bool, float, int]:
+            held = self._classes[c].held.values()
+            used = sum(slices[k] * (1 - float(spare[s])) for s, k in held)
+            return not any(self._short[s] for s, _ in held), used, len(held)
+
+        return sorted((c for c, each in enumerate(self._classes) if each.held), key=waste)
+
     def _freedoms(self) -> Iterator[NDArray[np.bool_]]:
         """Yield which columns searches may use, one after the other: a few first, all in the end.
 
         Those that leave all replicas of a GPU where they are always; of the others first those of GPUs on which
         services lack capacity, then of GPUs that hold the fewest replicas.
         """
-        of = np.array([c for c, _ in self._at])
-        capacity = np.zeros(len(self._problem.services))
-        for mine in self._classes:
-            for s, k in mine.held.values():
-                capacity[s] += len(mine.gpus) * self._problem.throughput[s, k]
-        short = {int(s) for s in np.flatnonzero(capacity < self._problem.rate)}
         order = sorted(
             range(len(self._classes)),
             key=lambda c: (
-                not any(s in short for s, _ in self._classes[c].held.values()),
+                not any(self._short[s] for s, _ in self._classes[c].held.values()),
                 len(self._classes[c].held),
             ),
         )
@@ -635,9 +702,9 @@ class MoveProgram:
         rank[order] = np.arange(len(order))
         sizes = np.cumsum([len(self._classes[c].columns) for c in order])
         for most in _NEAR_COLUMNS:
-            if most < len(of):
-                yield self._keeps | (sizes[rank[of]] <= most)
-        yield np.ones(len(of), dtype=np.bool_)
+            if most < len(self._of):
+                yield self._keeps | (sizes[rank[self._of]] <= most)
+        yield np.ones(len(self._of), dtype=np.bool_)
 
     def _search_within(
         self,

@@ -37,7 +37,11 @@ _NEVER = -1e9
 
 
 _ALL_PAIRS = 1000
-"""Up to this many GPUs of a model all pairs are looked at; beyond, GPUs that hold what is wanted of them stay."""
+"""Up to this many GPUs of a model all pairs are looked at; beyond, GPUs that hold what is wanted of one stay."""
+
+
+_MOST_ASSIGNED = 1500
+"""Of more GPUs than this, pairs are taken by what they have in common until so many are left."""
 
 
 _ROUNDS = 20
@@ -66,27 +70,91 @@ def nearest(request: Request, shake: random.Random | None = None) -> dict[str, W
         wanted = [(gpu.id, content(gpu)) for gpu in request.target.gpus if gpu.model == model]
         wanted = [(name, each) for name, each in wanted if each]
         if len(wanted) > _ALL_PAIRS:
-            there, wanted = _without_same(there, wanted, result)
+            there, wanted = _without_same(there, wanted, result, in_place=request.in_place)
         if len(wanted) > len(there):
             raise InfeasibleError(
                 f"the plan needs {len(wanted)} GPUs of {model}, and there are {len(there)}",
                 hint="plan again with this count, or add GPUs",
             )
+        gpu = rules(model, request.forbid)
+        if len(wanted) > _MOST_ASSIGNED:
+            there, wanted = _without_alike(gpu, there, wanted, result, in_place=request.in_place)
         same = _IN_PLACE if request.in_place else _SAME_ID
-        matching = _Matching(rules(model, request.forbid), _concerned(there, wanted), wanted, same)
+        matching = _Matching(gpu, _concerned(there, wanted), wanted, same)
         result.update(matching.best(shake))
     return result
 
 
 def _without_same(
-    there: Sequence[DeployedGpu], wanted: Sequence[tuple[str, Content]], result: dict[str, Wanted]
+    there: Sequence[DeployedGpu],
+    wanted: Sequence[tuple[str, Content]],
+    result: dict[str, Wanted],
+    *,
+    in_place: bool,
 ) -> tuple[list[DeployedGpu], list[tuple[str, Content]]]:
-    """Leave GPUs as they are that hold what the target has on them, and return the others and what they may get."""
-    asked = dict(wanted)
-    same = {gpu.id for gpu in there if gpu.id in asked and content(gpu) == asked[gpu.id]}
+    """Leave GPUs as they are that hold what the target has on one, and return the others and what they may get.
+
+    Those of which the target has the same under their own name come first; others may only be exchanged if GPUs need
+    not keep their places.
+    """
+    holds = {gpu.id: content(gpu) for gpu in there}
+    left = dict(wanted)
+    same = {name for name, each in wanted if holds.get(name) == each}
+    for name in same:
+        del left[name]
+    if not in_place:
+        alike: dict[Content, list[str]] = defaultdict(list)
+        for name, each in left.items():
+            alike[each].append(name)
+        for gpu in there:
+            if gpu.id not in same and alike.get(holds[gpu.id]):
+                del left[alike[holds[gpu.id]].pop()]
+                same.add(gpu.id)
     result.update((gpu.id, _running(gpu)) for gpu in there if gpu.id in same)
-    left = [(name, each) for name, each in wanted if name not in same]
-    return [gpu for gpu in there if gpu.id not in same], left
+    return [gpu for gpu in there if gpu.id not in same], list(left.items())
+
+
+def _without_alike(
+    gpu: GpuModel,
+    there: Sequence[DeployedGpu],
+    wanted: Sequence[tuple[str, Content]],
+    result: dict[str, Wanted],
+    *,
+    in_place: bool,
+) -> tuple[list[DeployedGpu], list[tuple[str, Content]]]:
+    """Give GPUs what has most in common with what they hold, and return the others and what they may get.
+
+    The time grows with the kinds of GPUs, not with the number of their pairs. What is wanted of GPUs that must keep
+    their places stays where it is.
+    """
+    free = [each for each in there if not any(instance.fixed for instance in each.instances)]
+    named = {each.id: each for each in free}
+    pairs = [(named[name], j) for j, (name, _) in enumerate(wanted) if in_place and name in named]
+    if not in_place:
+        now: dict[Content, list[DeployedGpu]] = defaultdict(list)
+        then: dict[Content, list[int]] = defaultdict(list)
+        for each in free:
+            now[content(each)].append(each)
+        for j, (_, held) in enumerate(wanted):
+            then[held].append(j)
+        worth = _worth(list(then), list(now))
+        rows, columns = list(then.values()), list(now.values())
+        for index in np.argsort(-worth, axis=None, kind="stable"):
+            if len(pairs) >= len(wanted) - _MOST_ASSIGNED:
+                break
+            row, column = rows[int(index) // len(columns)], columns[int(index) % len(columns)]
+            n = min(len(row), len(column))
+            pairs += zip(column[:n], row[:n], strict=True)
+            del row[:n], column[:n]
+    done = set()
+    for each, j in pairs:
+        found = fit(gpu, each, wanted[j][1], _running(each))
+        if found is not None:
+            result[each.id] = found.wanted
+            done.add(j)
+    used = {each.id for each, j in pairs if j in done}
+    rest = [each for j, each in enumerate(wanted) if j not in done]
+    return [each for each in there if each.id not in used], rest
 
 
 def _concerned(there: Sequence[DeployedGpu], wanted: Sequence[tuple[str, Content]]) -> list[DeployedGpu]:
@@ -139,17 +207,15 @@ class _Matching:
 
     def _bounds(self) -> NDArray[np.float64]:
         """Return an upper bound of what each pair is worth, shape (wanted, there)."""
-        now = [_counts(content(gpu)) for gpu in self._there]
-        then = [_counts(each) for _, each in self._wanted]
-        replicas = _overlap([counts[0] for counts in then], [counts[0] for counts in now], _REPLICA)
-        instances = _overlap([counts[1] for counts in then], [counts[1] for counts in now], _INSTANCE)
-        return replicas + instances
+        return _worth([each for _, each in self._wanted], [content(gpu) for gpu in self._there])
 
     def _wishes(self, shake: random.Random | None) -> NDArray[np.float64]:
         """Return what decides between pairs of equal worth: GPUs in use, and the plan's own names."""
-        names = [gpu.id for gpu in self._there]
-        same = np.array([[self._same_id * (name == own) for own in names] for name, _ in self._wanted])
-        same = same.reshape(len(self._wanted), len(names))
+        place = {gpu.id: i for i, gpu in enumerate(self._there)}
+        same = np.zeros((len(self._wanted), len(self._there)))
+        for j, (name, _) in enumerate(self._wanted):
+            if name in place:
+                same[j, place[name]] = self._same_id
         if shake is not None:
             drawn = np.random.default_rng(shake.getrandbits(32)).random(same.shape) * _IN_USE
             shaken: NDArray[np.float64] = drawn + (same if self._same_id > _SAME_ID else 0.0)
@@ -180,6 +246,14 @@ class _Matching:
                 hint="plan with fewer profiles or more GPUs, or free those instances",
             )
         return found.wanted
+
+
+def _worth(wanted: Sequence[Content], there: Sequence[Content]) -> NDArray[np.float64]:
+    """Return an upper bound of what is worth giving each GPU each content, shape (wanted, there)."""
+    then, now = [_counts(each) for each in wanted], [_counts(each) for each in there]
+    replicas = _overlap([counts[0] for counts in then], [counts[0] for counts in now], _REPLICA)
+    instances = _overlap([counts[1] for counts in then], [counts[1] for counts in now], _INSTANCE)
+    return replicas + instances
 
 
 def _counts(held: Content) -> tuple[Counter[object], Counter[object]]:
