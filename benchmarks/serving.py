@@ -328,13 +328,8 @@ def speed(measured: PerfTable, queries: int) -> str:
     unit = unit_traffic(given, queries, 1)
     bound = fluid_rate(given, counts, served=given.quantile).rate
     rows: list[list[object]] = []
-    for router, target in (
-        (Elsa, "10"),
-        (LateBinding, "2"),
-        (Price, "-"),
-        (Kairos(), "-"),
-        (Fifs, "-"),
-    ):
+    for name, target in _TARGETS.items():
+        router = _ROUTED[name]
         serve = router.on(given, counts)
         rate = throughput(given, counts, router, [Traffic(unit.arrival[:40_000], unit.batch[:40_000])], bound)
         traffic = unit.faster(rate.rate)
@@ -343,7 +338,7 @@ def speed(measured: PerfTable, queries: int) -> str:
             started = time.process_time()
             serve(traffic)
             seconds.append(time.process_time() - started)
-        rows.append([type(router).__name__, queries / min(seconds) / 1e6, target])
+        rows.append([name, queries / min(seconds) / 1e6, target])
     header = ["router", "million queries per second", "target"]
     return f"{_SPEED}\n{table(header, rows)}"
 
@@ -368,6 +363,8 @@ _ROUTED: dict[str, SimulatedRouter] = {
     "fifs": Fifs,
     "fifs-refusing": RefusingFifs,
 }
+_TARGETS = {"elsa": "10", "late-binding": "2", "price": "-", "kairos": "-", "fifs": "-"}
+"""Routers whose speed is measured, and the million queries per second that are asked of them."""
 _ROUTERS = """\
 ### Routers on the same cuts (median 8)
 

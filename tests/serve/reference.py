@@ -70,9 +70,8 @@ def elsa(deadline: float) -> Choose:
 class LateBindingReference:
     """The default router, an object per instance and event."""
 
-    def __init__(self, problem: ServingProblem, counts: np.ndarray, urgency: float = 1.0) -> None:
-        self.problem, self.urgency = problem, urgency
-        self.sizes = sizes_of(counts)
+    def __init__(self, problem: ServingProblem, counts: np.ndarray) -> None:
+        self.problem, self.sizes = problem, sizes_of(counts)
         self.present = sorted(set(self.sizes))
         self.price = second_prices(problem, counts)
         self.deadline = problem.deadline + TICK
@@ -151,13 +150,14 @@ class LateBindingReference:
             if not queue:
                 continue
             left, quickest = self.left(queue[0]), self.quickest(batch)
-            weight = self.urgency / (self.deadline - quickest)
+            runs = quickest if self.accounts else 0.0
+            weight = 1.0 / (self.deadline - runs)
             for size in sizes:
                 extra, lead = self.costlier(size, batch), self.lead(batch)
                 if extra > 0 and lead * (1.0 + extra) > 8.0:
                     continue  # other classes need it more
                 if self.idle[size] and self.latency(size, batch) <= left:
-                    score = extra + (weight * (left - quickest) + 0.2 * lead)
+                    score = extra + (weight * (left - runs) + 0.2 * lead)
                     options.append((score, batch, size))
         if not options:
             return dropped

@@ -28,6 +28,8 @@ from partita.serve.simulation import keeps, largest_rate, unit_traffic
 from partita.workload import ArrivalsSpec, GammaArrivals
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from partita.serve.problem import Multiset, ServingProblem
 
 SMALL = Search(queries=2_000, rounds=3, tries=4)
@@ -173,3 +175,31 @@ def test_a_search_uses_the_services_own_arrivals() -> None:
     for start in starts(bursts):
         other = LateBinding.on(bursts, start.counts)
         assert not keeps(bursts, other, traffic, held * 1.3)
+
+
+def test_on_a_trace_no_batch_size_is_left_out_where_each_class_counts(tmp_path: Path) -> None:
+    seconds = [0.3, 0.5, 0.9]
+    rows = [[*seconds, np.inf], [*seconds, 1.0], [*seconds, 1.0]]
+    found = replace(problem(rows, [0.4, 0.3, 0.29, 0.01], 3.0), classes=(2, 4), quantile=0.9)
+    assert SMALL.cut(found).counts.tolist() == [4, 0, 0], (
+        "a small slice costs least, and 4 is rarer than may be missed"
+    )
+    rng = np.random.default_rng(6)
+    trace = tmp_path / "trace.csv"
+    times, sizes = np.cumsum(rng.exponential(1.0, 500)).tolist(), rng.integers(1, 5, 500).tolist()
+    lines = [f"{at},{size}" for at, size in zip(times, sizes, strict=True)]
+    trace.write_text("\n".join(["seconds,batch", *lines]))
+    on_trace = replace(found, arrivals=ArrivalsSpec(trace=str(trace)))
+    assert SMALL.cut(on_trace).counts[1:].sum() > 0
+    assert SMALL.cut(replace(on_trace, classes=())).counts.tolist() == [4, 0, 0], "the mix may miss it"
+
+
+def test_where_no_cut_answers_all_sizes_often_enough_a_trace_gets_one_that_answers_most(
+    tmp_path: Path,
+) -> None:
+    rows = [[0.3, 0.5, np.inf], [np.inf] * 3, [np.inf, np.inf, 1.0]]
+    found = replace(problem(rows, [0.4, 0.59, 0.01], 3.0), classes=(3,), quantile=0.95)
+    trace = tmp_path / "trace.csv"
+    trace.write_text("\n".join(["seconds,batch", *(f"{at},{at % 2 + 1}" for at in range(50))]))
+    on_trace = replace(found, arrivals=ArrivalsSpec(trace=str(trace)))
+    assert SMALL.cut(on_trace).counts.tolist() == [4, 0, 0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import TYPE_CHECKING, Protocol
 
@@ -45,13 +45,17 @@ _FIRST = 8_000
 """Queries that a cut which is clearly worse is told by."""
 _BETTER = 1.003
 """Factor by which a cut's rate must be larger to replace another cut; smaller differences are noise."""
+_GUARD = 0.1
+"""Part of the queries of a class that count as of its largest batch size, against sizes that change with time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
     """Local search: from the best start, re-cuts one GPU at a time as long as the simulated throughput grows.
 
-    All cuts are compared under the same traffic, so the result is never worse on it than the best start.
+    All cuts are compared under the same traffic, so the result is never worse on it than the best start, of which
+    every homogeneous cut is one. Where each class of batch sizes counts on a trace, that traffic has more large
+    queries than the trace.
 
     Attributes:
         router: of the simulations.
@@ -76,6 +80,17 @@ class Search:
         Raises:
             InfeasibleError: no start answers enough queries in time at any rate.
         """
+        for each in dict.fromkeys((_guarded(problem), problem)):
+            if (best := self._best(each)) is not None:
+                return best
+        raise InfeasibleError(
+            f"no cut answers {problem.quantile:.0%} of the queries{' of each size' if problem.classes else ''} "
+            f"within {problem.deadline * 1000:g} ms",
+            hint="allow a longer latency, or send smaller batches",
+        )
+
+    def _best(self, problem: ServingProblem) -> ServingCut | None:
+        """Return the best cut found; None if no start answers enough queries in time at any rate."""
         queries = enough_queries(problem, self.queries)
         traffic = [unit_traffic(problem, queries, seed) for seed in self.seeds]
         best, rate = None, 0.0
@@ -85,11 +100,7 @@ class Search:
             if (found := self._rate(problem, start, traffic, above=rate)) > rate:
                 best, rate = start, found
         if best is None:
-            raise InfeasibleError(
-                f"no cut answers {problem.quantile:.0%} of the queries{' of each size' if problem.classes else ''} "
-                f"within {problem.deadline * 1000:g} ms",
-                hint="allow a longer latency, or send smaller batches",
-            )
+            return None
         for _ in range(self.rounds):
             better = self._better(problem, best, traffic, rate)
             if better is None:
@@ -137,6 +148,26 @@ def starts(problem: ServingProblem) -> list[ServingCut]:
     fluid = [fluid_cut(problem, served=part, margin=margin)[0] for part in served for margin in _MARGINS]
     alike = [Homogeneous(size).cut(problem) for size in range(len(problem.profiles))]
     return list(dict.fromkeys([*fluid, *alike]))
+
+
+def _guarded(problem: ServingProblem) -> ServingProblem:
+    """Return the problem that a cut is searched for.
+
+    In a trace the sizes change with time: one that is rare in the part at hand may be common in the next, and a cut
+    that just keeps the promise by leaving it out, or with one slice for it, breaks it then. So where each class
+    counts on a trace, `_GUARD` of the queries of each class count as of its largest batch size that can be answered.
+    """
+    if not problem.classes or isinstance(problem.arrivals, str) or problem.arrivals.trace is None:
+        return problem
+    able = np.isfinite(problem.feasible).any(axis=0)
+    share = problem.share.copy()
+    for own in range(len(problem.classes)):
+        sizes = np.flatnonzero((problem.class_of == own) & able)
+        if len(sizes):
+            moved = _GUARD * share[sizes]
+            share[sizes] -= moved
+            share[sizes[-1]] += moved.sum()
+    return replace(problem, share=share)
 
 
 def _recuts(problem: ServingProblem, cut: ServingCut) -> list[ServingCut]:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 BROKEN = Answer(error="out of memory")
 
 
-def made(*, batching: bool = True, early: bool = True) -> Dispatcher:
-    return Dispatcher(Rules(30.0, batching, early), ROUTERS["late-binding"])
+def made(*, batching: bool = True, early: bool = True, classes: tuple[int, ...] = ()) -> Dispatcher:
+    return Dispatcher(Rules(30.0, batching, early, classes, 0.1), ROUTERS["late-binding"])
 
 
 def busy(found: Dispatcher, worker: Worker) -> int:
@@ -301,11 +301,24 @@ def test_what_has_more_rows_than_any_worker_takes_waits_no_more() -> None:
     assert found.waiting == before - 3
 
 
-@pytest.mark.parametrize(("arrived", "first"), [(0.98, 2), (0.97, 1)])
-def test_of_two_kinds_the_one_goes_first_that_has_the_less_of_its_slack_left(
+@pytest.mark.parametrize(("arrived", "first"), [(0.36, 2), (0.30, 1)])
+def test_of_two_kinds_the_one_goes_first_that_has_the_less_of_its_time_left(
     arrived: float, first: int
 ) -> None:
     found = made(batching=False)
+    worker, _ = found.join(hello(seconds={1: 1.0, 2: 1.0}, batch=2), {}, 0.0)
+    busy(found, worker)
+    for query in (PendingQuery(2, 0.0, 3.0), PendingQuery(1, arrived, 2.0)):  # 0.667, and 0.68 or 0.65
+        found.arrive(query, query.arrived)
+    (start,) = answer_first(found, worker, 1.0).starts
+    assert start.items == first
+
+
+@pytest.mark.parametrize(("arrived", "first"), [(0.98, 2), (0.97, 1)])
+def test_where_each_class_counts_the_one_goes_first_that_has_the_less_of_its_slack_left(
+    arrived: float, first: int
+) -> None:
+    found = made(batching=False, classes=(1, 2))
     worker, _ = found.join(hello(seconds={1: 1.0, 2: 1.0}, batch=2), {}, 0.0)
     busy(found, worker)
     for query in (PendingQuery(2, 0.0, 3.0), PendingQuery(1, arrived, 1.05)):  # half, and three or two fifths
@@ -314,17 +327,36 @@ def test_of_two_kinds_the_one_goes_first_that_has_the_less_of_its_slack_left(
     assert start.items == first
 
 
-def test_slack_counts_as_much_as_what_a_query_costs_more_than_where_it_is_cheapest() -> None:
+@pytest.mark.parametrize(("classes", "first"), [((), 1), ((1, 2), 2)])
+def test_of_what_came_as_early_the_larger_goes_first_only_where_each_class_counts(
+    classes: tuple[int, ...], first: int
+) -> None:
+    found = made(batching=False, classes=classes)
+    worker, _ = found.join(hello(seconds={1: 0.2, 2: 2.0}, batch=2), {}, 0.0)
+    busy(found, worker)
+    for query in (
+        PendingQuery(1, 0.0, 4.0),
+        PendingQuery(2, 0.1, 4.0),
+    ):  # 3 of 4 s, and 3.1 of 4 s: slack 1.1 of 2
+        found.arrive(query, query.arrived)
+    (start,) = answer_first(found, worker, 1.0).starts
+    assert start.items == first
+
+
+@pytest.mark.parametrize(("allowed", "first"), [(8.0, 2), (12.0, 1)])
+def test_time_left_counts_as_much_as_what_a_query_costs_more_than_where_it_is_cheapest(
+    allowed: float, first: int
+) -> None:
     found = made(batching=False)
     small, _ = found.join(hello(batch=1), {}, 0.0)
     large, _ = found.join(hello("2g.12gb", {1: 1.0, 2: 1.0}, batch=2, gpu=1), {}, 0.0)
     found.fleet.set_prices({small.key: 1.0, large.key: 1.4})
     for _ in (small, large):
         found.arrive(PendingQuery(1, 0.0, 30.0), 0.0)
-    for query in (PendingQuery(1, 0.0, 1.0 + 1.0 / 0.7), PendingQuery(2, 0.0, 3.5)):  # 0.4 + 0.3, and 0.6
+    for query in (PendingQuery(1, 0.0, 2.0), PendingQuery(2, 0.0, allowed)):  # 0.4 + 0.5, and 0.875 or 0.917
         assert found.arrive(query, 0.0) == ([], [])
     (start,) = answer_first(found, large, 1.0).starts
-    assert start.items == 2
+    assert start.items == first
 
 
 def test_where_the_first_of_a_kind_was_given_up_the_next_one_starts() -> None:
@@ -342,10 +374,10 @@ def test_where_the_first_of_a_kind_was_given_up_the_next_one_starts() -> None:
 def test_of_what_came_before_any_worker_the_one_goes_first_that_has_the_less_of_its_time_left() -> None:
     found = made(batching=False)
     found.fleet.coming = ((3.0, 8),)
-    first, second = PendingQuery(1, 0.0, 8.0), PendingQuery(2, 2.0, 3.9)
+    first, second = PendingQuery(1, 0.0, 8.0), PendingQuery(2, 1.0, 3.9)
     for query in (first, second):
         assert found.arrive(query, query.arrived).ends == []
-    _, joined = found.join(hello(seconds={1: 1.0, 8: 1.0}), {}, 3.0)  # 4 of 8 s, and 1.9 of 3.9 s
+    _, joined = found.join(hello(seconds={1: 1.0, 8: 1.0}), {}, 3.0)  # 5 of 8 s, and 1.9 of 3.9 s
     assert [start.queries for start in joined.starts] == [[second]]
 
 

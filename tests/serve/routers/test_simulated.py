@@ -52,6 +52,17 @@ def test_late_binding_does_what_its_reference_does(data: st.DataObject) -> None:
     same(LateBinding.on(found, counts)(queries), LateBindingReference(found, counts).run(queries))
 
 
+@pytest.mark.parametrize("load", [0.95, 1.3, 3.0])
+@pytest.mark.parametrize("instances", [1, 3])
+def test_late_binding_for_the_mix_takes_queries_in_their_order_where_all_instances_are_alike(
+    instances: int, load: float
+) -> None:
+    found, counts = sublinear(), np.array([0, 0, instances])
+    queries = busy(found, counts, 3_000, load, 4)
+    one, other = LateBinding.on(found, counts)(queries), RefusingFifs.on(found, counts)(queries)
+    np.testing.assert_allclose(one.latency, other.latency, rtol=1e-9)
+
+
 @pytest.mark.parametrize("load", [0.5, 0.95, 1.3])
 def test_late_binding_does_what_its_reference_does_under_load(load: float) -> None:
     found = sublinear()

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-_TICK = 1e-9
-
-
 class Servers(NamedTuple):
     """Instances behind one router, in groups of equal ones, from small slices to large.
 
@@ -129,7 +126,7 @@ def _joined(  # noqa: C901, PLR0912, PLR0915, PLR0917 -- arrays handed on to com
                 since = -1.0
                 break
             left = arrival[waiting[head]] + deadline - now
-            hurry = (left - quickest) / max(slack, _TICK)
+            hurry = left / deadline
             _, group = cheapest(single, extra, idle, range(first, last), left, hurry, 0.0, math.inf)
             first, last = 0, len(most)
             if group < 0:

@@ -75,12 +75,14 @@ def cheapest(  # noqa: PLR0917 -- compiled code takes no keywords
 
     Its score on a size is
 
-        (what it costs there / what it costs on its cheapest size) - 1 + (its slack / its slack on arrival),
+        (what it costs there / what it costs on its cheapest size) - 1 + (its time left / its time on arrival).
 
-    slack being the time that it can still wait for its quickest size. So the cheapest size takes it, and of several
-    queries the one whose deadline is near goes first. Where each class of batch sizes counts, `_FAIRNESS` x its
-    class's lead is added; and a size that is not its cheapest takes it only as long as the lead x its cost ratio
-    there is at most `_FAIR_COST`. So classes that are well off leave the slices that others need to those.
+    So the cheapest size takes it, and of several queries the one whose deadline is near goes first. The time left is
+    that to its deadline. Where each class of batch sizes counts it is its slack instead, the time that it can still
+    wait for its quickest size: that puts large queries, which have little of it, before small ones that came as
+    early. In a burst, when not all can be in time, fewer are in time for that. Where each class counts, `_FAIRNESS` x
+    its class's lead is added, too; and a size that is not its cheapest takes it only as long as the lead x its cost
+    ratio there is at most `_FAIR_COST`. So classes that are well off leave the slices that others need to those.
 
     Args:
         seconds: that the query takes on each size, infinite where it cannot run.
@@ -172,9 +174,10 @@ class LateBinding(SharedQueue):
         return None
 
     def _weight(self, query: PendingQuery) -> float:
-        fleet = self._fleet
-        least = fleet.quickest[query.size_class][query.batch] if query.batch <= fleet.most else 0.0
-        return 1.0 / max(query.allowed - least, _TICK)
+        fleet, runs = self._fleet, 0.0
+        if self._account and query.batch <= fleet.most:
+            runs = fleet.quickest[query.size_class][query.batch]
+        return 1.0 / max(query.allowed - runs, _TICK)
 
     def _best(self, now: float) -> tuple[PendingQuery, Group] | None:
         fleet, only, heaps = self._fleet, self._group, self._queues.heaps
@@ -196,8 +199,9 @@ class LateBinding(SharedQueue):
             left = query.due - now
             seconds, extra = columns[size_class][batch]
             idle = everywhere if query.avoid is None else self._idle_for(query)
-            hurry = query.weight * (left - needed)
-            lead = lead_of(self._account, self._class_of(query)) if self._account else 0.0
+            hurry, lead = query.weight * left, 0.0
+            if self._account:
+                hurry, lead = query.weight * (left - needed), lead_of(self._account, self._class_of(query))
             least, size = cheapest(seconds, extra, idle, sizes, left, hurry, lead, least)
             if size >= 0:
                 best = query, groups[size]
@@ -235,11 +239,13 @@ class LateBinding(SharedQueue):
         least = cost.min(axis=0)
         least[~np.isfinite(least)] = 1.0  # no size can answer it
         quickest, deadline = latency.min(axis=0), problem.deadline + TICK
+        runs = quickest if problem.classes else np.zeros(len(quickest))
         tables = _Tables(
             np.ascontiguousarray(latency.T),
             np.ascontiguousarray((cost / least - 1.0).T),
             quickest,
-            1.0 / (deadline - quickest),
+            runs,
+            1.0 / (deadline - runs),
             deadline,
             problem.class_of,
             1.0 - problem.quantile,
@@ -270,13 +276,14 @@ class _Tables(NamedTuple):
     """What decides.
 
     Seconds and relative extra cost of batch b on size k at [b - 1, k], shape (B, K); of each batch size the least
-    seconds and the weight of a second of slack, shape (B,); seconds from arrival to the latest answer; the class of
-    each batch size, shape (B,), and the share of its queries that may be missed.
+    seconds, those that are no time left, and the weight of a second that is, shape (B,); seconds from arrival to the
+    latest answer; the class of each batch size, shape (B,), and the share of its queries that may be missed.
     """
 
     latency: NDArray[np.float64]
     extra: NDArray[np.float64]
     quickest: NDArray[np.float64]
+    runs: NDArray[np.float64]
     weight: NDArray[np.float64]
     deadline: float
     class_of: NDArray[np.int64]
@@ -392,7 +399,7 @@ def _choose(  # noqa: PLR0917 -- as above
         if queues.oldest[b] == math.inf:
             continue
         left = queues.oldest[b] + tables.deadline - now
-        hurry = tables.weight[b] * (left - quickest)
+        hurry = tables.weight[b] * (left - tables.runs[b])
         lead = lead_of(account, tables.class_of[b]) if len(account) > 0 else 0.0
         least, found = cheapest(tables.latency[b], tables.extra[b], idle, sizes, left, hurry, lead, least)
         if found >= 0:
