@@ -1,11 +1,15 @@
 // The pages, in the order of the navigation. A page is one file here, and one line below.
 import type { FunctionComponent } from "preact";
 import type * as api from "../model";
+import { ChangePage } from "./change";
+import { EnergyPage } from "./energy";
 import { EventsPage } from "./events";
 import { FleetPage } from "./fleet";
 import { GpuPage } from "./gpu";
+import { JobsPage } from "./jobs";
 import { ReportPage } from "./report";
 import { ServicesPage } from "./services";
+import { WhatIfPage } from "./what-if";
 
 export interface Page {
   /** The first part of its address: `#/fleet`. */
@@ -22,5 +26,9 @@ export const PAGES: readonly Page[] = [
   { path: "fleet", title: "Fleet", part: "fleet", show: FleetPage },
   { path: "gpu", title: null, part: "fleet", show: GpuPage },
   { path: "services", title: "Services", part: "services", show: ServicesPage },
+  { path: "what-if", title: "What if", part: "what-if", show: WhatIfPage },
+  { path: "change", title: "Change", part: "transitions", show: ChangePage },
+  { path: "jobs", title: "Jobs", part: "jobs", show: JobsPage },
+  { path: "energy", title: "Energy and cost", part: "energy", show: EnergyPage },
   { path: "events", title: "Events", part: null, show: EventsPage },
 ];

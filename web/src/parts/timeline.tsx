@@ -344,7 +344,7 @@ function Capacity({ line, gpus, until, ticks, at }: CapacityProps) {
   return (
     <section class="capacity" aria-label={line.service}>
       <h4>
-        {line.service} {value !== null && <small>{`${number(value)}${unit} at this moment`}</small>}
+        <span>{line.service}</span> {value !== null && <small>{`${number(value)}${unit} at this moment`}</small>}
       </h4>
       <p>{summary}</p>
       <Steps

@@ -1,0 +1,182 @@
+// Change: transitions as they were predicted and as they go, and what the plan would change.
+import { useSignal } from "@preact/signals";
+import { useMemo } from "preact/hooks";
+import { duration, number, plural, share, time } from "../format";
+import type * as api from "../model";
+import { EVENT_COLUMNS } from "../parts/events";
+import { Table, type Column } from "../parts/table";
+import { Bar, Loaded, Tile, Tiles, Trouble } from "../parts/tiles";
+import { TransitionView } from "../parts/timeline";
+import { has, index, link, mayWrite, route, source, useDocument } from "../state";
+
+const WORDS: Readonly<Record<api.TransitionState, string>> = {
+  waiting: "waits for approval",
+  running: "running",
+  paused: "paused",
+  reached: "reached",
+  stopped: "stopped",
+  replaced: "replaced",
+};
+
+export function ChangePage() {
+  const page = useDocument<api.TransitionPage>("transitions?limit=100", ["transition"]);
+  return (
+    <>
+      <h1>Change</h1>
+      <Loaded of={page}>
+        {({ transitions }) => {
+          const wanted = route.value.rest;
+          const shown = transitions.find((one) => one.id === wanted)?.id ?? (wanted || transitions[0]?.id);
+          return (
+            <>
+              {shown ? <One id={shown} key={shown} /> : <p class="empty">Nothing has been changed yet.</p>}
+              {has("plan") && <Planned />}
+              {transitions.length > 0 && (
+                <section aria-label="All transitions">
+                  <h2>All, newest first</h2>
+                  <Table label="Transitions" rows={transitions} columns={COLUMNS} name={(one) => one.id} current={shown ?? null} />
+                </section>
+              )}
+            </>
+          );
+        }}
+      </Loaded>
+    </>
+  );
+}
+
+const COLUMNS: readonly Column<api.Transition>[] = [
+  { title: "Begun", value: (one) => one.at, show: (one) => <a href={link("change", one.id)}>{time(one.at)}</a> },
+  { title: "State", value: (one) => WORDS[one.state] },
+  {
+    title: "Done",
+    value: (one) => (one.actions ? one.done / one.actions : null),
+    show: (one) => <Bar share={one.actions ? one.done / one.actions : null}>{`${number(one.done)} of ${number(one.actions)}`}</Bar>,
+    number: true,
+  },
+  { title: "Predicted", value: (one) => one.seconds, show: (one) => duration(one.seconds), number: true },
+  { title: "Took", value: (one) => (one.ended === null ? null : one.ended - one.at), show: (one) => duration(one.ended === null ? null : one.ended - one.at), number: true },
+  { title: "Planned anew", value: (one) => one.replans, number: true },
+  { title: "Command", value: (one) => one.command, wide: true },
+];
+
+function One({ id }: { id: string }) {
+  const detail = useDocument<api.TransitionDetail>(`transitions/${encodeURIComponent(id)}`, ["transition", "event"]);
+  return <Loaded of={detail}>{(found) => <Shown detail={found} />}</Loaded>;
+}
+
+function Shown({ detail }: { detail: api.TransitionDetail }) {
+  const { transition, actions } = detail;
+  const open = transition.state === "running" || transition.state === "paused";
+  // The cluster's clock may run faster than this one: now is what was last heard of.
+  const now = useMemo(() => {
+    if (!open) return null;
+    return Math.max(0, ...actions.flatMap((action) => [action.began ?? 0, action.ended ?? 0]));
+  }, [open, actions]);
+  const failed = actions.filter((action) => action.error !== null).length;
+  return (
+    <section aria-label="Transition">
+      <div class="heading">
+        <h2>
+          {time(transition.at)}: {WORDS[transition.state]}
+        </h2>
+        <p>
+          <code>{transition.command}</code>
+        </p>
+      </div>
+      <Tiles>
+        <Tile label="Done" value={`${number(transition.done)} of ${number(transition.actions)}`} note={share(transition.actions ? transition.done / transition.actions : 1)} />
+        <Tile label="Predicted" value={duration(transition.seconds)} note="for the whole" />
+        <Tile label="Took" value={duration(transition.ended === null ? now : transition.ended - transition.at)} note={open ? "until now" : "from begin to end"} />
+        <Tile label="Planned anew" value={number(transition.replans)} note="as the cluster changed" />
+        {failed > 0 && <Tile label="Failed" value={number(failed)} note="actions, tried again" bad />}
+      </Tiles>
+      <Controls transition={transition} />
+      <TransitionView detail={detail} now={now} label="transition" />
+      {detail.notes.length > 0 && (
+        <section aria-label="Notes">
+          <h3>Notes</h3>
+          <Table label="Notes" rows={detail.notes} columns={EVENT_COLUMNS} name={(one) => String(one.number)} filtered={false} />
+        </section>
+      )}
+    </section>
+  );
+}
+
+/** Pause, go on, approve: for who may write, and for the state that is shown. */
+function Controls({ transition }: { transition: api.Transition }) {
+  const error = useSignal<Error | null>(null);
+  const busy = useSignal(false);
+  if (!mayWrite.value) return null;
+  const send = async (what: string) => {
+    busy.value = true;
+    try {
+      const { state } = (await source.get("")) as api.Index;
+      await source.send("POST", `transitions/${encodeURIComponent(transition.id)}/${what}`, undefined, state);
+      error.value = null;
+    } catch (caught) {
+      error.value = caught as Error;
+    }
+    busy.value = false;
+  };
+  const button = (what: string, word: string) => (
+    <button type="button" disabled={busy.value} onClick={() => void send(what)}>
+      {word}
+    </button>
+  );
+  return (
+    <div class="controls">
+      {transition.state === "running" && button("pause", "Pause")}
+      {transition.state === "paused" && button("resume", "Go on")}
+      {transition.state === "waiting" && button("approve", "Approve")}
+      {error.value && <Trouble error={error.value} />}
+    </div>
+  );
+}
+
+const DIFFERENCE: readonly Column<api.ServiceDifference>[] = [
+  { title: "Service", value: (one) => one.name, show: (one) => <a href={link("services", one.name)}>{one.name}</a> },
+  { title: "Now/s", value: (one) => one.before, show: (one) => number(one.before), number: true },
+  { title: "Then/s", value: (one) => one.after, show: (one) => number(one.after), number: true },
+  { title: "Floor/s", value: (one) => one.floor, show: (one) => number(one.floor), number: true },
+  { title: "Least/s", value: (one) => one.least, show: (one) => number(one.least), number: true, hint: "Of all orders in which the actions may happen" },
+  { title: "Stay", value: (one) => one.stay, number: true },
+  { title: "Move", value: (one) => one.move, number: true },
+  { title: "New", value: (one) => one.new, number: true },
+  { title: "End", value: (one) => one.end, number: true },
+];
+
+function Planned() {
+  const plan = useDocument<api.PlanSummary>("plan", ["transition"]);
+  const difference = useDocument<api.Difference>("plan/difference", ["transition"], 5);
+  return (
+    <section aria-label="Plan against now">
+      <h2>The plan, and what differs from it now</h2>
+      <Loaded of={plan}>
+        {(one) => (
+          <Tiles>
+            <Tile label="GPUs" value={number(one.gpus)} note={`of the plan${index.value?.workload ? ` for ${index.value.workload}` : ""}`} />
+            <Tile label="Proof" value={one.proven ? "optimal" : "open"} note={one.verdict} />
+            <Tile label="Instances" value={number(one.instances)} />
+            {one.cost !== null && <Tile label="Cost per hour" value={number(one.cost)} />}
+          </Tiles>
+        )}
+      </Loaded>
+      <Loaded of={difference}>
+        {(found) =>
+          found.actions === 0 ? (
+            <p>What runs is what was planned.</p>
+          ) : (
+            <>
+              <p>
+                {plural(found.actions, "action")} on {plural(found.gpus.length, "GPU")} lead there in {duration(found.seconds)},{" "}
+                {plural(found.moves, "move")}.
+              </p>
+              <Table label="Plan against now" rows={found.services} columns={DIFFERENCE} name={(one) => one.name} />
+            </>
+          )
+        }
+      </Loaded>
+    </section>
+  );
+}

@@ -1,0 +1,284 @@
+// Jobs: why each waits and what to do, when it is predicted to start, its attempts, and its log as it comes.
+import { useSignal } from "@preact/signals";
+import { useEffect, useRef } from "preact/hooks";
+import { bytes, duration, number, time } from "../format";
+import type * as api from "../model";
+import { Table, type Column } from "../parts/table";
+import { Loaded, Tile, Tiles, Trouble } from "../parts/tiles";
+import { filter, link, mayWrite, on, route, source, useDocument } from "../state";
+
+const PAGE = 200;
+const SECOND = 1000;
+
+export function JobsPage() {
+  const { rest } = route.value;
+  return rest ? <OneJob id={rest} key={rest} /> : <AllJobs />;
+}
+
+const COLUMNS: readonly Column<api.Job>[] = [
+  { title: "Job", value: (one) => one.id, show: (one) => <a href={link("jobs", one.id)}>{one.id}</a> },
+  { title: "State", value: (one) => one.state },
+  { title: "User", value: (one) => one.user, wide: true },
+  { title: "Why, and what to do", value: (one) => [one.reason, one.advice].filter(Boolean).join("; ") || null, wide: true },
+  { title: "Predicted start", value: (one) => one.predicted_start, show: (one) => time(one.predicted_start) },
+  { title: "Submitted", value: (one) => one.submitted, show: (one) => time(one.submitted) },
+  { title: "GPU", value: (one) => one.gpu, show: (one) => one.gpu && <a href={link("gpu", one.gpu)}>{`${one.gpu} ${one.placement ?? ""}`}</a> },
+  { title: "Memory", value: (one) => one.memory_bytes?.[0] ?? null, show: (one) => expected(one.memory_bytes), number: true, hint: "Least and most that it is expected to need" },
+  { title: "Attempts", value: (one) => one.attempts.length, number: true },
+  { title: "Command", value: (one) => one.command, wide: true },
+];
+
+function expected(memory: api.Job["memory_bytes"]): string {
+  if (!memory) return "–";
+  const [least, most] = memory;
+  return most === null ? `${bytes(least)} or more` : least === most ? bytes(least) : `${bytes(least)} to ${bytes(most)}`;
+}
+
+function AllJobs() {
+  const state = useSignal("");
+  const jobs = useSignal<readonly api.Job[] | null>(null);
+  const counts = useSignal<Readonly<Record<string, number>>>({});
+  const next = useSignal<string | null>(null);
+  const error = useSignal<Error | null>(null);
+  const load = async (after: string | null) => {
+    const query = new URLSearchParams({ limit: String(PAGE) });
+    if (state.peek()) query.set("state", state.peek());
+    if (after) query.set("after", after);
+    try {
+      const page = (await source.get(`jobs?${query.toString()}`)) as api.JobPage;
+      jobs.value = after ? [...(jobs.value ?? []), ...page.jobs] : page.jobs;
+      counts.value = page.counts;
+      next.value = page.next;
+      error.value = null;
+    } catch (caught) {
+      error.value = caught as Error;
+    }
+  };
+  useEffect(() => {
+    void load(null);
+    let timer = 0;
+    const ends = [
+      on("job", (job) => {
+        const known = jobs.peek() ?? [];
+        const fits = !state.peek() || job.state === state.peek();
+        const there = known.some((one) => one.id === job.id);
+        const rest = known.map((one) => (one.id === job.id ? job : one)).filter((one) => one.id !== job.id || fits);
+        jobs.value = there || !fits ? rest : [job, ...rest];
+        timer ||= setTimeout(() => {
+          timer = 0;
+          if (jobs.peek() && jobs.peek()!.length <= PAGE) void load(null);
+        }, 2 * SECOND);
+      }),
+      on("reset", () => void load(null)),
+    ];
+    return () => {
+      clearTimeout(timer);
+      ends.forEach((end) => end());
+    };
+  }, [state.value]);
+  const all = Object.values(counts.value).reduce((sum, count) => sum + count, 0);
+  return (
+    <>
+      <h1>Jobs</h1>
+      {mayWrite.value && <Submit />}
+      <div class="controls">
+        <label>
+          State{" "}
+          <select value={state.value} onChange={(event) => (state.value = event.currentTarget.value)}>
+            <option value="">{`all (${number(all)})`}</option>
+            {Object.entries(counts.value).map(([name, count]) => (
+              <option key={name} value={name}>{`${name} (${number(count)})`}</option>
+            ))}
+          </select>
+        </label>
+      </div>
+      {error.value && <Trouble error={error.value} />}
+      {jobs.value ? (
+        <Table label="Jobs" rows={jobs.value} columns={COLUMNS} name={(one) => one.id} empty="No job was submitted yet." />
+      ) : (
+        !error.value && <p class="empty">Loading …</p>
+      )}
+      {next.value && (
+        <p>
+          <button type="button" onClick={() => void load(next.value)}>
+            More
+          </button>
+          {filter.value && <small> The filter looks at the jobs that are loaded.</small>}
+        </p>
+      )}
+    </>
+  );
+}
+
+function OneJob({ id }: { id: string }) {
+  const path = `jobs/${encodeURIComponent(id)}`;
+  const job = useDocument<api.Job>(path, ["job"]);
+  return (
+    <>
+      <div class="heading">
+        <h1>{id}</h1>
+        <p>
+          <a href={link("jobs")}>All jobs</a>
+        </p>
+      </div>
+      <Loaded of={job}>{(one) => <Shown job={one} path={path} />}</Loaded>
+    </>
+  );
+}
+
+const ATTEMPTS: readonly Column<api.JobAttempt>[] = [
+  { title: "Attempt", value: (one) => one.number, number: true },
+  { title: "Slice", value: (one) => `${one.gpu} ${one.placement}`, show: (one) => <a href={link("gpu", one.gpu)}>{`${one.gpu} ${one.placement}`}</a> },
+  { title: "Memory of it", value: (one) => one.limit_bytes, show: (one) => bytes(one.limit_bytes), number: true },
+  { title: "Peak", value: (one) => one.peak_bytes, show: (one) => bytes(one.peak_bytes), number: true },
+  { title: "Began", value: (one) => one.began, show: (one) => time(one.began) },
+  { title: "Took", value: (one) => (one.began === null || one.ended === null ? null : one.ended - one.began), show: (one) => duration(one.began === null || one.ended === null ? null : one.ended - one.began), number: true },
+  { title: "Verdict", value: (one) => one.verdict },
+  { title: "Code", value: (one) => one.code, number: true },
+  { title: "Why", value: (one) => one.why, wide: true },
+];
+
+function Shown({ job, path }: { job: api.Job; path: string }) {
+  const error = useSignal<Error | null>(null);
+  const over = !["waiting", "queued", "pending", "starting", "running", "held"].includes(job.state);
+  const cancel = () =>
+    void source.send("DELETE", path).then(
+      () => (error.value = null),
+      (caught: unknown) => (error.value = caught as Error),
+    );
+  return (
+    <>
+      <p>
+        <code>{job.command}</code>
+      </p>
+      <Tiles>
+        <Tile label="State" value={job.state} note={job.reason ?? ""} />
+        <Tile label="Predicted start" value={time(job.predicted_start)} note={job.predicted_start === null ? "of jobs that wait" : ""} />
+        <Tile label="Where" value={job.gpu ?? "–"} note={job.placement ?? "not placed"} />
+        <Tile label="Memory" value={expected(job.memory_bytes)} note="expected" />
+        <Tile label="Submitted" value={time(job.submitted)} note={job.user} />
+      </Tiles>
+      {job.advice && <p class="advice">What to do: {job.advice}</p>}
+      {mayWrite.value && !over && (
+        <p>
+          <button type="button" onClick={cancel}>
+            Cancel the job
+          </button>
+        </p>
+      )}
+      {error.value && <Trouble error={error.value} />}
+      <section aria-label="Attempts">
+        <h2>Attempts</h2>
+        <Table label="Attempts" rows={job.attempts} columns={ATTEMPTS} name={(one) => String(one.number)} filtered={false} empty="It has not started yet." />
+      </section>
+      <Log path={path} />
+    </>
+  );
+}
+
+const KEPT = 400_000; // characters of a log that stay on the page
+
+/** The log, as it comes; the page stays at its end while it is looked at there. */
+function Log({ path }: { path: string }) {
+  const text = useSignal("");
+  const error = useSignal<Error | null>(null);
+  const box = useRef<HTMLPreElement>(null);
+  useEffect(() => {
+    let ended = false;
+    let timer = 0;
+    let after = 0;
+    const more = async () => {
+      try {
+        const log = (await source.get(`${path}/log?after=${after}`)) as api.JobLog;
+        const element = box.current;
+        const atEnd = !element || element.scrollHeight - element.scrollTop - element.clientHeight < 40;
+        const wrote = log.next > after;
+        after = log.next;
+        if (log.text) text.value = (text.peek() + log.text).slice(-KEPT);
+        error.value = null;
+        if (atEnd) requestAnimationFrame(() => box.current?.scrollTo(0, box.current.scrollHeight));
+        if (log.over && !wrote) return;
+        again(wrote ? SECOND / 2 : 2 * SECOND);
+      } catch (caught) {
+        error.value = caught as Error;
+        again(2 * SECOND);
+      }
+    };
+    const again = (wait: number) => {
+      if (!ended) timer = setTimeout(() => void more(), wait);
+    };
+    void more();
+    return () => {
+      ended = true;
+      clearTimeout(timer);
+    };
+  }, [path]);
+  return (
+    <section aria-label="Log">
+      <h2>Log</h2>
+      {error.value && <Trouble error={error.value} />}
+      <pre ref={box} class="log" tabIndex={0} aria-label="Log">
+        {text.value || "Nothing was written yet."}
+      </pre>
+    </section>
+  );
+}
+
+function Submit() {
+  const error = useSignal<Error | null>(null);
+  const begun = useSignal<api.Accepted | null>(null);
+  const submit = async (form: HTMLFormElement) => {
+    const given = new FormData(form);
+    const said = (name: string) => (given.get(name) as string).trim();
+    const memory = said("memory");
+    try {
+      begun.value = (await source.send("POST", "jobs", {
+        command: words(said("command")),
+        memory_bytes: memory ? Number(memory) * 2 ** 30 : null,
+        directory: said("directory") || null,
+      })) as api.Accepted;
+      error.value = null;
+      form.reset();
+    } catch (caught) {
+      error.value = caught as Error;
+    }
+  };
+  return (
+    <details class="submit">
+      <summary>Submit a job</summary>
+      <form
+        onSubmit={(event) => {
+          event.preventDefault();
+          void submit(event.currentTarget);
+        }}
+      >
+        <label>
+          Command <input name="command" required placeholder="python train.py --epochs 3" />
+        </label>
+        <label>
+          Memory, GiB <input name="memory" type="number" min="0.1" step="any" placeholder="forecast" />
+        </label>
+        <label>
+          Folder <input name="directory" placeholder="as the daemon has it" />
+        </label>
+        <button type="submit">Submit</button>
+      </form>
+      {begun.value && (
+        <p role="status">
+          <a href={link("jobs", begun.value.id)}>{begun.value.id}</a> {begun.value.text}
+        </p>
+      )}
+      {error.value && <Trouble error={error.value} />}
+    </details>
+  );
+}
+
+/** A command line's words, as a shell would part them; quotes join. */
+export function words(line: string): string[] {
+  const found = line.matchAll(/(?:[^\s"']+|"(?:\\.|[^"\\])*"|'[^']*')+/g);
+  return [...found].map(([word]) =>
+    word.replace(/"((?:\\.|[^"\\])*)"|'([^']*)'/g, (_, double: string | undefined, single: string | undefined) =>
+      double === undefined ? (single ?? "") : double.replace(/\\(["\\$`])/g, "$1"),
+    ),
+  );
+}
