@@ -31,6 +31,7 @@ NAMES = (
     "kubernetes_first_fit",
     "kubernetes_scale",
     "series",
+    "dash",
 )
 
 

@@ -210,12 +210,16 @@ class FleetState:
         moved = [gpu for gpu in look.gpus if gpu.id in self._index and not self._placed(gpu)]
         if new or gone or moved:
             why = why or "GPUs came or went"
+            for name in gone:
+                self._watts.pop(name, None)
             loads = dict(zip((gpu.id for gpu in self._gpus), self._loads, strict=True))
             known = {gpu.id: gpu for gpu in self._gpus if gpu.id not in gone}
-            known.update((gpu.id, gpu) for gpu in look.gpus)
+            known.update((gpu.id, gpu) for gpu in new)
             self._gpus = sorted(known.values(), key=lambda gpu: _order(gpu.id))
             self._index = {gpu.id: index for index, gpu in enumerate(self._gpus)}
             self._loads = [loads.get(gpu.id, {}) for gpu in self._gpus]
+            for gpu in moved:
+                self._put(self._index[gpu.id], gpu)
             self._nodes = {name: i for i, name in enumerate(dict.fromkeys(g.node for g in self._gpus))}
             self._models = {name: i for i, name in enumerate(dict.fromkeys(g.model for g in self._gpus))}
         names = self._names.keys() | {each.name for each in look.services}
@@ -228,8 +232,15 @@ class FleetState:
             self._goal = look.goal
         if why is not None:
             for gpu in look.gpus:
-                self._gpus[self._index[gpu.id]] = gpu
+                self._put(self._index[gpu.id], gpu)
         return why
+
+    def _put(self, index: int, gpu: SeenGpu) -> None:
+        """Take over a GPU; only instances that are as they were keep their load."""
+        was = {(each.start, each.profile) for each in self._gpus[index].instances}
+        same = {each.start for each in gpu.instances if (each.start, each.profile) in was}
+        self._loads[index] = {start: load for start, load in self._loads[index].items() if start in same}
+        self._gpus[index] = gpu
 
     def _placed(self, gpu: SeenGpu) -> bool:
         was = self._gpus[self._index[gpu.id]]
@@ -240,10 +251,7 @@ class FleetState:
             index = self._index[gpu.id]
             if gpu == self._gpus[index]:
                 continue
-            self._gpus[index] = gpu
-            starts = {each.start for each in gpu.instances}
-            for start in self._loads[index].keys() - starts:
-                del self._loads[index][start]
+            self._put(index, gpu)
             before = self.version
             self._version += 1
             self._fleet = self._load = None
@@ -258,6 +266,11 @@ class FleetState:
                 tuple(_STATE[each.state] for each in gpu.instances),
                 tuple(self._service(each) for each in gpu.instances),
                 tuple(each.job for each in gpu.instances),
+                {
+                    str(place): tuple(self._names[name] for name in each.services)
+                    for place, each in enumerate(gpu.instances)
+                    if len(each.services) > 1
+                },
             )
 
     def _loaded(self, look: Look) -> LoadChange | None:

@@ -171,6 +171,10 @@ class GpuChange(Value):
     instance_state: tuple[int, ...]
     service: tuple[int, ...]
     job: tuple[str | None, ...]
+    shared: Annotated[
+        dict[str, tuple[int, ...]],
+        Meta(description="All services on an instance that several share, by its place in these lists."),
+    ] = field(default_factory=dict)
 
 
 class LoadChange(Value):

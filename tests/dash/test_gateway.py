@@ -1,0 +1,197 @@
+"""What gateways say on their metrics pages, read as it changes."""
+
+from __future__ import annotations
+
+import http.server
+import random
+import threading
+import time
+from math import inf
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from partita.dash.gateway import GatewayPage, GatewayWatch, parsed, quantile_ms, together
+from partita.errors import PartitaError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+BEARER = "of-the-gateway-and-its-readers"
+
+
+def page(offered: float, in_time: float, late: float, busy: float = 0.0, refused: float = 0.0) -> str:
+    total = in_time + late
+    return f"""# TYPE partita_requests counter
+partita_requests_total{{service="search",outcome="in_time"}} {in_time}
+partita_requests_total{{service="search",outcome="late"}} {late}
+partita_requests_total{{service="search",outcome="refused"}} {refused}
+# TYPE partita_request_seconds histogram
+partita_request_seconds_bucket{{service="search",le="0.01"}} {in_time}
+partita_request_seconds_bucket{{service="search",le="0.1"}} {total}
+partita_request_seconds_bucket{{service="search",le="+Inf"}} {total}
+partita_offered_items_total{{service="search"}} {offered}
+partita_queue_length{{service="search"}} 3
+partita_in_flight{{service="search"}} 2
+partita_refused_total{{service="search",reason="full"}} {refused}
+partita_instance_busy_seconds_total{{service="search",gpu_instance="node-0/gpu-3/3g.40gb@4",UUID=""}} {busy}
+partita_instance_slowdown{{service="search",gpu_instance="node-0/gpu-3/3g.40gb@4",UUID=""}} 1.5
+partita_decision_seconds_bucket{{service="search",le="1"}} 7
+"""
+
+
+def test_rates_and_shares_are_those_of_their_windows() -> None:
+    gateway = GatewayPage("http://localhost:1")
+    for second in range(0, 700, 2):
+        late = max(0, second - 600)
+        gateway.take(float(second), page(100 * second, 50 * second - late, late, busy=second / 4))
+    found = together([gateway])
+    now = found.services["search"]
+    assert now.rate == pytest.approx(100.0)
+    assert now.attainment == pytest.approx(1 - 98 / (50 * 300), abs=2e-3)
+    assert now.p50_ms is not None
+    assert now.p50_ms < 10.0
+    assert now.p99_ms is not None
+    assert 10.0 < now.p99_ms <= 100.0
+    assert (now.queue, now.in_flight, now.refused) == (3, 2, {})
+    load = found.load["node-0/gpu-3", 4]
+    assert (load.busy, load.slowdown) == (0.25, 1.5)
+
+
+def test_readings_are_thinned_so_that_minutes_cost_little() -> None:
+    gateway = GatewayPage("http://localhost:1")
+    for second in range(0, 2000, 2):
+        gateway.take(float(second), page(second, second, 0))
+    assert len(gateway._kept) < 50
+    before = gateway.before(300.0)
+    assert before is not None
+    assert 1998 - 320 <= before.at <= 1998 - 290
+
+
+def test_a_gateway_that_was_started_again_counts_from_zero() -> None:
+    gateway = GatewayPage("http://localhost:1")
+    gateway.take(0.0, page(1000, 900, 100))
+    gateway.take(2.0, page(40, 40, 0))
+    now = together([gateway]).services["search"]
+    assert now.rate == 0.0
+    assert now.attainment == 1.0
+
+
+def test_two_gateways_add_up() -> None:
+    pages = [GatewayPage("http://localhost:1"), GatewayPage("http://localhost:2")]
+    for each, rate in zip(pages, (10, 30), strict=True):
+        for second in (0.0, 10.0):
+            each.take(second, page(rate * second, rate * second, 0, busy=second / 10))
+    found = together(pages)
+    assert found.services["search"].rate == pytest.approx(40.0)
+    assert found.services["search"].queue == 6
+    assert found.load["node-0/gpu-3", 4].busy == pytest.approx(0.2)
+
+
+def test_one_reading_has_counts_but_no_rates() -> None:
+    gateway = GatewayPage("localhost:1")
+    gateway.take(0.0, page(10, 10, 0))
+    now = together([gateway]).services["search"]
+    assert (now.rate, now.attainment, now.p50_ms, now.queue) == (None, None, None, 3)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from((0.5, 0.95, 0.99)))
+def test_a_quantile_lies_in_the_bucket_in_which_that_query_is(seed: int, share: float) -> None:
+    rng = random.Random(seed)
+    edges = sorted(rng.uniform(0.001, 2.0) for _ in range(rng.randrange(1, 8)))
+    times = sorted(rng.uniform(0.0, 2.5) for _ in range(rng.randrange(1, 40)))
+    cumulative = {edge: float(sum(t <= edge for t in times)) for edge in (*edges, inf)}
+    found = quantile_ms(cumulative, share)
+    assert found is not None
+    at = times[min(len(times) - 1, max(0, -int(-share * len(times) // 1) - 1))]
+    upper = next((edge for edge in edges if at <= edge), None)
+    lower = max((edge for edge in edges if edge < at), default=0.0)
+    if upper is None:
+        assert found == edges[-1] * 1000
+    else:
+        assert lower * 1000 - 1e-9 <= found <= upper * 1000 + 1e-9
+
+
+def test_no_query_has_no_quantile() -> None:
+    assert quantile_ms({}, 0.5) is None
+    assert quantile_ms({0.1: 0.0, inf: 0.0}, 0.5) is None
+
+
+def test_names_that_need_escapes_are_read_as_they_are() -> None:
+    told = parsed(0.0, 'partita_queue_length{service="a\\"b\\\\c\\n{}"} 4\n')
+    assert told.queue == {'a"b\\c\n{}': 4}
+
+
+class Gateway:
+    """A server of a metrics page that can be stopped and started at the same port."""
+
+    def __init__(self) -> None:
+        self.page = page(0, 0, 0)
+        self.seen: list[str | None] = []
+        self.port = 0
+        self.start()
+
+    def start(self) -> None:
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.seen.append(self.headers.get("Authorization"))
+                body = outer.page.encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
+        self.port = self.server.server_address[1]
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+
+    def stop(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def gateway() -> Iterator[Gateway]:
+    made = Gateway()
+    yield made
+    made.stop()
+
+
+def test_a_gateway_that_comes_late_is_read_once_it_is_there(gateway: Gateway) -> None:
+    gateway.stop()
+    asked = GatewayPage(f"http://127.0.0.1:{gateway.port}", BEARER)
+    with pytest.raises(PartitaError, match="does not answer"):
+        asked.read(0.0)
+    gateway.start()
+    asked.read(1.0)
+    assert gateway.seen == [f"Bearer {BEARER}"]
+    assert together([asked]).services["search"].queue == 3
+
+
+def test_a_page_that_is_none_is_a_fault(gateway: Gateway) -> None:
+    asked = GatewayPage(f"http://127.0.0.1:{gateway.port}/metrics")
+    gateway.page = 'partita_queue_length{service="x} nonsense\n'
+    with pytest.raises(PartitaError, match="no metrics page"):
+        asked.read(0.0)
+
+
+def test_the_watch_reads_by_itself_and_says_what_does_not_answer(gateway: Gateway) -> None:
+    watch = GatewayWatch([GatewayPage(f"http://127.0.0.1:{gateway.port}"), GatewayPage("http://127.0.0.1:1")])
+    try:
+        end = time.monotonic() + 30
+        while not watch.latest().services:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        assert watch.latest().fault is not None
+        assert "127.0.0.1:1/metrics" in (watch.latest().fault or "")
+    finally:
+        watch.close()
