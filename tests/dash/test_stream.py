@@ -24,7 +24,8 @@ def heard(sent: bytes) -> list[str]:
 @given(st.lists(st.integers(0, 4), max_size=12), st.integers(0, 60))
 def test_a_reader_gets_each_later_event_once_wherever_it_left_off(sizes: list[int], back: int) -> None:
     stream = EventStream()
-    start, names = stream.last, []
+    start = stream.last
+    names: list[str] = []
     for size in sizes:
         events = batch(len(names), size)
         names += [document.why for _, document in events]
