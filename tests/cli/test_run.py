@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from tests.cli.commands import Commands
 from tests.cli.test_plan import CUT_WORKLOAD, LARGE, SMALL, write_cut_table
 from tests.control.world import World
 from tests.serve.worker.client import gateway, numbered, until
 
-from partita.cli.cluster import OpenCluster
 from partita.cli.daemon import QueueOptions, shared_with_jobs
 from partita.cli.run import Planning, WatchedWorkload
-from partita.control.journal import FILE, Journal
 from partita.control.reconciler import Demand, Hysteresis, Reconciler, TransitionOptions
+from partita.control.watched import WatchedDriver
 from partita.drive.driver import EnergyReading
 from partita.drive.replicas import ReplicaRecords
 from partita.drive.simulated import FaultKind, InjectedFault, SimulatedCluster, SimulatedDriver
@@ -337,6 +339,52 @@ def test_jobs_want_the_wall_clock(shop: Shop) -> None:
     assert "jobs take real time" in found.err
 
 
+def test_it_says_to_prometheus_what_it_wants_and_what_runs(partita: Commands) -> None:
+    words = ("run", "-f", str(write(partita, 700)), "--clock", "simulated", "--poll", "0.1")
+    with subprocess.Popen(
+        [sys.executable, "-m", "partita", *words, "--metrics-port", "0"],
+        env={**os.environ, "PARTITA_STATE": str(partita.folder / "state")},
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=partita.folder,
+    ) as process:
+        try:
+            assert process.stderr is not None
+            said = ""
+            while not (found := re.search(r"metrics on (http://127\.0\.0\.1:\d+/metrics)", said)):
+                said += process.stderr.readline()
+                assert process.poll() is None, said
+
+            def page() -> str:
+                with urllib.request.urlopen(found[1]) as answer:  # noqa: S310 -- our own
+                    text: str = answer.read().decode()
+                return text
+
+            until(lambda: 'partita_transition{state="reached"} 1.0' in page())
+            samples = {
+                (each.name, *each.labels.values()): each.value
+                for family in text_string_to_metric_families(page())
+                for each in family.samples
+            }
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=60)
+    runs = capacity(partita)
+    for service, rate in (("bert", 700.0), ("vgg", 90.0)):
+        assert samples["partita_required_rate", service] == rate
+        assert samples["partita_capacity_floor", service] == rate
+        assert samples["partita_planned_capacity", service] == runs[service]
+        assert samples["partita_ready_capacity", service] == runs[service]
+        assert samples["partita_slo_seconds", service] == 0.1
+    assert samples["partita_gpus", "a100-40gb", "used"] + samples["partita_gpus", "a100-40gb", "free"] == 4
+    assert samples["partita_gpus", "a100-40gb", "lost"] == 0
+    assert samples["partita_transition", "running"] == 0
+    assert samples[("partita_transition_actions",)] == samples[("partita_transition_actions_done",)]
+    instances = [key for key in samples if key[0] == "partita_instance_info"]
+    assert len(instances) == samples["partita_instances", "ready"]
+    assert time.time() - samples[("partita_observed_timestamp_seconds",)] < 60
+
+
 class MeteredDriver(SimulatedDriver):
     """Another package's driver, which has energy counters."""
 
@@ -353,14 +401,22 @@ def test_energy_beside_services_is_read_from_the_driver_itself(
 ) -> None:
     monkeypatch.setenv("PARTITA_STATE", str(tmp_path))
     SimulatedCluster.create(tmp_path / CLUSTER, [("node-0/gpu-0", "a100-40gb")]).close()
-    options = QueueOptions(QueueSettings(), Access(os.geteuid()), 1.0, None, recover=False)
+    options = QueueOptions(QueueSettings(), Access(os.geteuid()), 1.0, recover=False)
     with (
         closing(MeteredDriver(tmp_path / CLUSTER, WallClock())) as driver,
-        closing(Journal(tmp_path / FILE)) as journal,
-        shared_with_jobs(OpenCluster(driver, journal), "metered", options) as shared,
+        shared_with_jobs(WatchedDriver(driver), "metered", options, driver) as (shared, host),
     ):
         shared.wait(driver.clock.now())
         assert driver.readings
+        found = {each.name: each for each in host.metrics()}
+        assert [each.value for each in found["partita_gpu_energy_joules"].samples] == [100.0]
+        assert {each.labels["state"]: each.value for each in found["partita_jobs"].samples} == {
+            "waiting": 0,
+            "blocked": 0,
+            "starting": 0,
+            "running": 0,
+            "stopping": 0,
+        }
 
 
 # With replicas that are workers, on a simulated cluster and the wall clock.

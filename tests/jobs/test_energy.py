@@ -19,20 +19,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry, generate_latest
 from typer.testing import CliRunner
 
 from partita.cli.main import app
 from partita.drive.driver import EnergyReading, FailedError
 from partita.drive.simulated import SimulatedCluster
 from partita.drive.simulated.cluster import SimulatedEnergyMeter
-from partita.errors import InputError
 from partita.jobs.energy import (
     FILE,
     HOUR_S,
     NOBODY,
     Energy,
-    EnergyCollector,
     EnergyLedger,
     EnergyOwner,
     EnergySampler,
@@ -43,10 +40,11 @@ from partita.jobs.energy import (
     QueueEnergy,
     Stay,
     attribute,
-    serving,
+    energy_metrics,
     stay_of,
 )
 from partita.jobs.queue.record import Attempt, AttemptVerdict, JobRecord, Submitter
+from partita.metrics import MetricsPage
 from partita.mig.gpu import CONTEXT_W, IDLE_W
 from partita.mig.layout import Placement
 from partita.sim.clock import SimulatedClock
@@ -345,10 +343,8 @@ def test_prometheus_gets_counters_that_say_what_is_missing(ledger: EnergyLedger)
     for at, joules in ((0.0, 0.0), (10.0, 1000.0), (20.0, None)):
         meter.joules = joules
         sampler.sample(at, [STAY])
-    registry = CollectorRegistry()
-    registry.register(EnergyCollector(ledger))
-    text = generate_latest(registry).decode()
-    assert 'partita_gpu_energy_counter_up{gpu="g0"} 0.0' in text
+    text = MetricsPage(lambda: energy_metrics(ledger)).read()[0].decode()
+    assert re.search(r'partita_gpu_energy_counter_up\{UUID=".+",gpu="g0"\} 0.0', text)
     assert "partita_gpu_energy_joules_total{" not in text
     assert 'partita_energy_joules_total{kind="job",name="",part="active"} 500.0' in text
     assert 'partita_energy_missing_seconds_total{kind="job",name=""} 10.0' in text
@@ -456,14 +452,6 @@ def test_a_meter_that_fails_is_told_once_and_stops_no_queue(ledger: EnergyLedger
     assert (OwnerKind.JOB, "") in ledger.totals()
 
 
-def test_metrics_are_served_on_a_port(ledger: EnergyLedger) -> None:
-    with serving(ledger, 0) as port:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
-            assert b"partita_energy_joules" in answer.read()
-        with pytest.raises(InputError, match="cannot be served on"), serving(ledger, port):
-            pass
-
-
 DEADLINE_S = 90.0
 
 
@@ -508,7 +496,16 @@ def test_a_job_that_runs_has_joules_in_its_history_and_in_the_metrics(tmp_path: 
             port = re.search(r"127\.0\.0\.1:(\d+)/metrics", said)
             assert port is not None
             with urllib.request.urlopen(f"http://127.0.0.1:{port[1]}/metrics") as answer:
-                assert b'partita_energy_joules_total{kind="job",name="",part="active"}' in answer.read()
+                page = answer.read().decode()
+            for line in (
+                'partita_energy_joules_total{kind="job",name="",part="active"}',
+                'partita_jobs{state="running"} 1.0',
+                'partita_jobs_ended_total{state="done"} 0.0',
+                'partita_job_attempts_total{verdict="out of memory"} 0.0',
+                'partita_gpus{model="a100-80gb",state="used"} 1.0',
+                'partita_instances{state="busy"} 1.0',
+            ):
+                assert line in page
             assert (
                 json.loads(partita(tmp_path, "energy", "--by", "job", "-o", "json"))["rows"][0]["name"] == "1"
             )

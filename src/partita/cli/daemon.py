@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
@@ -25,7 +26,9 @@ from partita.cli.cluster import (
 from partita.cli.options import read_bytes, read_limit, read_seconds
 from partita.cli.output import inline, stderr
 from partita.control.journal import controlling
+from partita.control.metrics import ClusterFacts, cluster_metrics
 from partita.control.sharing import QueueTenant, SharedDriver
+from partita.control.watched import WatchedDriver
 from partita.drive.driver import EnergyMeter
 from partita.drive.nvml.driver import NvmlEnergyMeter
 from partita.drive.nvml.instances import used_bytes
@@ -33,23 +36,27 @@ from partita.drive.simulated.cluster import SimulatedEnergyMeter
 from partita.drive.state import CLUSTER, host_folder, require_safe, state_folder, state_path
 from partita.errors import InputError
 from partita.jobs.disciplines.classes import discipline as named
-from partita.jobs.energy import FILE, EnergyLedger, EnergySampler, QueueEnergy, services_of, serving
+from partita.jobs.energy import FILE, EnergyLedger, EnergySampler, QueueEnergy, energy_metrics, services_of
 from partita.jobs.queue.access import Access, admins
 from partita.jobs.queue.answers import Answers, read_patterns
 from partita.jobs.queue.folders import ATTEMPTS, make_folders
+from partita.jobs.queue.metrics import queue_metrics
 from partita.jobs.queue.recovery import open_store, recover
 from partita.jobs.queue.service import QueueService, QueueSettings
 from partita.jobs.queue.socket_server import SocketServer
 from partita.jobs.run.real import RealJobRunner
+from partita.metrics import MetricsPage, ServedPages, serving_pages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
     from pathlib import Path
 
-    from partita.cli.cluster import OpenCluster
+    from prometheus_client.metrics_core import Metric
+
     from partita.drive.driver import Driver, EnergyReading
     from partita.jobs.energy import Stay
     from partita.jobs.run.runner import JobRunner
+    from partita.metrics import MetricsSource
 
 
 _LONGEST_POLL_S = 0.5
@@ -89,7 +96,6 @@ def daemon(
         keeping,
         limits,
         memory_scale=memory_scale,
-        metrics_port=metrics_port,
         recover=recover,
     )
     cluster = Cluster(driver, ClockName.WALL, None, allow_mig_mode)
@@ -99,9 +105,16 @@ def daemon(
             stack.enter_context(controlling(host_folder()))
         stack.enter_context(controlling(folder))
         opened = stack.enter_context(open_driver(cluster, folder, lambda: simulated_gpus(simulate or ())))
-        host = stack.enter_context(queue_host(opened, driver, folder, queue))
+        watched = WatchedDriver(opened)
+        host = stack.enter_context(queue_host(watched, driver, folder, queue, opened))
+        stack.enter_context(metrics_served(metrics_port, lambda: _cluster(watched, host), host.metrics))
         note(f"serving on {folder / 'jobs'}; {len(host.service.table.active):,} jobs are there")
         _loop(host, stop)
+
+
+def _cluster(watched: WatchedDriver, host: QueueHost) -> Iterator[Metric]:
+    if watched.seen is not None:
+        yield from cluster_metrics([({}, ClusterFacts(*watched.seen, jobs=host.places()))])
 
 
 def _loop(host: QueueHost, stop: Callable[[], bool]) -> None:
@@ -183,7 +196,7 @@ MetricsPort = Annotated[
         min=0,
         max=65535,
         metavar="PORT",
-        help="Serve the energy of GPUs and jobs to Prometheus, on 127.0.0.1.",
+        help="Serve metrics to Prometheus, on 127.0.0.1.",
     ),
 ]
 
@@ -194,14 +207,12 @@ class QueueOptions:
 
     Attributes:
         memory_scale: memory of simulated instances over that of real ones.
-        metrics_port: where energy is served to Prometheus; None for nowhere.
         recover: whether the store is made anew from what can be read of it and of the attempts on the disk.
     """
 
     settings: QueueSettings
     access: Access
     memory_scale: float
-    metrics_port: int | None
     recover: bool = False
 
 
@@ -232,7 +243,6 @@ def queue_options(
     limits: JobLimits,
     *,
     memory_scale: float,
-    metrics_port: int | None,
     recover: bool,
 ) -> QueueOptions:
     """Return what the options say.
@@ -256,7 +266,7 @@ def queue_options(
         most_limit_s=most_s,
         oom_patterns=read_patterns(keeping.oom_patterns or []),
     )
-    return QueueOptions(settings, Access(os.geteuid(), users, groups), memory_scale, metrics_port, recover)
+    return QueueOptions(settings, Access(os.geteuid(), users, groups), memory_scale, recover)
 
 
 def safe_state_folder() -> Path:
@@ -281,6 +291,7 @@ class QueueHost:
     service: QueueService
     server: SocketServer
     energy: QueueEnergy
+    ledger: EnergyLedger
     driver: Driver
 
     def step(self, now: float) -> float:
@@ -289,13 +300,23 @@ class QueueHost:
         due = self.energy.step(now, self.service.table.active.values(), self._services)
         return min(due, self.service.step(now))
 
+    def metrics(self) -> Iterator[Metric]:
+        """Yield the metrics of the queue and of the energy; may be called in any thread."""
+        yield from queue_metrics(self.service.table, time.time())
+        yield from energy_metrics(self.ledger)
+
+    def places(self) -> frozenset[tuple[str, str]]:
+        """Return GPU and placement of the instances that jobs hold; may be called in any thread."""
+        attempts = (job.attempts[-1] for job in self.service.table.holding if job.attempts)
+        return frozenset((each.gpu, str(each.placement)) for each in attempts)
+
     def _services(self) -> tuple[Stay, ...]:
         return services_of(self.driver.observe())
 
 
 @contextmanager
 def queue_host(
-    driver: Driver, name: str, folder: Path, options: QueueOptions, meters: Driver | None = None
+    driver: Driver, name: str, folder: Path, options: QueueOptions, meters: Driver
 ) -> Iterator[QueueHost]:
     """Open the queue of a cluster for a block.
 
@@ -304,7 +325,7 @@ def queue_host(
         name: which driver that is.
         folder: the state folder.
         options: how it is run.
-        meters: the driver of the cluster itself, where `driver` is a view of it: it may have energy counters.
+        meters: the driver of the cluster itself, of which `driver` is a view: it may have energy counters.
 
     Raises:
         PartitaError: its store or its socket cannot be used, or the energy cannot be measured.
@@ -312,9 +333,7 @@ def queue_host(
     runner = _runner(name, options.memory_scale)
     jobs = make_folders(folder, shared=os.geteuid() == 0)
     with ExitStack() as stack:
-        ledger, energy = stack.enter_context(
-            measuring(meters or driver, name, folder, note, options.metrics_port)
-        )
+        ledger, energy = stack.enter_context(measuring(meters, name, folder, note))
         opened = recover(jobs, note) if options.recover else open_store(jobs)
         store = stack.enter_context(closing(opened))
         service = QueueService(
@@ -327,23 +346,44 @@ def queue_host(
             tell=note,
         )
         server = SocketServer(jobs, Answers(service, options.access, ledger.joules))
-        yield QueueHost(service, stack.enter_context(closing(server)), energy, driver)
+        yield QueueHost(service, stack.enter_context(closing(server)), energy, ledger, driver)
 
 
 @contextmanager
-def shared_with_jobs(opened: OpenCluster, name: str, options: QueueOptions) -> Iterator[SharedDriver]:
-    """Open the queue beside services for a block; yield the services' view of the cluster.
+def shared_with_jobs(
+    watched: WatchedDriver, name: str, options: QueueOptions, meters: Driver
+) -> Iterator[tuple[SharedDriver, QueueHost]]:
+    """Open the queue beside services for a block; yield the services' view of the cluster, and the queue.
 
     Raises:
         PartitaError: as for `queue_host`.
     """
-    shared = SharedDriver(opened.driver)
+    shared = SharedDriver(watched)
     tenant = QueueTenant(shared.tenants)
-    with queue_host(tenant, name, state_folder(), options, opened.driver) as host:
+    with queue_host(tenant, name, state_folder(), options, meters) as host:
         tenant.attach(host.service, host.step, lambda: host.server.poll(0.0))
         shared.share_with(tenant)
         note(f"jobs beside services; {len(host.service.table.active):,} jobs are there")
-        yield shared
+        yield shared, host
+
+
+@contextmanager
+def metrics_served(port: int | None, *sources: MetricsSource) -> Iterator[None]:
+    """Serve metrics on this host while the block runs.
+
+    Args:
+        port: of HTTP; None for no metrics.
+        sources: of metrics, called in other threads.
+
+    Raises:
+        InputError: prometheus-client is not installed, or the port is taken.
+    """
+    if port is None:
+        yield
+        return
+    with serving_pages(ServedPages(MetricsPage(*sources).read), "127.0.0.1", port, "--metrics-port") as got:
+        note(f"metrics on http://127.0.0.1:{got}/metrics")
+        yield
 
 
 def _runner(name: str, scale: float) -> JobRunner:
@@ -359,7 +399,7 @@ def note(text: str) -> None:
 
 @contextmanager
 def measuring(
-    driver: Driver, name: str, folder: Path, tell: Callable[[str], None], metrics_port: int | None
+    driver: Driver, name: str, folder: Path, tell: Callable[[str], None]
 ) -> Iterator[tuple[EnergyLedger, QueueEnergy]]:
     """Open the ledger of energy for a block, and what fills it.
 
@@ -368,17 +408,13 @@ def measuring(
         name: which driver that is.
         folder: the state folder.
         tell: told what goes wrong later.
-        metrics_port: where to serve the metrics; None for nowhere.
 
     Raises:
-        PartitaError: no GPU answers, or the port is taken.
+        PartitaError: no GPU answers.
     """
     with ExitStack() as stack:
         meter = stack.enter_context(_meter(driver, name, folder))
         ledger = stack.enter_context(closing(EnergyLedger(folder / FILE, tell)))
-        if metrics_port is not None:
-            port = stack.enter_context(serving(ledger, metrics_port))
-            tell(f"metrics on http://127.0.0.1:{port}/metrics")
         yield ledger, QueueEnergy(EnergySampler(meter, ledger), tell)
 
 

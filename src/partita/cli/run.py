@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,6 +40,7 @@ from partita.cli.daemon import (
     OomPatterns,
     Recover,
     Scale,
+    metrics_served,
     queue_options,
     safe_state_folder,
     shared_with_jobs,
@@ -49,7 +50,11 @@ from partita.cli.output import WorkloadFile, stderr
 from partita.cli.what_runs import gpus_for
 from partita.control.controller import StopRequestedError
 from partita.control.following import FollowedSchedule, RatesAbove
+from partita.control.journal import FILE as JOURNAL
+from partita.control.journal import Journal
+from partita.control.metrics import Promise, cluster_metrics, facts, promises
 from partita.control.reconciler import FILE, Demand, Hysteresis, RatesFile, Reconciler, TransitionOptions
+from partita.control.watched import WatchedDriver
 from partita.deadline import Deadline
 from partita.drive.state import state_folder
 from partita.errors import InputError
@@ -57,9 +62,12 @@ from partita.planner import plan, read_prepared
 from partita.serve.served import measured_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
+
+    from prometheus_client.metrics_core import Metric
 
     from partita.cli.apply import Stop
+    from partita.cli.daemon import QueueHost
     from partita.control.controller import Reached
     from partita.control.following import ScheduledWorkload
     from partita.control.sharing import SharedDriver
@@ -171,7 +179,6 @@ def run(
             keeping,
             limits,
             memory_scale=memory_scale,
-            metrics_port=metrics_port,
             recover=recover,
         )
         if jobs
@@ -196,8 +203,14 @@ def run(
             opened = stack.enter_context(
                 open_cluster(cluster, lambda: simulated_gpus(simulate or ()) or _gpus_of(first, scheduled))
             )
-            shared = stack.enter_context(shared_with_jobs(opened, driver, queue)) if queue else None
-            controller = make_controller(opened, algorithm, reporter, stop, shared)
+            driven = WatchedDriver(opened.driver)
+            shared = host = None
+            if queue is not None:
+                beside = shared_with_jobs(driven, driver, queue, opened.driver)
+                shared, host = stack.enter_context(beside)
+            page = _Page(driven, watched, host)
+            stack.enter_context(metrics_served(metrics_port, page.collect))
+            controller = make_controller(replace(opened, driver=driven), algorithm, reporter, stop, shared)
             file = RatesFile(rates or state_folder() / FILE)
             measured = file if followed is None else RatesAbove(file, followed, dead_band)
             hysteresis = Hysteresis(dead_band, hold, batch_shift)
@@ -212,6 +225,26 @@ def run(
                 _tell(keeper.step(time.monotonic()))
             else:
                 _loop(keeper, stop, poll, shared)
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """The metrics of a cluster that is kept to a workload."""
+
+    driven: WatchedDriver
+    watched: WatchedWorkload
+    queue: QueueHost | None
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield them; called in other threads than the loop's, with a look at the journal of its own."""
+        if self.driven.seen is not None:
+            with closing(Journal(state_folder() / JOURNAL)) as journal:
+                progress = journal.progress()
+            jobs = self.queue.places() if self.queue else ()
+            found = facts(*self.driven.seen, progress, self.watched.promises, jobs)
+            yield from cluster_metrics([({}, found)])
+        if self.queue is not None:
+            yield from self.queue.metrics()
 
 
 def _loop(keeper: Reconciler, stop: Stop, poll: float, shared: SharedDriver | None) -> None:
@@ -319,6 +352,12 @@ class WatchedWorkload:
         self._tables = tuple(loaded.workload.performance)
         self._last = FileWorkload(self._fingerprint(), loaded, self._planning)
         return self._last
+
+    @property
+    def promises(self) -> dict[str, Promise]:
+        """The SLOs of the services, as they were read last."""
+        last = self._last
+        return {} if last is None else promises(last.loaded.workload)
 
     _tables: tuple[str, ...] = ()
 

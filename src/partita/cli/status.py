@@ -17,8 +17,9 @@ from partita.cli.cluster import SIMULATED, Cluster, DriverOption, open_driver
 from partita.cli.drawing import ASCII, UNICODE, mosaic_rows, mosaic_texts
 from partita.cli.output import Format, Output, emit, stdout
 from partita.cli.queue import jobs_on_instances
-from partita.control.executor import deployed, serving, snapshot
+from partita.control.executor import deployed, snapshot
 from partita.control.journal import FILE, Journal, holder
+from partita.control.metrics import instance_state
 from partita.drive.state import state_path
 from partita.errors import InputError
 from partita.mig.catalogue import gpu_model
@@ -200,9 +201,7 @@ def _shared(instance: ObservedInstance) -> dict[str, Any]:
 
 def state_of(instance: ObservedInstance, job: str | None = None) -> str:
     """Return the state of an instance and of what runs on it, in a word."""
-    if instance.replica is None:
-        return "busy" if job or instance.busy else "idle" if instance.complete else "incomplete"
-    return "draining" if instance.replica.draining else "ready" if serving(instance) else "starting"
+    return instance_state(instance, job=bool(job))
 
 
 _COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red")

@@ -24,9 +24,8 @@ from partita.dash.model import (
     Reset,
 )
 from partita.dash.source import GPU_STATES, LOST, MIG_OFF, InstanceLoad
-from partita.errors import PartitaError
 from partita.mig.catalogue import gpu_model
-from partita.mig.layout import Layout, Placement
+from partita.mig.layout import Placement, free_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -416,7 +415,6 @@ def _profile_indices(model: str) -> dict[str, int]:
     return names | {each.name: i for i, each in enumerate(known.profiles)}
 
 
-@lru_cache(maxsize=65_536)
 def fragmentation(model: str, placements: tuple[tuple[int, str], ...]) -> float:
     """Return the share of a GPU's free memory slices that the largest instance that fits does not use.
 
@@ -424,16 +422,10 @@ def fragmentation(model: str, placements: tuple[tuple[int, str], ...]) -> float:
         model: the catalogue's name.
         placements: start and profile of each of its instances.
     """
-    gpu = gpu_model(model)
-    try:
-        layout = Layout(gpu, tuple(sorted(Placement(start, profile) for start, profile in placements)))
-        free = gpu.memory_slices - sum(gpu.profile(profile).memory for _, profile in placements)
-        if free <= 0:
-            return 0.0
-        largest = max((gpu.profile(each.profile).memory for each in layout.free()), default=0)
-    except (PartitaError, ValueError):
-        return 0.0  # someone else's cut, which the catalogue does not have
-    return 1.0 - min(largest, free) / free
+    free, largest = free_memory(
+        gpu_model(model), tuple(sorted(Placement(start, profile) for start, profile in placements))
+    )
+    return (free - largest) / free if free else 0.0
 
 
 def _words(gpu: SeenGpu) -> Iterator[str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from partita.errors import InputError, PartitaError
+from partita.errors import PartitaError
 from partita.mig.catalogue import gpu_model
 from partita.mig.gpu import LIMIT_W
 from partita.store import Database, DatabaseFormat, UnreadableError, move_away
@@ -617,80 +617,38 @@ def _compact(db: sqlite3.Connection, at: float) -> None:
     db.execute(f"DELETE FROM totals WHERE {_OLD_JOBS}", old)  # noqa: S608 -- a constant
 
 
-class EnergyCollector:
-    """A collector of prometheus-client: register it.
+def energy_metrics(ledger: EnergyLedger) -> Iterator[Metric]:
+    """Yield the metrics of a ledger as they are now.
 
     All jobs are one series, as a series for each would stay forever; `partita energy --by job` lists them.
-
-    Args:
-        ledger: the ledger to export.
-
-    Raises:
-        InputError: prometheus-client is not installed.
     """
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily  # noqa: PLC0415 -- of the extras
 
-    def __init__(self, ledger: EnergyLedger) -> None:
-        try:
-            import prometheus_client.core  # noqa: F401, PLC0415 -- optional
-        except ImportError:
-            raise InputError("metrics need prometheus-client", hint='pip install "partita[serve]"') from None
-        self._ledger = ledger
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield the metrics as they are now."""
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily  # noqa: PLC0415 -- optional
-
-        up = GaugeMetricFamily(
-            "partita_gpu_energy_counter_up", "Whether the GPU's energy counter can be read.", labels=["gpu"]
-        )
-        counter = CounterMetricFamily(
-            "partita_gpu_energy_joules", "The GPU's own energy counter.", labels=["gpu", "uuid"]
-        )
-        for each in self._ledger.counters().values():
-            up.add_metric([each.gpu], float(each.joules is not None))
-            if each.joules is not None:
-                counter.add_metric([each.gpu, each.uuid], each.joules)
-        took = CounterMetricFamily(
-            "partita_energy_joules",
-            "Energy attributed to jobs, a service, or nobody: a share of idle power, and the work beyond it.",
-            labels=["kind", "name", "part"],
-        )
-        missing = CounterMetricFamily(
-            "partita_energy_missing_seconds",
-            "Seconds for which no counter could be read: what was taken then is not in the joules.",
-            labels=["kind", "name"],
-        )
-        for (kind, name), energy in self._ledger.totals().items():
-            missing.add_metric([kind.value, name], energy.missing_s)
-            if energy.joules is not None:
-                took.add_metric([kind.value, name, "idle"], energy.idle_j)
-                took.add_metric([kind.value, name, "active"], energy.active_j)
-        yield from (up, counter, took, missing)
-
-
-@contextmanager
-def serving(ledger: EnergyLedger, port: int, address: str = "127.0.0.1") -> Iterator[int]:
-    """Serve the metrics by HTTP on `/metrics` for a block, from a thread; yield the port (0 asks for any).
-
-    Raises:
-        InputError: prometheus-client is not installed, or the port is taken.
-    """
-    collector = EnergyCollector(ledger)
-    from prometheus_client import CollectorRegistry, start_http_server  # noqa: PLC0415 -- optional
-
-    registry = CollectorRegistry()
-    registry.register(collector)
-    try:
-        server, thread = start_http_server(port, address, registry)
-    except OSError as error:
-        raise InputError(
-            f"port {port} cannot be served on: {error.strerror}",
-            where="--metrics-port",
-            hint="choose another",
-        ) from None
-    try:
-        yield int(server.server_port)
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    up = GaugeMetricFamily(
+        "partita_gpu_energy_counter_up",
+        "Whether the GPU's energy counter can be read",
+        labels=("gpu", "UUID"),
+    )
+    counter = CounterMetricFamily(
+        "partita_gpu_energy_joules", "The GPU's own energy counter", labels=("gpu", "UUID")
+    )
+    for each in ledger.counters().values():
+        up.add_metric((each.gpu, each.uuid), float(each.joules is not None))
+        if each.joules is not None:
+            counter.add_metric((each.gpu, each.uuid), each.joules)
+    took = CounterMetricFamily(
+        "partita_energy_joules",
+        "Energy attributed to jobs, a service, or nobody: a share of idle power, and the work beyond it",
+        labels=("kind", "name", "part"),
+    )
+    missing = CounterMetricFamily(
+        "partita_energy_missing_seconds",
+        "Seconds for which no counter could be read: what was taken then is not in the joules",
+        labels=("kind", "name"),
+    )
+    for (kind, name), energy in ledger.totals().items():
+        missing.add_metric((kind.value, name), energy.missing_s)
+        if energy.joules is not None:
+            took.add_metric((kind.value, name, "idle"), energy.idle_j)
+            took.add_metric((kind.value, name, "active"), energy.active_j)
+    yield from (up, counter, took, missing)

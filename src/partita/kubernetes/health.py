@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from partita.control.metrics import cluster_metrics
 from partita.kubernetes.resources import WORKLOAD_STATES
 from partita.metrics import MetricsPage, ServedPages, states
 
@@ -73,3 +74,10 @@ def _metrics(controller: ClusterController) -> Iterator[Metric]:
         states(state, labels, WORKLOAD_STATES, keeper.status.state)
         gpus.add_metric((namespace, name), keeper.status.gpus)
     yield from (leads, writes, age, state, gpus)
+    yield from cluster_metrics(
+        [
+            (dict(zip(_WORKLOAD, key, strict=True)), keeper.facts)
+            for key, keeper in sorted(dict(controller.keepers).items())
+            if keeper.facts is not None
+        ]
+    )

@@ -21,9 +21,11 @@ from partita import registry
 from partita.control.controller import Controller, StopRequestedError, standing_rates
 from partita.control.executor import TransitionExecutor, changes, deployed
 from partita.control.goal import goal_for
-from partita.control.journal import JournalError
+from partita.control.journal import JournalError, State
+from partita.control.metrics import ClusterFacts, ServiceNumbers, promises
 from partita.control.reconciler import Reconciler, TransitionOptions
 from partita.control.sharing import SharedDriver
+from partita.control.watched import WatchedDriver
 from partita.documents.codec import to_data
 from partita.drive.driver import DriveError
 from partita.errors import SHOWN, InfeasibleError, InputError, PartitaError
@@ -81,11 +83,14 @@ class WorkloadKeeper:
 
     Attributes:
         wake: an event to be set for an immediate step.
+        status: of the Workload, as it is now.
+        facts: about its GPUs and services, as of the last look; None before the first.
     """
 
     def __init__(self, context: KeeperContext, namespace: str, name: str, ended: Callable[[], None]) -> None:
         self.wake = threading.Event()
         self.status = WorkloadStatus()
+        self.facts: ClusterFacts | None = None
         self._context = context
         self._namespace, self._name = namespace, name
         self._ended = ended
@@ -353,13 +358,14 @@ class WorkloadKeeper:
 
     def _gpus(self, driver: ClosableDriver, events: EventLog) -> WorkloadGpus:
         """Share a Workload's GPUs with the Jobs of its queue, if the driver supports it."""
-        shared = SharedDriver(driver)
+        watched = WatchedDriver(driver)
+        shared = SharedDriver(watched)
         jobs = None
         if isinstance(driver, LendsInstances):
             jobs = JobTenant(
                 self._api, self._name, driver, driver, events, tell=self._tell, wake=self.wake.set
             )
-        gpus = WorkloadGpus(driver, shared, jobs)
+        gpus = WorkloadGpus(driver, watched, shared, jobs)
         shared.share_with(SilenceAwareTenant(jobs, lambda: self._silent(gpus)))
         return gpus
 
@@ -574,11 +580,36 @@ class WorkloadKeeper:
             rates = newest.spec.rates if newest is not None else session.loaded.demand.rates
             fields["plan"] = newest.metadata.name if newest is not None else ""
             fields["transition"] = self._newest_transition()
+            self.facts = self._facts(session, capacity, rates)
         fields |= {"gpus": used, "nearest": nearest_service(capacity, rates)}
         if session is not None and not session.settled:
             fields["state"] = "Moving"
         self.status = msgspec.structs.replace(self.status, **fields)
         self._flush(force=False)
+
+    def _facts(
+        self, session: WorkloadSession, capacity: Mapping[str, float], rates: Mapping[str, float]
+    ) -> ClusterFacts | None:
+        """Return what metrics say of the Workload; None before its GPUs were observed."""
+        seen, newest = session.gpus.watched.seen, session.plans.newest()
+        if seen is None:
+            return None
+        rows = {each.name: each.capacity for each in newest.spec.services} if newest is not None else {}
+        found = self._records.transitions() if self._records is not None else []
+        status = found[-1].status if found else None
+        moving = status is not None and status.state == "Running"
+        floors = status.floors if status is not None and moving else rates
+        numbers = {
+            name: ServiceNumbers(
+                rates.get(name, 0.0), rows.get(name, 0.0), capacity.get(name, 0.0), floors.get(name, 0.0)
+            )
+            for name in sorted(rates.keys() | capacity.keys())
+        }
+        promised = promises(session.loaded.prepared.workload)
+        if status is None or not status.state:
+            return ClusterFacts(*seen, numbers, promised)
+        state = State(status.state.lower())
+        return ClusterFacts(*seen, numbers, promised, state, status.done, status.actions, status.replans)
 
     def _set(self, *conditions: Condition, **fields: Any) -> None:  # noqa: ANN401 -- the status's fields
         merged = conditions_with(self.status.conditions, conditions)

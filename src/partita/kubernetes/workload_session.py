@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from partita.control.sharing import Place, SharedDriver
+    from partita.control.watched import WatchedDriver
     from partita.drive.driver import ClosableDriver
     from partita.kubernetes.api import Cache, KubernetesApi
     from partita.kubernetes.inventory import Node
@@ -205,11 +206,13 @@ class WorkloadGpus:
 
     Attributes:
         driver: of the GPUs.
+        watched: the same, which remembers what was observed last.
         shared: the same driver as services use it, with Jobs as tenants.
         jobs: gives Jobs the slices that services leave free; None if the driver cannot.
     """
 
     driver: ClosableDriver
+    watched: WatchedDriver
     shared: SharedDriver
     jobs: JobTenant | None
 

@@ -233,3 +233,17 @@ def layout_of(gpu: GpuModel, counts: tuple[int, ...]) -> Layout:
         words = " + ".join(f"{n} x {p.name}" for p, n in zip(gpu.profiles, counts, strict=True) if n)
         raise InputError(f"{words} do not fit on one GPU", where=gpu.name)
     return fitting[0]
+
+
+@lru_cache(maxsize=65_536)
+def free_memory(gpu: GpuModel, placements: tuple[Placement, ...]) -> tuple[int, int]:
+    """Return a GPU's free memory slices, and how many of them the largest instance that still fits would take.
+
+    Where the placements are no layout that the model has, as another program may cut it, nothing counts as lost.
+    """
+    taken = [gpu.profile_called(each.profile) for each in placements]
+    free = gpu.memory_slices - sum(each.memory for each in taken if each is not None)
+    if None in taken or fault(gpu, placements) is not None:
+        return max(0, free), max(0, free)
+    fitting = (gpu.profile(each.profile).memory for each in Layout(gpu, placements).free())
+    return free, min(free, max(fitting, default=0))

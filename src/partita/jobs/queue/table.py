@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from partita.jobs.queue.folders import LastNumber
-    from partita.jobs.queue.record import JobId, JobRecord
+    from partita.jobs.queue.record import AttemptVerdict, JobId, JobRecord
 
 
 HALF_LIFE_S = 7 * 86400.0
@@ -291,6 +291,8 @@ class JobTable:
         blocked: those that wait for other jobs to end.
         held: the others: they hold an instance, or are about to.
         shares: each user's usage.
+        ended: how many jobs have ended since the table was made, by state.
+        verdicts: how many attempts those had, by how each ended.
         version: grows with every change.
     """
 
@@ -310,6 +312,8 @@ class JobTable:
         self.waiting: dict[int, JobRecord] = {}
         self.blocked: dict[int, JobRecord] = {}
         self.held: dict[int, JobRecord] = {}
+        self.ended: Counter[JobState] = Counter()
+        self.verdicts: Counter[AttemptVerdict] = Counter()
         self._unwritten: dict[int, JobRecord] = {}
         # By the job or array that is waited for, the numbers of the jobs that wait.
         self._dependents: defaultdict[JobId, set[int]] = defaultdict(set)
@@ -422,6 +426,8 @@ class JobTable:
         for job in jobs:
             self._remove(job.number)
             if job.state in OVER:
+                self.ended[job.state] += 1
+                self.verdicts.update(each.verdict for each in job.attempts if each.verdict is not None)
                 self._over(job)
             else:
                 self._insert(job)
