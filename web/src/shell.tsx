@@ -55,7 +55,7 @@ export function Shell() {
           {known && <span>{[known.cluster, known.workload].filter(Boolean).join(" · ")}</span>}
         </div>
         <nav aria-label="Pages">
-          {listed().map((one) => (
+          {(known ? listed() : []).map((one) => (
             <a key={one.path} href={link(one.path)} aria-current={one === page ? "page" : undefined}>
               {one.title}
             </a>
@@ -88,7 +88,7 @@ export function Shell() {
         </div>
       </header>
       {help.value && <Keys />}
-      <main tabIndex={-1}>
+      <main id="main" tabIndex={-1}>
         {trouble.value && (refused ? <WayIn /> : <Trouble error={trouble.value} />)}
         {known && page && <page.show key={page.path} />}
         {!known && !trouble.value && <p class="empty">Loading …</p>}

@@ -26,10 +26,19 @@ export interface Route {
   readonly query: URLSearchParams;
 }
 
+/** A part of an address; as it stands where it is not encoded well. */
+function decoded(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
 function currentRoute(): Route {
   const [path = "", query = ""] = location.hash.replace(/^#\/?/, "").split("?");
   const [page = "", ...rest] = path.split("/");
-  return { page, rest: decodeURIComponent(rest.join("/")), query: new URLSearchParams(query) };
+  return { page, rest: decoded(rest.join("/")), query: new URLSearchParams(query) };
 }
 
 export const route = signal(currentRoute());

@@ -333,7 +333,7 @@ function Legend({ of, paint }: { of: FleetState; paint: Paint }) {
   return (
     <ul class="legend" aria-label="Colours">
       {entries.map(([word, pair, count]) => (
-        <li key={word} class={count ? "" : "none"}>
+        <li key={word}>
           <i class="swatch" style={{ background: css(pair) }} aria-hidden="true" />
           {word} {number(count)}
         </li>

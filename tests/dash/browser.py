@@ -1,0 +1,194 @@
+"""The dashboard in a real browser: a server in this process, a line to it that can be cut, and Debian's chromium."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import uvicorn
+
+from partita.dash.access import Access, Guard
+from partita.dash.server import application, look, look_on
+from partita.dash.state import ApiState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from playwright.sync_api import Browser, Page
+
+    from partita.dash.source import Source
+
+CHROMIUM = Path("/usr/bin/chromium")
+
+
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Served:
+    """A source, served to browsers.
+
+    Attributes:
+        api: what the server keeps.
+        port: of TCP.
+    """
+
+    def __init__(self, source: Source, access: Access | None = None, every_s: float | None = None) -> None:
+        self.api = ApiState(source)
+        self._guard = Guard(access or Access())
+        self._every_s = every_s
+        self._bound = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._bound.getsockname()[1]
+        self._loop = asyncio.new_event_loop()
+        config = uvicorn.Config(
+            application(self.api, self._guard),
+            lifespan="off",
+            log_config=None,
+            ws="none",
+            http="httptools",
+            timeout_graceful_shutdown=2,
+        )
+        self._server = _Server(config)
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        await look(self.api)
+        looking = asyncio.create_task(look_on(self.api, self._every_s)) if self._every_s else None
+        await self._server.serve([self._bound])
+        if looking:
+            looking.cancel()
+
+    def look(self) -> None:
+        """Look at the source once, and tell all readers."""
+        asyncio.run_coroutine_threadsafe(look(self.api), self._loop).result(30)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self.api.stream.close)
+        self._server.should_exit = True
+        self._thread.join(30)
+        self._bound.close()
+
+
+class Line:
+    """A TCP proxy before a server, which can be cut and mended."""
+
+    def __init__(self, port: int) -> None:
+        self._to = port
+        self._bound = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._bound.getsockname()[1]
+        self._open: list[socket.socket] = []
+        self._whole = True
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+
+    def cut(self) -> None:
+        """End all connections, and take no others."""
+        self._whole = False
+        for each in self._open:
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def mend(self) -> None:
+        """Take connections again."""
+        self._whole = True
+
+    def lead_to(self, port: int) -> None:
+        """Lead to another server."""
+        self._to = port
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._bound.accept()
+            except OSError:
+                return
+            if not self._whole:
+                near.close()
+                continue
+            try:
+                far = socket.create_connection(("127.0.0.1", self._to))
+            except OSError:
+                near.close()
+                continue
+            self._open += [near, far]
+            for source, target in ((near, far), (far, near)):
+                threading.Thread(target=_pump, args=(source, target), daemon=True).start()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cut()
+        with suppress(OSError):
+            self._bound.shutdown(socket.SHUT_RDWR)
+        self._bound.close()
+        self._thread.join(10)
+        for each in self._open:
+            each.close()
+
+
+def _pump(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(65_536):
+            target.sendall(data)
+    for each in (source, target):
+        with suppress(OSError):
+            each.shutdown(socket.SHUT_RDWR)
+
+
+class Watched:
+    """A page of the browser, whose faults and requests are noted."""
+
+    def __init__(self, page: Page, origin: str) -> None:
+        self.page = page
+        self.origin = origin
+        self.faults: list[str] = []
+        self.requests: list[str] = []
+        page.on("pageerror", lambda error: self.faults.append(str(error)))
+        page.on("console", lambda said: said.type == "error" and self.faults.append(said.text))
+        page.on("request", lambda request: self.requests.append(request.url))
+
+    def open(self, path: str = "") -> Page:
+        """Go to a page of the dashboard, such as `services/chat`."""
+        self.page.goto(f"{self.origin}/#/{path}")
+        return self.page
+
+    def elsewhere(self) -> list[str]:
+        """Return requests that did not go to the server."""
+        return [url for url in self.requests if not url.startswith(f"{self.origin}/")]
+
+
+@contextmanager
+def launched() -> Iterator[Browser]:
+    """A browser of its own."""
+    from playwright.sync_api import sync_playwright  # noqa: PLC0415 -- it starts a process
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
+        yield browser
+        browser.close()
+
+
+def until(page: Page, expression: str, *, seconds: float = 20) -> None:
+    """Wait until an expression holds in the page, whose policy forbids playwright's own way to wait for one."""
+    end = time.monotonic() + seconds
+    while not page.evaluate(expression):
+        assert time.monotonic() < end, expression
+        page.wait_for_timeout(30)

@@ -1,0 +1,165 @@
+"""Each page of the dashboard in a real browser: widths, schemes, keyboard, filter, and whoever cannot see it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from tests.dash.browser import Served, until
+from tests.dash.random_cluster import RandomSource
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.dash.browser import Watched
+
+SERVICES = ("photo-search", "chat", "embeddings", "ocr", "ranking")
+PAGES = {
+    "fleet": "canvas[data-drawn]",
+    "services": "td a",
+    "services/chat": "h1",
+    "gpu/node-0%2Fgpu-1": ".cut",
+    "events": "td",
+}
+"""What there is on each page once it is complete."""
+
+NOT_THERE_YET = "404"
+"""Series and explanations, which this source does not have."""
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    source = RandomSource(24, SERVICES, ("j-17", "j-18"))
+    for number in range(30):
+        source.happen(f"create 1g.10gb@{number % 7}", number % 24, "GPU is busy" if number == 5 else None)
+    with Served(source) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def large() -> Iterator[Served]:
+    with Served(RandomSource(3000, SERVICES)) as served:
+        yield served
+
+
+def cut_off(watched: Watched) -> list[str]:
+    """What is wider than the screen."""
+    found: list[str] = watched.page.evaluate(
+        """() => [...document.querySelectorAll("main *, header *")]
+            .filter((e) => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest(".unseen, thead, .plot"))
+            .map((e) => `${e.tagName}.${e.className} ${e.textContent.slice(0, 40)}`)"""
+    )
+    wide: int = watched.page.evaluate("document.documentElement.scrollWidth - innerWidth")
+    return [*found, *([f"the page, by {wide} px"] if wide > 0 else [])]
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_fits_all_widths_in_both_schemes_without_a_barrier(
+    served: Served, visit: Callable[..., Watched], path: str
+) -> None:
+    watched = visit(served.port, path)
+    page = watched.page
+    for width in (390, 1280, 2560):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.wait_for_selector(PAGES[path])
+        assert cut_off(watched) == [], width
+        scheme = {390: "light", 1280: "dark"}.get(width)
+        if scheme is None:
+            continue
+        page.emulate_media(color_scheme=scheme)
+        found: Any = Axe().run(page)
+        assert not found.response["violations"], found.generate_report()
+    assert [fault for fault in watched.faults if NOT_THERE_YET not in fault] == []
+    assert watched.elsewhere() == []
+
+
+def test_the_picture_is_walked_and_opened_by_keyboard(served: Served, visit: Callable[..., Watched]) -> None:
+    page = visit(served.port).page
+    page.wait_for_selector("canvas[data-drawn]")
+    page.focus("canvas")
+    for key in ("ArrowRight", "ArrowRight", "ArrowDown"):
+        page.keyboard.press(key)
+    assert page.text_content(".selected h2 a") == "node-1/gpu-1"
+    page.keyboard.press("+")
+    until(page, "document.querySelector('canvas').classList.contains('zoomed')")
+    page.keyboard.press("0")
+    until(page, "!document.querySelector('canvas').classList.contains('zoomed')")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("h1 >> text=node-1/gpu-1")
+    page.keyboard.press("2")
+    page.wait_for_selector("nav a[aria-current] >> text=Services")
+
+
+def test_a_click_on_the_picture_chooses_a_gpu(served: Served, visit: Callable[..., Watched]) -> None:
+    page = visit(served.port).page
+    page.wait_for_selector("canvas[data-drawn]")
+    page.click("canvas", position={"x": 60, "y": 60})
+    assert page.text_content(".selected h2 a") == "node-0/gpu-0"
+    page.mouse.wheel(0, -400)  # it has the focus now: the wheel zooms
+    until(page, "document.querySelector('canvas').classList.contains('zoomed')")
+
+
+def test_slash_filters_and_headers_sort(served: Served, visit: Callable[..., Watched]) -> None:
+    page = visit(served.port, "services").page
+    page.wait_for_selector("td a")
+    page.keyboard.press("/")
+    page.keyboard.type("ch")
+    until(page, "document.querySelectorAll('tbody tr').length === 2")
+    assert page.locator("td a").all_text_contents() == ["chat", "photo-search"]
+    assert "2 rows of 5 match" in (page.text_content(".count") or "")
+    page.keyboard.press("Escape")
+    page.click("th >> text=Required")
+    sizes = [
+        float(text.replace(",", "")) for text in page.locator("td:nth-child(7) .value").all_text_contents()
+    ]
+    assert sizes == sorted(sizes)
+    page.click("th >> text=Required")
+    page.wait_for_selector("th[aria-sort=descending] >> text=Required")
+
+
+def test_light_and_dark_are_chosen_and_kept(served: Served, visit: Callable[..., Watched]) -> None:
+    page = visit(served.port, "events").page
+    ground = "getComputedStyle(document.documentElement).backgroundColor"
+    light = page.evaluate(ground)
+    page.select_option("select[aria-label=Colours]", "dark")
+    dark = page.evaluate(ground)
+    assert dark != light
+    page.reload()
+    page.wait_for_selector("td")
+    assert page.evaluate(ground) == dark
+
+
+def test_of_a_large_fleet_only_the_rows_in_sight_are_drawn(
+    large: Served, visit: Callable[..., Watched]
+) -> None:
+    page = visit(large.port).page
+    page.wait_for_selector("table[aria-rowcount='3001']")
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    page.wait_for_selector("tr[aria-rowindex='3001']")
+    assert page.text_content("tr[aria-rowindex='3001'] td a") == "node-374/gpu-7"
+    assert page.locator("tbody tr").count() < 150
+
+
+def test_the_picture_of_a_large_fleet_lights_up_what_is_looked_for(
+    large: Served, visit: Callable[..., Watched]
+) -> None:
+    page = visit(large.port).page
+    page.wait_for_selector("canvas[data-drawn]")
+    colours = """() => {
+        const canvas = document.querySelector("canvas");
+        const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+        let count = 0;
+        for (let i = 0; i < data.length; i += 4) {
+            if (data[i] === 0x2a && data[i + 1] === 0x6d && data[i + 2] === 0xb3) count += 1;
+        }
+        return count;
+    }"""
+    everything = page.evaluate(colours)
+    page.select_option("text=Light up >> select", "chat")
+    page.wait_for_timeout(100)
+    one = page.evaluate(colours)
+    assert 0.1 * everything < one < 0.35 * everything  # one service of five
+    page.fill("input[type=search]", "node-3/")
+    page.wait_for_timeout(100)
+    assert 0 < page.evaluate(colours) < 0.02 * everything
