@@ -19,7 +19,7 @@ from partita.dash.state import ApiState
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, ConsoleMessage, Page
 
     from partita.dash.source import Source
 
@@ -82,6 +82,7 @@ class Served:
         self._server.should_exit = True
         self._thread.join(30)
         self._bound.close()
+        self.api.looker.shutdown()
 
 
 class Line:
@@ -160,8 +161,12 @@ class Watched:
         self.faults: list[str] = []
         self.requests: list[str] = []
         page.on("pageerror", lambda error: self.faults.append(str(error)))
-        page.on("console", lambda said: said.type == "error" and self.faults.append(said.text))
+        page.on("console", self._said)
         page.on("request", lambda request: self.requests.append(request.url))
+
+    def _said(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self.faults.append(message.text)
 
     def open(self, path: str = "") -> Page:
         """Go to a page of the dashboard, such as `services/chat`."""

@@ -5,7 +5,16 @@ from __future__ import annotations
 from random import Random
 from typing import TYPE_CHECKING
 
-from partita.dash.model import Event, EventPage, InstanceDetail, InstanceState, Part, Service
+from partita.dash.model import (
+    Event,
+    EventPage,
+    GpuCut,
+    GpuHistory,
+    InstanceDetail,
+    InstanceState,
+    Part,
+    Service,
+)
 from partita.dash.source import InstanceLoad, Look, SeenGpu
 
 if TYPE_CHECKING:
@@ -68,6 +77,7 @@ class RandomSource:
         self.cluster = "lab"
         self.workload: str | None = "demo"
         self.parts = (Part.FLEET, Part.SERVICES)
+        self.notes: tuple[str, ...] = ()
         self.gpus = [self.cut(i) for i in range(gpus)]
         self.happened: list[Event] = []
         self._pending: list[SeenGpu] | None = None
@@ -178,6 +188,12 @@ class RandomSource:
         found = [each for each in found if after is None or each.number < int(after)]
         more = len(found) > limit
         return EventPage(tuple(found[:limit]), str(found[limit - 1].number) if more else None)
+
+    def history(self, gpu_id: str) -> GpuHistory:
+        """Return how a GPU is cut now, and what happened on it."""
+        gpu = next(each for each in self.gpus if each.id == gpu_id)
+        words = tuple(f"{each.profile}@{each.start} {', '.join(each.services)}" for each in gpu.instances)
+        return GpuHistory((GpuCut(self.now, words),), self.events(None, 100, gpu_id).events, ())
 
     def close(self) -> None:
         """Release nothing."""

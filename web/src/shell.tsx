@@ -5,7 +5,7 @@ import { time } from "./format";
 import { PAGES, type Page } from "./pages";
 import { Trouble } from "./parts/tiles";
 import { Refusal } from "./source";
-import { connect, connection, filter, has, index, link, route, scheme, source, trouble, type Scheme } from "./state";
+import { connect, connection, fault, filter, has, index, link, route, scheme, source, trouble, type Scheme } from "./state";
 
 const here = (page: Page) => (page.part === null ? source.live : has(page.part));
 const listed = () => PAGES.filter((page) => page.title !== null && here(page));
@@ -90,7 +90,20 @@ export function Shell() {
       {help.value && <Keys />}
       <main id="main" tabIndex={-1}>
         {trouble.value && (refused ? <WayIn /> : <Trouble error={trouble.value} />)}
+        {fault.value && (
+          <div class="trouble" role="alert">
+            <p>The cluster cannot be seen now, and what is shown is older: {fault.value.error}</p>
+            {fault.value.hint && <p>Hint: {fault.value.hint}</p>}
+          </div>
+        )}
         {known && page && <page.show key={page.path} />}
+        {known?.notes.length ? (
+          <ul class="notes" aria-label="Notes">
+            {known.notes.map((note) => (
+              <li key={note}>{note}</li>
+            ))}
+          </ul>
+        ) : null}
         {!known && !trouble.value && <p class="empty">Loading …</p>}
       </main>
     </>

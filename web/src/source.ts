@@ -22,6 +22,7 @@ export interface Told {
   job: api.Job;
   event: api.Event;
   reset: api.Reset;
+  fault: api.ClusterFault;
 }
 
 export type Tell = <Name extends keyof Told>(name: Name, told: Told[Name]) => void;

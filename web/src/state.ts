@@ -8,6 +8,8 @@ const inside = document.getElementById("partita-documents")?.textContent;
 export const source: Source = inside ? new EmbeddedSource(JSON.parse(inside) as Embedded) : new LiveSource();
 
 export const index = signal<api.Index | null>(null);
+/** Why the cluster cannot be seen now, where it cannot: all that is shown is older. */
+export const fault = signal<api.Fault | null>(null);
 export const connection = signal<Connection>("connecting");
 /** What stands between the page and its figures: no server, or a token that is missing or wrong. */
 export const trouble = signal<Refusal | Error | null>(null);
@@ -166,6 +168,7 @@ export async function all<Page extends { readonly next: string | null }, Row>(
 export async function connect(): Promise<void> {
   try {
     index.value = (await source.get("")) as api.Index;
+    fault.value = index.value.fault;
     trouble.value = null;
   } catch (error) {
     trouble.value = error as Error;
@@ -177,6 +180,7 @@ export async function connect(): Promise<void> {
 }
 
 on("reset", () => void source.get("").then((found) => (index.value = found as api.Index), () => undefined));
+on("fault", (told) => (fault.value = told.fault));
 on("hello", (hello) => {
   trouble.value = null;
   // The server is another version now: so must the page be.

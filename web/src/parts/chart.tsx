@@ -131,7 +131,7 @@ export function Chart(props: Props) {
   return (
     <figure class="chart">
       <figcaption>
-        <h3>{title}</h3>
+        <h2>{title}</h2>
         <ul class="legend">
           {lines.map((line, i) => (
             <li key={line.name}>
