@@ -221,7 +221,20 @@ def _ways_of(wanted: Problem, now: dict[object, str]) -> dict[State, float]:
             price = watts if wanted.objective == "watts" else float(bool(names))
             key = tuple(have), tuple(stay), tuple(start)
             ways[key] = min(ways.get(key, 1e9), price)
-    return ways
+    return {way: price for way, price in ways.items() if not _outdone(way, price, ways)}
+
+
+def _outdone(way: State, price: float, ways: dict[State, float]) -> bool:
+    """Say whether another way keeps and starts as many replicas, does as many items/s, and takes no more."""
+    have, *replicas = way
+    return any(
+        other != way
+        and replicas == rest
+        and cost <= price
+        and all(x <= y for x, y in zip(have, more, strict=True))
+        for other, cost in ways.items()
+        for more, *rest in [other]
+    )
 
 
 def least_moves(best: dict[int, float], value: float) -> int:
