@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.serve.test_live_simulation import queries, simulated, worker
 
+from partita.errors import InfeasibleError
 from partita.perf.operating_point import batch_times
 from partita.perf.table import Measurement, PerfTable
 from partita.planner import PreparedWorkload, check, plan, prepare
@@ -139,6 +140,13 @@ def test_a_stricter_promise_bursts_and_jitter_cost_capacity() -> None:
     assert held(process=ArrivalsSpec(gamma=GammaArrivals(cv=4))) < 0.9 * held()
     assert held(jitter=0.2) < held()
     assert held(process="constant") > held()
+
+
+def test_bursts_that_no_instance_holds_are_named() -> None:
+    bursts = service("a", 50.0, 100.0).replace(arrivals=ArrivalsSpec(gamma=GammaArrivals(cv=100)))
+    with pytest.raises(InfeasibleError, match=r"too many come at once \(`arrivals`\)") as error:
+        prepare(workload(bursts), table())
+    assert error.value.hint == "raise slo.latency_ms, or lower the quantile"
 
 
 def test_what_takes_too_long_alone_holds_nothing() -> None:

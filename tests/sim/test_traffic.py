@@ -18,6 +18,7 @@ from partita.sim.traffic import (
     lognormal_share,
     poisson,
     read_trace,
+    unit_arrivals,
     unit_queries,
 )
 from partita.workload import ArrivalsSpec, GammaArrivals
@@ -251,6 +252,19 @@ def test_a_traces_sizes_keep_their_order_and_have_the_shares_that_are_asked_for(
     made = unit_queries(process, share, 20_000, np.random.default_rng(2))
     assert np.bincount(made.batch, minlength=5)[1:] / 20_000 == pytest.approx(share, abs=0.02)
     assert (made.batch[1:][np.diff(made.arrival) > 0.5] == 1).mean() > 0.98
+
+
+@pytest.mark.parametrize(
+    ("times", "said"),
+    [([1], "too few queries to say how they come: 1;"), ([1, 2], "at least 20 are needed"), ([7] * 100, "come at once")],
+)
+def test_a_trace_that_says_nothing_of_arrivals_is_refused(
+    tmp_path: Path, times: list[int], said: str
+) -> None:
+    trace = tmp_path / "trace.csv"
+    trace.write_text("seconds,batch\n" + "".join(f"{time},1\n" for time in times))
+    with pytest.raises(InputError, match=said):
+        unit_arrivals(ArrivalsSpec(trace=str(trace)), 10, np.random.default_rng(0))
 
 
 def test_without_a_trace_sizes_are_independent() -> None:

@@ -636,10 +636,19 @@ def _why_limits(service: ServiceSpec, measured: Measured, allowed: list[Measurem
         )
     fastest = min(within, key=lambda row: row.latency_ms)
     if service.waits and fastest.latency_ms <= measured.limit(service):
+        slo, share = service.slo.latency_ms, service.slo.quantile or QUANTILE
+        enough = fastest.latency_ms * 1.5 + limits.overhead_of(service)
+        if isinstance(service.process, str) and enough > slo:
+            why, mend = (
+                f"batches vary around {fastest.latency_ms:.4g} ms",
+                f"raise slo.latency_ms to {enough:.3g}",
+            )
+        else:
+            why, mend = "too many come at once (`arrivals`)", "raise slo.latency_ms"
         return _Reason(
-            f"too slow: at the lowest rate fewer than {service.slo.quantile or QUANTILE:.4g} of the queries are "
-            f"answered within {service.slo.latency_ms:g} ms, since batches vary around {fastest.latency_ms:.4g} ms",
-            f"raise slo.latency_ms to {fastest.latency_ms * 1.5:.3g}, or lower the quantile",
+            f"too slow: at the lowest rate fewer than {share:.4g} of the queries are answered within {slo:g} ms, "
+            f"since {why}",
+            f"{mend}, or lower the quantile",
         )
     factor, slo, overhead = limits.latency_factor, service.slo.latency_ms, limits.overhead_of(service)
     left = f"({slo:g} - {overhead:g} of limits.overhead_ms)" if overhead else f"{slo:g}"

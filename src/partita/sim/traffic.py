@@ -77,7 +77,7 @@ def unit_arrivals(
         rng: random number generator.
 
     Raises:
-        InputError: the trace cannot be read, or all its queries come at once.
+        InputError: the trace cannot be read, has too few queries, or all come at once.
     """
     if process == "poisson":
         return poisson(1.0, count, rng)
@@ -126,11 +126,21 @@ def _places(length: int, count: int, rng: np.random.Generator) -> NDArray[np.int
     return np.concatenate([np.roll(np.arange(length), -start) for start in starts])[:count]
 
 
+_FEWEST = 20
+"""A trace of fewer queries is no process of arrivals."""
+
+
 def _trace_gaps(path: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return the gaps of a trace, with a mean of 1 second, and the batch size of the query after each."""
     seen = read_trace(path)
+    if len(seen) < _FEWEST:
+        raise InputError(
+            f"too few queries to say how they come: {len(seen)}; at least {_FEWEST} are needed",
+            where=path,
+            hint="give a longer trace: thousands of queries say more",
+        )
     gaps = np.diff(seen.arrival)
-    if not len(gaps) or gaps.sum() <= 0.0:
+    if gaps.sum() <= 0.0:
         raise InputError(
             "all queries of the trace come at once", where=path, hint="give a trace with times that differ"
         )

@@ -28,7 +28,7 @@ def test_under_load_it_decides_as_the_simulated_router(load: float) -> None:
 def test_joining_answers_at_least_as_many_in_time(router: str, load: float) -> None:
     found = sublinear()
     rate = load * fluid_rate(found, COUNTS, served=1.0).rate
-    queries = unit_traffic(found, 2_000, 2).faster(rate)
+    queries = unit_traffic(found, 1_000, 2).faster(rate)
     alone = Rehearsal(found, COUNTS, router=router, early=True).run(queries, tick=0.05)
     joined = Rehearsal(found, COUNTS, router=router, batching=True, early=True, most_batch=16)
     outcome = joined.run(queries, tick=0.05)
