@@ -97,6 +97,12 @@ def test_the_plan_says_what_surviving_takes_and_the_worst_losses(tmp_path: Path)
         assert gpu.rack == f"rack-{int(gpu.id.split('/')[0].removeprefix('node-')) // 2}"
 
 
+def test_one_kind_of_loss_is_named(tmp_path: Path) -> None:
+    path = written(tmp_path, "survive: {loss: zone, share: 0.5}, spot: 0.5", "spot: 1")
+    path.write_text(path.read_text().replace("limits: {survive: node}", "limits: {survive: gpu}"))
+    assert "surviving any one GPU takes" in plan(read_prepared(path)).notes[-1]
+
+
 def test_the_plan_is_written_reported_and_explained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

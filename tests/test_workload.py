@@ -194,7 +194,7 @@ FIELDS = [
     ),
     ("rate: 10", "rate: 10, cut: search", "7: services[0].cut", "a cut needs batches", "median: 8"),
     ("rate: 10", "rate: 10, batches: {median: 8}", "7: services[0].batches", "without a cut", "cut: search"),
-    ("rate: 10", "rate: 10, share: 1", "7: services[0].share", "must be true or false", ""),
+    ("rate: 10", "rate: 10, share: 1", "7: services[0].share", "must be true or false", "share: true"),
     (
         "rate: 10",
         "rate: 10, share: true, cut: fluid, batches: {median: 8}",

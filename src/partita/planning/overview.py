@@ -201,7 +201,7 @@ def survival(plan: Plan) -> str | None:
         return None
     objective = plan.objective
     levels = {each.loss.level for each in plan.services if each.loss is not None}
-    what = f"any one {next(iter(levels))}" if len(levels) == 1 else "losses"
+    what = f"any one {next(iter(levels)).replace('gpu', 'GPU')}" if len(levels) == 1 else "losses"
     more = objective.value - without.value
     unit = {"cost": " per hour", "watts": " W"}.get(objective.name, " GPU" if more == 1 else " GPUs")
     text = (
