@@ -93,6 +93,9 @@ def test_a_day_is_forecast_from_a_history_and_its_error_told(tmp_path, partita):
     [
         (("--series", "absent.csv"), "no such file"),
         (("--move-price", "1"), "it has no meaning without --series"),
+        (("--series", "rates.csv", "--move-price", "nan"), "--move-price: must be a finite number, not nan"),
+        (("--most-moves", "1"), "it has no meaning without --from"),
+        (("--from", "absent.json"), "no such file"),
         (
             ("--series", "rates.csv", "--forecast", "rates.csv"),
             "rates over time are either given or forecast",

@@ -72,9 +72,10 @@ def instances(draw: st.DrawFn, model: str) -> tuple[Instance, ...]:
 def plans(draw: st.DrawFn) -> Plan:
     chosen = draw(st.lists(st.sampled_from(MODELS), max_size=4))
     maybe = st.just("") | NAMES
+    ids = draw(st.lists(NAMES, min_size=len(chosen), max_size=len(chosen), unique=True))
     gpus = tuple(
-        PlannedGpu(draw(NAMES), model, draw(instances(model)), draw(maybe), draw(maybe), draw(maybe))
-        for model in chosen
+        PlannedGpu(each, model, draw(instances(model)), draw(maybe), draw(maybe), draw(maybe))
+        for each, model in zip(ids, chosen, strict=True)
     )
     bound, over = draw(FIGURES), draw(FIGURES)
     losses = st.builds(WorstLoss, st.sampled_from(("gpu", "node", "rack", "zone")), FIGURES, NAMES, FIGURES)
@@ -82,7 +83,7 @@ def plans(draw: st.DrawFn) -> Plan:
     return Plan(
         Objective(draw(st.sampled_from(("gpus", "cost", "watts"))), float(f"{bound + over:.12g}"), bound),
         Solver(draw(NAMES), draw(st.integers(0, 2**64)), draw(FIGURES)),
-        tuple(draw(st.lists(services, max_size=3))),
+        tuple(draw(st.lists(services, max_size=3, unique_by=lambda each: each.name))),
         gpus,
     )
 
@@ -191,6 +192,8 @@ FAULTS: list[tuple[Callable[[dict[str, Any]], object], str, str]] = [
     (lambda d: d["services"][0].update(name="a\x1b[2J"), "services[0].name", "control characters"),
     (lambda d: d["gpus"][0].update(model="a100-80g"), "gpus[0].model", "no GPU 'a100-80g'"),
     (lambda d: d["gpus"][0].update(id=None), "gpus[0].id", "must be text, not nothing"),
+    (lambda d: d["gpus"].insert(1, d["gpus"][0]), "gpus[1]", "appears twice"),
+    (lambda d: d["services"].insert(1, d["services"][0]), "services[1]", "appears twice"),
     (lambda d: d["gpus"][0]["instances"].append(3), "gpus[0].instances[1]", "must be a mapping, not 3"),
     (lambda d: instance(d).update(profile="3g.20gb"), "gpus[0].instances[0].profile", "no profile 3g.20gb"),
     (lambda d: instance(d).update(start=2), "gpus[0].instances[0].start", "cannot start at 2"),

@@ -86,6 +86,11 @@ def test_the_largest_rates_are_those_of_each_service(tmp_path):
         ("time,web\n-1,1\n", ":2", "time -1 is not a number of hours"),
         ("time,web\n0,1\n0,2\n", ":3", "web has a rate at this time already, on line 2"),
         ("time,web\n0,1\n2026-03-01T01:00,2\n", ":3", "some times have a date and some have none"),
+        (
+            "time,web\n2026-03-29T00:00,1\n2026-03-29T01:00Z,2\n",
+            ":3",
+            "some times have a time zone and some have none",
+        ),
         ("time,web\n0,1,2\n", ":2", ""),
     ],
 )
@@ -94,6 +99,17 @@ def test_faults_have_their_line(tmp_path, text, where, what):
         read(tmp_path, text)
     assert str(fault.value.where).endswith(where)
     assert what in fault.value.what
+
+
+@pytest.mark.parametrize(
+    ("second", "hint"), [("", "write times with their offset"), ("+01:00", "keep one of them")]
+)
+def test_an_hour_that_comes_twice_needs_its_offset(tmp_path, second, hint):
+    text = "time,web\n2026-10-25T02:00+02:00,1\n2026-10-25T02:00+01:00,2\n"
+    assert [period.begin for period in read(tmp_path, text).periods] == [0, 1]
+    with pytest.raises(InputError) as fault:
+        read(tmp_path, f"time,web\n2026-10-25T02:00{second},1\n2026-10-25T02:00{second},2\n")
+    assert hint in fault.value.hint
 
 
 def test_all_faults_are_told_at_once(tmp_path):

@@ -256,7 +256,11 @@ def test_a_traces_sizes_keep_their_order_and_have_the_shares_that_are_asked_for(
 
 @pytest.mark.parametrize(
     ("times", "said"),
-    [([1], "too few queries to say how they come: 1;"), ([1, 2], "at least 20 are needed"), ([7] * 100, "come at once")],
+    [
+        ([1], "too few queries to say how they come: 1;"),
+        ([1, 2], "at least 20 are needed"),
+        ([7] * 100, "come at once"),
+    ],
 )
 def test_a_trace_that_says_nothing_of_arrivals_is_refused(
     tmp_path: Path, times: list[int], said: str

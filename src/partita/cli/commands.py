@@ -7,13 +7,14 @@ from contextlib import suppress
 from functools import partial, wraps
 from importlib.util import find_spec
 from inspect import getdoc
+from math import isfinite
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from partita.cli.output import apart
-from partita.errors import PartitaError
+from partita.errors import InputError, PartitaError
 from partita.registry import registered
 
 if TYPE_CHECKING:
@@ -189,6 +190,10 @@ def _kept_apart(body: Callable[..., object]) -> Callable[..., object]:
 
     @wraps(body)
     def run(*words: object, **options: object) -> object:
+        for name, value in options.items():
+            # Ranges of typer's numbers hold `nan`.
+            if isinstance(value, float) and not isfinite(value):
+                raise InputError(f"must be a finite number, not {value}", where=f"--{name.replace('_', '-')}")
         with apart():
             return body(*words, **options)
 

@@ -13,7 +13,14 @@ import typer
 from partita.cli.on_cluster import OnCluster, prepared_on_cluster, refuse_unused
 from partita.cli.options import Kubeconfig, KubeContext, KubeNamespace, Planner
 from partita.cli.output import DryRun, Format, Out, Output, WorkloadFile, emit, note, stderr, stdout
-from partita.cli.what_runs import From, MostMoves, refuse_without_from, what_runs
+from partita.cli.what_runs import (
+    From,
+    MostMoves,
+    is_driver,
+    on_gpus,
+    refuse_without_from,
+    what_runs,
+)
 from partita.deadline import Deadline
 from partita.errors import InputError, PartitaError
 
@@ -139,29 +146,27 @@ def plan(
     from partita.cli.plan_view import show_plan  # noqa: PLC0415 -- as below
     from partita.planner import read_prepared  # noqa: PLC0415 -- numpy and HiGHS are slow to import, and `partita plan --help` needs neither
 
-    loaded = read_prepared(workload)
+    over_time = series is not None or forecast is not None
+    # Before what takes seconds: reading a workload computes what its instances hold.
+    if over_time:
+        _refuse_with_series(check, from_, best_effort=best_effort, verify=verify)
+    else:
+        _refuse_without_series(move_price)
+    if check is not None:
+        _refuse_with_check(workload, check, from_, verify=verify)
+    if from_ is None:
+        refuse_without_from(most_moves)
+    if not cluster:
+        refuse_unused(kubeconfig, context, namespace)
+    current = None if from_ is None or cluster else what_runs(from_)
+    loaded = read_prepared(workload, to_plan=check is None)
     if set_:
         loaded = _as_set(loaded, set_)
     seen: tuple[str, ...] = ()
-    over_time = series is not None or forecast is not None
-    if over_time:
-        _refuse_with_series(check, from_, best_effort=best_effort, verify=verify)
-    if from_ is None:
-        refuse_without_from(most_moves)
-    elif check is not None:
-        raise InputError(
-            "it has no meaning with --check, which plans nothing", where="--from", hint="leave it out"
-        )
-    current: Deployment | None = None
     if cluster:
         loaded, current, seen = prepared_on_cluster(loaded, kubeconfig, context, namespace, from_)
-    else:
-        refuse_unused(kubeconfig, context, namespace)
-        if from_ is not None:
-            loaded, current = what_runs(from_, loaded)
-    if check is not None and verify:
-        hint = f"simulate it: partita simulate -f {workload} --plan {check}"
-        raise InputError("it has no meaning with --check, which plans nothing", where="--verify", hint=hint)
+    elif current is not None and is_driver(from_):
+        loaded = on_gpus(loaded, current)
     if check is not None:
         _check(loaded, check, output)
         return
@@ -181,7 +186,6 @@ def plan(
             html=None if dry_run else html,
         )
         return
-    _refuse_without_series(move_price)
     made = planned(
         loaded,
         planner,
@@ -237,6 +241,15 @@ def _refuse_with_series(check: Path | None, from_: str | None, *, best_effort: b
             raise InputError(
                 "it has no meaning with --series", where=name, hint=f"leave out --series, or {name}"
             )
+
+
+def _refuse_with_check(workload: Path, check: Path, from_: str | None, *, verify: bool) -> None:
+    what = "it has no meaning with --check, which plans nothing"
+    if from_ is not None:
+        raise InputError(what, where="--from", hint="leave it out")
+    if verify:
+        hint = f"simulate it: partita simulate -f {workload} --plan {check}"
+        raise InputError(what, where="--verify", hint=hint)
 
 
 def _refuse_without_series(move_price: float | None) -> None:

@@ -103,9 +103,15 @@ def show_series(
     if output is Format.TABLE:
         stdout().print(SeriesTable(overview))
         if out is not None:
-            stdout().print(f"\n{out / SCHEDULE} and {len(planned.chosen.runs)} plans beside it", markup=False)
+            stdout().print(
+                f"\n{out / SCHEDULE} and {_plans(len(planned.chosen.runs))} beside it", markup=False
+            )
     else:
         emit_document(lambda stream: write_series(series_document(overview), stream), output)
+
+
+def _plans(count: int) -> str:
+    return f"{count} plan{'' if count == 1 else 's'}"
 
 
 class SeriesTable:
@@ -147,10 +153,14 @@ class SeriesTable:
             style="green" if planned.gap < 0.03 else "yellow",
         )
         n = len(chosen.changes)
-        text.append(
-            f"; {len(chosen.runs)} plans, {n} change{'' if n == 1 else 's'} with {chosen.moves:,} moves in "
-            f"{chosen.seconds / 60:.0f} min"
-        )
+        text.append(f"; {_plans(len(chosen.runs))}, ")
+        if n:
+            text.append(
+                f"{n} change{'' if n == 1 else 's'} with {chosen.moves:,} move{'' if chosen.moves == 1 else 's'} in "
+                f"{chosen.seconds / 60:.0f} min"
+            )
+        else:
+            text.append("no change")
         return text
 
     def _periods(self, rows: list[PeriodRow], *, ascii_only: bool) -> Table:

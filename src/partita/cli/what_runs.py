@@ -53,12 +53,16 @@ def refuse_without_from(most_moves: int | None) -> None:
         )
 
 
-def what_runs(source: str, loaded: PreparedWorkload) -> tuple[PreparedWorkload, Deployment]:
-    """Return what runs, and the workload on the GPUs that may be used.
+def is_driver(source: str | None) -> bool:
+    """Say whether `--from` names a driver, whose GPUs are all there are, and not a plan's file."""
+    return source in registry.names("drivers")
+
+
+def what_runs(source: str) -> Deployment:
+    """Return what runs.
 
     Args:
         source: a plan's file, or the name of a driver.
-        loaded: the workload.
 
     Raises:
         InputError: the file cannot be used, or there is no cluster.
@@ -66,10 +70,10 @@ def what_runs(source: str, loaded: PreparedWorkload) -> tuple[PreparedWorkload, 
     """
     from partita.transition.deployment import deployment_of  # noqa: PLC0415 -- as in `plan`
 
-    if source not in registry.names("drivers"):
+    if not is_driver(source):
         from partita.transition.document import read_target  # noqa: PLC0415 -- as in `plan`
 
-        return loaded, deployment_of(read_target(Path(source)))
+        return deployment_of(read_target(Path(source)))
     from partita.cli.cluster import Cluster, open_read_only  # noqa: PLC0415 -- as in `plan`
     from partita.control.executor import deployed  # noqa: PLC0415 -- as in `plan`
     from partita.drive.state import state_path  # noqa: PLC0415 -- as in `plan`
@@ -82,8 +86,7 @@ def what_runs(source: str, loaded: PreparedWorkload) -> tuple[PreparedWorkload, 
             hint="name the plan that runs now: --from PLAN; or plan without --from",
         )
     with open_read_only(cluster, list) as opened:
-        current = deployed(opened.driver.observe())
-    return on_gpus(loaded, current), current
+        return deployed(opened.driver.observe())
 
 
 def on_gpus(loaded: PreparedWorkload, current: Deployment) -> PreparedWorkload:

@@ -41,7 +41,7 @@ from partita.planning.plan import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
     from typing import TextIO
 
@@ -198,6 +198,19 @@ class PlanDocument(Value):
     gpus: tuple[GpuDocument, ...]
     moves: MovesDocument | None = None
     without_survival: ObjectiveDocument | None = None
+
+    def faults(self) -> Iterator[FieldFault]:
+        """Yield services and GPUs that appear twice."""
+        yield from repeated("services", "service", [each.name for each in self.services])
+        yield from repeated("gpus", "GPU", [each.id for each in self.gpus])
+
+
+def repeated(field: str, what: str, names: Sequence[str]) -> Iterator[FieldFault]:
+    """Yield a fault for each entry of a field whose name an entry before it has."""
+    first: dict[str, int] = {}
+    for index, name in enumerate(names):
+        if first.setdefault(name, index) != index:
+            yield FieldFault((field, index), f"the {what} {name} appears twice", None, (field, first[name]))
 
 
 PLAN = DocumentKind(

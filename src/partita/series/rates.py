@@ -180,17 +180,25 @@ def read_rates(path: Path | str, services: Sequence[str], *, others: bool = Fals
         try:
             at, start = cell.time()
             dated.append(start)
-            if start is not None and dated[0] is not None:
-                at = (start - dated[0]).total_seconds() / 3600
-            if (start is None) is not (dated[0] is None):
+            first = dated[0]
+            if (start is None) is not (first is None):
                 raise cell.fault("some times have a date and some have none", "write all of them in one way")
+            if start is not None and first is not None:
+                if (start.tzinfo is None) is not (first.tzinfo is None):
+                    raise cell.fault(
+                        "some times have a time zone and some have none", "write all of them in one way"
+                    )
+                at = (start - first).total_seconds() / 3600
             times.setdefault(at, {})
             if cell.missing or (others and cell.service not in services):
                 continue
             cell.known(services)
             if (at, cell.service) in seen and not others:
                 raise cell.fault(
-                    f"{cell.service} has a rate at this time already, on line {seen[at, cell.service]}"
+                    f"{cell.service} has a rate at this time already, on line {seen[at, cell.service]}",
+                    "keep one of them; where clocks go back, write times with their offset: 2026-10-25T02:00+01:00"
+                    if start is not None and start.tzinfo is None
+                    else "keep one of them",
                 )
             seen[at, cell.service] = cell.line
             times[at][cell.service] = cell.rate()

@@ -24,7 +24,7 @@ from partita.documents.text import line, number, parse, read, write
 from partita.files import read_text
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import Placement
-from partita.planning.document import TenantDocument, layout_fault, parse_plan, tenant_document
+from partita.planning.document import TenantDocument, layout_fault, parse_plan, repeated, tenant_document
 from partita.transition.check import graph_violations
 from partita.transition.deployment import DeployedGpu, DeployedInstance, Deployment, Layouts, Replica
 from partita.transition.transition import Action, ActionKind, Transition
@@ -247,12 +247,7 @@ class LayoutsDocument(Value):
 
     def faults(self) -> Iterator[FieldFault]:
         """Yield GPUs that appear twice."""
-        first: dict[str, int] = {}
-        for index, gpu in enumerate(self.gpus):
-            if first.setdefault(gpu.id, index) != index:
-                yield FieldFault(
-                    ("gpus", index), f"the GPU {gpu.id} appears twice", None, ("gpus", first[gpu.id])
-                )
+        yield from repeated("gpus", "GPU", [each.id for each in self.gpus])
 
 
 LAYOUTS = DocumentKind(
