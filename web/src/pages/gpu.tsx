@@ -57,7 +57,7 @@ function Now({ gpu }: { gpu: api.Gpu }) {
       <div class="heading">
         <h1>{gpu.id}</h1>
         <p>
-          {gpu.model} on {gpu.node}, {gpu.state} · <code>{gpu.uuid}</code> · <a href={link("fleet")}>Fleet</a>
+          {gpu.model} on {gpu.node}, {gpu.state} · {gpu.uuid && <code>{gpu.uuid} · </code>}<a href={link("fleet")}>Fleet</a>
         </p>
       </div>
       <Tiles>
@@ -84,6 +84,7 @@ function Now({ gpu }: { gpu: api.Gpu }) {
           rows={gpu.instances}
           columns={INSTANCES}
           name={(one) => `${one.profile}@${one.start}`}
+          filtered={false}
           empty="It is not cut."
         />
       </section>

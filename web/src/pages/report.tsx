@@ -9,11 +9,13 @@ import { Key, Steps, type Look } from "../parts/steps";
 import { Table, type Column } from "../parts/table";
 import { Bar, Loaded, Tile, Tiles } from "../parts/tiles";
 import { TransitionView } from "../parts/timeline";
-import { useWidth } from "../parts/rows";
+import { Scrolled, useWidth } from "../parts/rows";
 
 export function ReportPage() {
   return <Loaded of={documentOf<api.Report>("report")}>{(report) => <Whole report={report} />}</Loaded>;
 }
+
+const FEW = 40; // rows of a table; more of them scroll in a box of their own
 
 const idOf = (at: number) => `section-${at + 1}`;
 
@@ -129,7 +131,9 @@ function ReportTable({ table, label }: { table: api.Table; label: string }) {
   );
   return (
     <>
-      <Table label={label} rows={rows} columns={columns} name={String} />
+      <Scrolled label={label} when={rows.length > FEW}>
+        <Table label={label} rows={rows} columns={columns} name={String} />
+      </Scrolled>
       {table.left > 0 && <p class="count">{number(table.left)} more rows are not listed here, the JSON file has all.</p>}
     </>
   );

@@ -161,14 +161,13 @@ export function Groups({ part, label }: { part: api.FleetPart; label: string }) 
         {wanted && ` that match “${filter.value.trim()}”`}
         {part.left > 0 && `; ${plural(part.left, "more GPU")} are not drawn here, the JSON file has all`}
       </p>
-      <div role="group" aria-label={label}>
-        <Grid
-          count={shown.length}
-          height={height}
-          least={290}
-          card={(i) => <Card key={i} group={shown[i]!} wanted={wanted} onOpen={(group) => (chosen.value = group)} />}
-        />
-      </div>
+      <Grid
+        label={label}
+        count={shown.length}
+        height={height}
+        least={290}
+        card={(i) => <Card key={i} group={shown[i]!} wanted={wanted} onOpen={(group) => (chosen.value = group)} />}
+      />
       {chosen.value && <Details group={chosen.value} onClose={() => (chosen.value = null)} />}
     </div>
   );

@@ -3,7 +3,7 @@ import { useSignal } from "@preact/signals";
 import type { ComponentChildren, RefObject } from "preact";
 import { useEffect, useLayoutEffect, useMemo, useRef } from "preact/hooks";
 
-const FEW = 40; // rows that are all drawn
+const FEW = 40; // rows that are all drawn; more of them scroll in a box of their own
 const SPARE = 400; // pixels that are drawn beyond either edge
 
 /** The width of an element, kept up to date; 0 before it is first measured. */
@@ -19,13 +19,44 @@ export function useWidth(element: RefObject<HTMLElement | null>): number {
   return width.value;
 }
 
+/** From where to where one sees of an element, in pixels from its top: in the box that scrolls it, or in the window. */
+export function inSight(element: Element): readonly [from: number, until: number] {
+  const { top } = element.getBoundingClientRect();
+  const box = element.closest(".scroll")?.getBoundingClientRect();
+  return box ? [box.top - top, box.bottom - top] : [-top, innerHeight - top];
+}
+
+/** Calls `place` after whatever scrolled or was resized, once a frame. */
+export function useScroll(place: () => void): void {
+  const latest = useRef(place);
+  latest.current = place;
+  useEffect(() => {
+    let asked = 0;
+    const later = () => {
+      asked ||= requestAnimationFrame(() => {
+        asked = 0;
+        latest.current();
+      });
+    };
+    addEventListener("scroll", later, { passive: true, capture: true });
+    addEventListener("resize", later);
+    return () => {
+      cancelAnimationFrame(asked);
+      removeEventListener("scroll", later, { capture: true });
+      removeEventListener("resize", later);
+    };
+  }, []);
+}
+
 interface Props {
+  /** What the rows are of. */
+  readonly label: string;
   /** Of each row, in pixels. */
   readonly heights: readonly number[];
   readonly row: (index: number) => ComponentChildren;
 }
 
-export function Rows({ heights, row }: Props) {
+export function Rows({ label, heights, row }: Props) {
   const tops = useMemo(() => {
     const found = new Float64Array(heights.length + 1);
     heights.forEach((height, i) => (found[i + 1] = found[i]! + height));
@@ -36,29 +67,14 @@ export function Rows({ heights, row }: Props) {
   const many = heights.length > FEW;
   const place = () => {
     if (!element.current || !many) return;
-    const above = -element.current.getBoundingClientRect().top;
+    const [above, below] = inSight(element.current);
     const first = Math.max(0, reached(tops, above - SPARE));
-    const last = Math.min(heights.length, reached(tops, above + innerHeight + SPARE) + 1);
+    const last = Math.min(heights.length, reached(tops, below + SPARE) + 1);
     const [from, until] = range.peek();
     if (from !== first || until !== last) range.value = [first, last];
   };
   useLayoutEffect(place);
-  useEffect(() => {
-    let asked = 0;
-    const later = () => {
-      asked ||= requestAnimationFrame(() => {
-        asked = 0;
-        place();
-      });
-    };
-    addEventListener("scroll", later, { passive: true });
-    addEventListener("resize", later);
-    return () => {
-      cancelAnimationFrame(asked);
-      removeEventListener("scroll", later);
-      removeEventListener("resize", later);
-    };
-  });
+  useScroll(place);
   const [from, until] = many ? range.value : [0, heights.length];
   const drawn = [];
   for (let i = from; i < Math.min(until, heights.length); i += 1) {
@@ -68,12 +84,29 @@ export function Rows({ heights, row }: Props) {
       </div>,
     );
   }
-  return (
+  const rows = (
     <div ref={element} class="rows" style={{ height: `${tops[heights.length]!}px` }}>
       {drawn}
     </div>
   );
+  return <Scrolled label={label} when={many}>{rows}</Scrolled>;
 }
+
+interface ScrolledProps {
+  readonly label: string;
+  readonly when: boolean;
+  readonly children: ComponentChildren;
+}
+
+/** A box of limited height that scrolls what is long. */
+export const Scrolled = ({ label, when, children }: ScrolledProps) =>
+  when ? (
+    <div class="scroll" role="group" aria-label={label} tabIndex={0}>
+      {children}
+    </div>
+  ) : (
+    <>{children}</>
+  );
 
 /** The last row that begins at or above a height. */
 function reached(tops: Float64Array, height: number): number {
@@ -88,6 +121,7 @@ function reached(tops: Float64Array, height: number): number {
 }
 
 interface GridProps {
+  readonly label: string;
   readonly count: number;
   /** Of a card, in pixels. */
   readonly height: number;
@@ -98,7 +132,7 @@ interface GridProps {
 const GAP = 12;
 
 /** Cards of one height side by side, as many as have room; only those in sight are drawn. */
-export function Grid({ count, height, least, card }: GridProps) {
+export function Grid({ label, count, height, least, card }: GridProps) {
   const element = useRef<HTMLDivElement>(null);
   const width = useWidth(element);
   const columns = Math.max(1, Math.floor((width + GAP) / (least + GAP)));
@@ -107,6 +141,7 @@ export function Grid({ count, height, least, card }: GridProps) {
   return (
     <div ref={element}>
       <Rows
+        label={label}
         heights={heights}
         row={(at) => (
           <div class="cards" style={{ gridTemplateColumns: `repeat(${columns}, minmax(0, 1fr))`, height: `${height}px` }}>

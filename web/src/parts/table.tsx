@@ -2,8 +2,9 @@
 // their column's name.
 import { useSignal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
-import { useEffect, useLayoutEffect, useMemo, useRef } from "preact/hooks";
+import { useLayoutEffect, useMemo, useRef } from "preact/hooks";
 import { filter } from "../state";
+import { inSight, useScroll } from "./rows";
 import { plural } from "../format";
 
 export type Value = string | number | null;
@@ -74,29 +75,14 @@ export function Table<Row>(props: Props<Row>) {
     const element = body.current;
     if (!element || !many) return;
     const height = element.querySelector<HTMLElement>("tr[aria-rowindex]")?.offsetHeight ?? 29;
-    const top = -element.getBoundingClientRect().top;
-    const first = Math.max(0, Math.min(shown.length - 1, Math.floor(top / height)) - SPARE);
-    const last = Math.min(shown.length, Math.ceil((top + innerHeight) / height) + SPARE);
+    const [above, below] = inSight(element);
+    const first = Math.max(0, Math.min(shown.length - 1, Math.floor(above / height)) - SPARE);
+    const last = Math.min(shown.length, Math.max(first + 1, Math.ceil(below / height) + SPARE));
     const old = range.peek();
     if (old.first !== first || old.last !== last || old.height !== height) range.value = { first, last, height };
   };
   useLayoutEffect(place);
-  useEffect(() => {
-    let asked = 0;
-    const later = () => {
-      asked ||= requestAnimationFrame(() => {
-        asked = 0;
-        place();
-      });
-    };
-    addEventListener("scroll", later, { passive: true });
-    addEventListener("resize", later);
-    return () => {
-      cancelAnimationFrame(asked);
-      removeEventListener("scroll", later);
-      removeEventListener("resize", later);
-    };
-  });
+  useScroll(place);
 
   const { first, last, height } = range.value;
   const from = many ? first : 0;

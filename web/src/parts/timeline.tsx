@@ -110,7 +110,7 @@ export function TransitionView({ detail, inUse = null, left = 0, now = null, lab
       <Gantt detail={detail} until={until} at={at} now={now} label={label} />
       {left > 0 && <p class="count">{plural(left, "more action")} are not drawn here, the JSON file has all.</p>}
       <h3>Capacity over floors</h3>
-      <Capacities lines={detail.capacity} inUse={inUse} until={until} ticks={ticks} at={at} />
+      <Capacities label={label} lines={detail.capacity} inUse={inUse} until={until} ticks={ticks} at={at} />
       <details class="all-actions">
         <summary>{plural(actions.length, "action")} as a table</summary>
         <Table label={`Actions: ${label}`} rows={actions} columns={ran ? [...PREDICTED, ...ACTUAL] : PREDICTED} name={(action) => action.id} />
@@ -211,6 +211,7 @@ function Gantt({ detail, until, at, now, label }: GanttProps) {
         </div>
         {width > 0 && (
           <Rows
+            label={`Actions of each GPU: ${label}`}
             heights={narrow ? heights.map((height) => height + 18) : heights}
             row={(i) => (
               <div class={narrow ? "gpu narrow" : "gpu"}>
@@ -286,6 +287,7 @@ function Action({ action, lane, share, now, chosen, onChoose }: ActionProps) {
 }
 
 interface CapacitiesProps {
+  readonly label: string;
   readonly lines: readonly api.CapacityLine[];
   readonly inUse: api.CapacityLine | null;
   readonly until: number;
@@ -296,7 +298,7 @@ interface CapacitiesProps {
 const CHART = 108; // pixels of height
 const CARD = CHART + 46;
 
-function Capacities({ lines, inUse, until, ticks, at }: CapacitiesProps) {
+function Capacities({ label, lines, inUse, until, ticks, at }: CapacitiesProps) {
   const wanted = filter.value.trim().toLowerCase();
   const shown = useMemo(() => {
     const found = lines.filter((line) => !wanted || line.service.toLowerCase().includes(wanted));
@@ -311,13 +313,14 @@ function Capacities({ lines, inUse, until, ticks, at }: CapacitiesProps) {
   return (
     <>
       <Key lines={key} />
-      <Grid count={shown.length} height={CARD} least={270} card={(i) => <Capacity key={i} line={shown[i]!} gpus={shown[i] === inUse} until={until} ticks={ticks} at={at} />} />
+      <Grid label={`Capacity of each service: ${label}`} count={shown.length} height={CARD} least={270} card={(i) => <Capacity key={i} label={label} line={shown[i]!} gpus={shown[i] === inUse} until={until} ticks={ticks} at={at} />} />
       {shown.length === 0 && <p class="empty">{wanted ? "Nothing matches the filter." : "No service has a floor here."}</p>}
     </>
   );
 }
 
 interface CapacityProps {
+  readonly label: string;
   readonly line: api.CapacityLine;
   readonly gpus: boolean;
   readonly until: number;
@@ -325,7 +328,7 @@ interface CapacityProps {
   readonly at: number | null;
 }
 
-function Capacity({ line, gpus, until, ticks, at }: CapacityProps) {
+function Capacity({ label, line, gpus, until, ticks, at }: CapacityProps) {
   const { actual, predicted, floor } = line;
   const ran = actual.length > 0;
   const told = ran ? actual : predicted;
@@ -342,7 +345,7 @@ function Capacity({ line, gpus, until, ticks, at }: CapacityProps) {
     ? `most ${number(most)}, ${number(floor)} without extra`
     : `least ${number(least)}${unit}, ${floor > 0 ? `floor ${number(floor)}${unit}` : "no floor"}`;
   return (
-    <section class="capacity" aria-label={line.service}>
+    <section class="capacity" aria-label={`${line.service}: ${label}`}>
       <h4>
         <span>{line.service}</span> {value !== null && <small>{`${number(value)}${unit} at this moment`}</small>}
       </h4>
