@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from tests.kubernetes.control_plane.cluster import wait_until
+from tests.kubernetes.control_plane.controllers import Controllers
 from tests.kubernetes.control_plane.installation import install_resources
+from tests.kubernetes.control_plane.nodes import SimulatedNodes, Timing
 from tests.kubernetes.control_plane.tools import grant, revoke
 from tests.kubernetes_units.specs import TABLE, good
 
@@ -22,7 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.kubernetes.control_plane.cluster import ControlPlane
-    from tests.kubernetes.control_plane.nodes import SimulatedNodes
 
     from partita.kubernetes.rights import Right
 
@@ -57,10 +59,16 @@ class Person:
         body = {"apiVersion": "partita.dev/v1alpha1", "kind": "Workload", "metadata": {"name": "serving"}}
         self.admin.create("workloads", {**body, "spec": good() | more}, self.namespace)
 
-    def file(self, count: int | None = None) -> str:
+    def state(self) -> str:
+        """Return the state of the Workload."""
+        found: dict[str, Any] = self.admin.find("workloads", "serving", self.namespace) or {}
+        return str(found.get("status", {}).get("state", ""))
+
+    def file(self, count: int | None = None, rate: float = 300) -> str:
         (self.folder / "perf.csv").write_text(TABLE)
         found = {key: each for key, each in good().items() if key != "pod"} | {"performance": ["perf.csv"]}
         found |= {"apiVersion": "partita/v1", "kind": "Workload"}
+        found["services"][0]["rate"] = rate
         if count is not None:
             found["gpus"][0]["count"] = count
         (self.folder / "workload.yaml").write_text(yaml.safe_dump(found))
@@ -100,6 +108,57 @@ def test_a_file_is_planned_on_the_gpus_that_are_free(person: Person, nodes: Simu
     code, _, err = person.partita("plan", "-f", person.file(), "--cluster")
     assert code == 0
     assert f"note: {other}: 1 GPU left out: its node is cordoned" in err
+
+
+def test_a_file_is_planned_from_what_a_workload_runs(
+    person: Person, control_plane: ControlPlane, namespace: str, tmp_path: Path
+) -> None:
+    with SimulatedNodes(control_plane, Timing(scale=0.1)) as nodes:
+        nodes.add_nodes(1, 4)
+        controllers = Controllers(control_plane, nodes, namespace, tmp_path)
+        controllers.controller()
+        try:
+            spec = good()
+            spec["services"][0]["rate"] = 1500
+            spec["pod"]["spec"]["terminationGracePeriodSeconds"] = 1
+            person.workload(**spec)
+            wait_until(lambda: person.state() == "Serving", 120, "it serves")
+            words = ("plan", "-f", person.file(rate=1500), "--cluster", "--from")
+            code, out, err = person.partita(*words, "serving")
+            assert code == 0, err
+            assert "0 moves from what runs" in out
+            more = ("plan", "-f", person.file(rate=1800), "--cluster", "--from", "serving")
+            code, out, err = person.partita(*more, "-o", "json")
+            assert code == 0, err
+            moves = json.loads(out)["moves"]
+            assert moves["count"] == moves["least"] == 1
+            code, _, err = person.partita(*more, "--most-moves", "0")
+            assert (code, "has at most 0 moves; the fewest are 1" in err) == (4, True), err
+            code, out, err = person.partita("diff", "workload.yaml", "--cluster", "--workload", "serving")
+            assert (code, "1 move, " in out) == (3, True), (out, err)
+            code, _, err = person.partita(*words, "plan.json")
+            assert (code, "plan.json: there is no such Workload" in err) == (2, True), err
+            person.admin.delete("workloads", "serving", namespace)
+            wait_until(lambda: not person.admin.objects("workloads", namespace), 120, "it is drained")
+        finally:
+            controllers.stop()
+
+
+@pytest.mark.parametrize(
+    "given", [{"services": {"share": True}}, {"services": {"survive": "node"}}, {"gpus": {"zone": "a"}}]
+)
+def test_what_cannot_be_kept_on_kubernetes_is_refused_with_its_line(
+    person: Person, given: dict[str, dict[str, Any]]
+) -> None:
+    text = yaml.safe_load((person.folder / person.file()).read_text())
+    for name, fields in given.items():
+        text[name][0] |= fields
+    (person.folder / "workload.yaml").write_text(yaml.safe_dump(text))
+    code, _, err = person.partita("plan", "-f", "workload.yaml", "--cluster")
+    assert code == 2
+    assert "workload.yaml:" in err
+    assert "hint: " in err
+    assert ("each pod has one for itself" in err) != ("no loss is sure to be survived" in err)
 
 
 def test_labels_do_where_there_is_no_driver(person: Person) -> None:

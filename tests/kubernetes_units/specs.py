@@ -59,6 +59,9 @@ BAD = [  # what is changed, what the reader says, what the API server says (None
     pytest.param(_service(survive="node"), "no loss is sure to be survived", None, id="survive"),
     pytest.param(_with(limits={"survive": "gpu"}), "no loss is sure to be survived", None, id="survive-all"),
     pytest.param(_with(gpus=[POOL | {"zone": "a"}]), "no loss is sure to be survived", None, id="zone"),
+    pytest.param(
+        _with(gpus=[POOL | {"count": 8, "nodes_per_rack": 2}]), "no loss is sure to be survived", None, id="rack"
+    ),
     pytest.param(_with(gpus=[POOL | {"spot": True}]), "no loss is sure to be survived", None, id="spot"),
     pytest.param(_service(share=True), "each pod has one for itself; leave it out", None, id="share"),
     pytest.param(_with(limits={"share_below": 0.5}), "each pod has one for itself", None, id="share-below"),

@@ -169,13 +169,14 @@ def from_live(
     """Return what is asked for from what runs on a Kubernetes cluster to a plan; what runs is kept until then.
 
     Raises:
-        InputError: the plan needs GPUs that are not there.
+        InputError: the plan needs GPUs that are not there, or the workload asks for what cannot be kept there.
         InfeasibleError: the GPUs do not suffice for the workload.
     """
-    from partita.kubernetes.dra import DURATIONS  # noqa: PLC0415 -- of the extra
+    from partita.kubernetes.advice import at_free  # noqa: PLC0415 -- of the extra
+    from partita.kubernetes.dra import DURATIONS  # noqa: PLC0415 -- likewise
 
     if not isinstance(wanted, Plan | Layouts):
-        wanted = _planned(wanted.on(live.free), live.current)
+        wanted = _planned(at_free(wanted, live), live.current)
     refuse_missing(wanted, live.observation)
     rates = standing_rates(None, live.current)
     goal = goal_for(wanted, rates, None, algorithm=algorithm, extra_gpus=extra_gpus, forbid=forbid)

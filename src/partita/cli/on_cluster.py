@@ -67,12 +67,14 @@ def prepared_on_cluster(
         workload: name of the Workload whose replicas run there and may move; None for none, and then nothing runs.
 
     Raises:
-        InputError: there is no such cluster.
+        InputError: there is no such cluster or Workload, or the workload asks for what cannot be kept there.
         KubernetesError: it does not answer, or refuses.
     """
-    from partita.kubernetes.advice import at_free, look  # noqa: PLC0415 -- of the extra
+    from partita.kubernetes.advice import at_free, look, workload_object  # noqa: PLC0415 -- of the extra
 
     with opened(kubeconfig, context, namespace) as api:
+        if workload:
+            workload_object(api, workload)
         live = look(api, workload or "", models={pool.model for pool in prepared.workload.gpus})
     return at_free(prepared, live), live.current if workload else None, live_notes(live)
 

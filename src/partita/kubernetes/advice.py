@@ -12,21 +12,23 @@ from typing import TYPE_CHECKING
 
 from partita.control.executor import deployed
 from partita.control.reconciler import free_gpus
+from partita.documents.codec import written
 from partita.drive.driver import Observation
 from partita.errors import InputError
 from partita.kubernetes.cluster_state import ClusterState, SharedCaches
 from partita.kubernetes.inventory import GpuCondition
 from partita.kubernetes.objects import NotFoundError
-from partita.kubernetes.resources import PLANS, WORKLOADS, number_of, plan_of, read_spec
+from partita.kubernetes.resources import PLANS, WORKLOADS, cluster_faults, number_of, plan_of, read_spec
 from partita.kubernetes.tables import WorkloadTables
 from partita.planner import prepare
+from partita.workload import locating
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from partita.kubernetes.api import KubernetesApi
     from partita.kubernetes.inventory import ClusterGpu, Inventory
-    from partita.kubernetes.resources import PlanObject, WorkloadSpec
+    from partita.kubernetes.resources import PlanObject, WorkloadObject, WorkloadSpec
     from partita.planner import PreparedWorkload
     from partita.planning.plan import Plan
     from partita.transition.deployment import Deployment
@@ -145,6 +147,22 @@ class ClusterWorkload:
         return look(api, self.name, self.spec.nodes, {pool.model for pool in self.spec.gpus})
 
 
+def workload_object(api: KubernetesApi, name: str) -> WorkloadObject:
+    """Return a Workload of the API's namespace as it is written there.
+
+    Raises:
+        InputError: it does not exist.
+        KubernetesError: the cluster does not answer, or refuses.
+    """
+    try:
+        return api.get(WORKLOADS, name)
+    except NotFoundError:
+        hint = f"`kubectl get workloads -n {api.namespace}` lists them"
+        raise InputError(
+            "there is no such Workload", where=f"Workload {api.namespace}/{name}", hint=hint
+        ) from None
+
+
 def read_workload_object(api: KubernetesApi, name: str) -> ClusterWorkload:
     """Return a Workload in the API's namespace.
 
@@ -154,13 +172,8 @@ def read_workload_object(api: KubernetesApi, name: str) -> ClusterWorkload:
         RefusedWorkloadError: one of its tables is missing or has faults.
         KubernetesError: the cluster does not answer, or refuses.
     """
-    called = f"Workload {api.namespace}/{name}"
-    try:
-        found = api.get(WORKLOADS, name)
-    except NotFoundError:
-        hint = f"`kubectl get workloads -n {api.namespace}` lists them"
-        raise InputError("there is no such Workload", where=called, hint=hint) from None
-    spec = read_spec(found.spec, called)
+    found = workload_object(api, name)
+    spec = read_spec(found.spec, f"Workload {api.namespace}/{name}")
     table, _ = WorkloadTables(api).read(spec)
     return ClusterWorkload(name, spec, prepare(spec, table))
 
@@ -169,8 +182,12 @@ def at_free(prepared: PreparedWorkload, live: LiveCluster) -> PreparedWorkload:
     """Return a workload with the GPUs that a cluster has free, at the workload's own rates.
 
     Raises:
+        InputError: the workload asks for what cannot be kept on Kubernetes, as the controller says it.
         InfeasibleError: too few of a service's queries can be answered in time.
     """
+    for fault in cluster_faults(prepared.workload):
+        with locating(prepared.path):
+            raise InputError(fault.what, where=written(fault.path), hint=fault.hint)
     return prepared.on(live.free)
 
 

@@ -157,11 +157,32 @@ class RatesSource(Value):
 
 
 _NO_LOSSES = (
-    "the controller plans on counts of GPUs, not on nodes and zones, so no loss is sure to be survived"
+    "a cluster is planned by counts of GPUs, not by nodes and zones, so no loss is sure to be survived"
 )
 
 
 _NO_SHARING = "services cannot share an instance on Kubernetes: each pod has one for itself"
+
+
+def cluster_faults(workload: Workload) -> Iterator[FieldFault]:
+    """Yield what a workload asks for that Partita cannot keep on Kubernetes."""
+    alone = "leave it out, or serve these on hosts of their own with `partita run`"
+    if workload.limits.share_below is not None:
+        yield FieldFault(("limits", "share_below"), _NO_SHARING, alone)
+    for index, service in enumerate(workload.services):
+        if service.share:
+            yield FieldFault(("services", index, "share"), _NO_SHARING, alone)
+        if survived(service, workload.limits)[0] is not None:
+            given = ("limits",) if service.survive is None else ("services", index)
+            yield FieldFault((*given, "survive"), _NO_LOSSES, "write survive: none, or leave it out")
+    for index, pool in enumerate(workload.gpus):
+        fields = {
+            "spot": pool.spot,
+            "zone": pool.zone is not None,
+            "nodes_per_rack": pool.nodes_per_rack is not None,
+        }
+        for name in (name for name, there in fields.items() if there):
+            yield FieldFault(("gpus", index, name), _NO_LOSSES, "leave it out")
 
 
 class WorkloadSpec(Workload):
@@ -227,12 +248,8 @@ class WorkloadSpec(Workload):
                 "no performance table and no models",
                 "name tables, as in performance: [{configMap: {name: perf}}], or give models for an estimate",
             )
-        hint = "leave it out, or serve these on hosts of their own with `partita run`"
-        if self.limits.share_below is not None:
-            yield FieldFault(("limits", "share_below"), _NO_SHARING, hint)
+        yield from cluster_faults(self)
         for index, service in enumerate(self.services):
-            if service.share:
-                yield FieldFault(("services", index, "share"), _NO_SHARING, hint)
             if service.pod is None and self.pod is None:
                 yield FieldFault(
                     ("services", index),
@@ -245,13 +262,6 @@ class WorkloadSpec(Workload):
                     "the controller reads no files",
                     "write arrivals: {gamma: {cv: 3}} with the variation of the trace's gaps",
                 )
-            if survived(service, self.limits)[0] is not None:
-                given = ("limits",) if service.survive is None else ("services", index)
-                yield FieldFault((*given, "survive"), _NO_LOSSES, "write survive: none, or leave it out")
-        for index, pool in enumerate(self.gpus):
-            if pool.spot or pool.zone is not None or pool.nodes_per_rack is not None:
-                name = "spot" if pool.spot else "zone" if pool.zone is not None else "nodes_per_rack"
-                yield FieldFault(("gpus", index, name), _NO_LOSSES, "leave it out")
 
 
 def read_spec(spec: object, name: str) -> WorkloadSpec:
