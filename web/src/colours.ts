@@ -65,10 +65,17 @@ export function define(): void {
   }
 }
 
+const pixels = new Map<string, number>();
+
 /** A colour as a pixel of ImageData, little-endian. */
 export function pixel(hex: string): number {
-  const value = Number.parseInt(hex.slice(1), 16);
-  return (0xff000000 | ((value & 0xff) << 16) | (value & 0xff00) | (value >> 16)) >>> 0;
+  let found = pixels.get(hex);
+  if (found === undefined) {
+    const value = Number.parseInt(hex.slice(1), 16);
+    found = (0xff000000 | ((value & 0xff) << 16) | (value & 0xff00) | (value >> 16)) >>> 0;
+    pixels.set(hex, found);
+  }
+  return found;
 }
 
 /** Black or white, whichever is easier to read on a colour. */

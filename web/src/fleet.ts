@@ -19,6 +19,8 @@ export interface Instance {
 export const GPU_STATES = ["usable", "MIG is off", "leaving", "lost"] as const;
 
 export interface Gpu {
+  /** Its place among all. */
+  readonly at: number;
   readonly id: string;
   readonly model: api.GpuModel;
   readonly node: number;
@@ -70,6 +72,7 @@ export class FleetState {
     const instances = byGpu(fleet, fleet.instances, fleet.gpus.id.length);
     const planned = fleet.planned ? byGpu(fleet, fleet.planned, fleet.gpus.id.length) : [];
     this.gpus = fleet.gpus.id.map((id, i) => ({
+      at: i,
       id,
       model: fleet.models[fleet.gpus.model[i]!]!,
       node: fleet.gpus.node[i]!,
@@ -209,6 +212,10 @@ function told(gpus: readonly number[]): void {
 }
 
 let loading: Promise<void> | null = null;
+/** Changes that were told while the fleet was loading: what is loaded may be older or newer than each. */
+let meanwhile: api.GpuChange[] = [];
+/** Load of a fleet that the changes have not led to yet. */
+let early: api.Load | null = null;
 
 /** Loads structure and load anew. */
 export function loadFleet(): Promise<void> {
@@ -217,10 +224,17 @@ export function loadFleet(): Promise<void> {
 }
 
 async function load(): Promise<void> {
+  meanwhile = [];
+  early = null;
   try {
     const [structure, load] = await Promise.all([source.get("fleet"), source.get("fleet/load").catch(() => null)]);
     const next = new FleetState(structure as api.Fleet);
-    if (load) next.loaded(load as api.Load);
+    early = load as api.Load | null;
+    takeEarly(next);
+    for (const change of meanwhile) {
+      if (change.before === next.version) next.changed(change);
+      takeEarly(next);
+    }
     fleet.value = next;
     fleetError.value = null;
     fleetRevision.value += 1;
@@ -229,10 +243,20 @@ async function load(): Promise<void> {
   }
 }
 
+function takeEarly(of: FleetState): void {
+  if (early && of.loaded(early)) early = null;
+}
+
 on("gpu", (change) => {
+  if (loading) {
+    meanwhile.push(change);
+    return;
+  }
   if (!fleet.value) return;
-  if (fleet.value.changed(change)) told([change.gpu]);
-  else void loadFleet();
+  if (fleet.value.changed(change)) {
+    takeEarly(fleet.value);
+    told([change.gpu]);
+  } else void loadFleet();
 });
 on("load", (change) => told(fleet.value?.reloaded(change) ?? []));
 on("reset", () => void (fleet.value && loadFleet()));

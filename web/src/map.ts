@@ -422,7 +422,11 @@ function fill(
   colour: number,
 ): void {
   const end = Math.min(tall, bottom);
-  for (let row = Math.max(0, top); row < end; row += 1) pixels.fill(colour, row * wide + left, row * wide + right);
+  for (let row = Math.max(0, top); row < end; row += 1) {
+    const last = row * wide + right;
+    // A loop is quicker than fill() for the few pixels that a slice is wide.
+    for (let at = row * wide + left; at < last; at += 1) pixels[at] = colour;
+  }
 }
 
 /** Four parts of the ground, one of the colour. */

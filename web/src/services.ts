@@ -6,19 +6,27 @@ import { all, on } from "./state";
 export const services = signal<ReadonlyMap<string, api.Service> | null>(null);
 export const servicesError = signal<Error | null>(null);
 
+/** What was told while all were loading. */
+let meanwhile: readonly api.Service[] | null = null;
+
 export async function loadServices(): Promise<void> {
+  meanwhile = [];
   try {
     const found = await all("services", (page: api.ServicePage) => page.services);
-    services.value = new Map(found.map((service) => [service.name, service]));
+    services.value = new Map([...found, ...meanwhile].map((service) => [service.name, service]));
     servicesError.value = null;
   } catch (error) {
     servicesError.value = error as Error;
+  } finally {
+    meanwhile = null;
   }
 }
 
 on("services", (changed) => {
-  if (!services.value) return;
-  services.value = new Map([...services.value, ...changed.map((service) => [service.name, service] as const)]);
+  if (meanwhile) meanwhile = [...meanwhile, ...changed];
+  else if (services.value) {
+    services.value = new Map([...services.value, ...changed.map((service) => [service.name, service] as const)]);
+  }
 });
 on("reset", () => void (services.value && loadServices()));
 

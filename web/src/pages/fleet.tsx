@@ -78,21 +78,22 @@ interface PictureProps {
   readonly selected: Signal<number | null>;
 }
 
-/** What matches the filter and the chosen service; null where all does. */
+/** What matches the filter and the chosen service; null where all does. It is asked of each slice that is drawn. */
 function matcher(of: FleetState, text: string, service: string): ((gpu: Gpu, instance: Instance) => boolean) | null {
   const wanted = text.trim().toLowerCase();
   const only = service ? of.services.indexOf(service) : -1;
   if (!wanted && only < 0) return null;
-  const named = of.services.map((name) => name.toLowerCase().includes(wanted));
-  const nodes = of.nodes.map(({ name, rack, zone }) => `${name} ${rack} ${zone}`.toLowerCase().includes(wanted));
-  const runs = (instance: Instance, is: (service: number) => boolean) =>
-    instance.shared ? instance.shared.some(is) : instance.service >= 0 && is(instance.service);
+  const matches = (one: string) => one.toLowerCase().includes(wanted);
+  const nodes = of.nodes.map(({ name, rack, zone }) => [name, rack, zone].some(matches));
+  const gpus = of.gpus.map((gpu) => nodes[gpu.node]! || matches(gpu.id) || matches(gpu.model.name));
+  const services = of.services.map(matches);
+  const profiles = new Map(of.models.map((model) => [model, model.profiles.map((one) => matches(one.name))]));
+  const states = new Set((Object.keys(STATE_WORDS) as api.InstanceState[]).filter((state) => matches(STATE_WORDS[state])));
+  const runs = ({ shared, service }: Instance, is: (service: number) => boolean) => (shared ? shared.some(is) : service >= 0 && is(service));
   return (gpu, instance) => {
     if (only >= 0 && !runs(instance, (one) => one === only)) return false;
-    if (!wanted || nodes[gpu.node] || gpu.id.toLowerCase().includes(wanted)) return true;
-    if (gpu.model.name.toLowerCase().includes(wanted)) return true;
-    if (profileOf(gpu, instance).name.includes(wanted) || instance.job?.toLowerCase().includes(wanted)) return true;
-    return STATE_WORDS[instance.state].includes(wanted) || runs(instance, (one) => named[one] ?? false);
+    if (gpus[gpu.at] || states.has(instance.state) || profiles.get(gpu.model)?.[instance.profile]) return true;
+    return (instance.job !== null && matches(instance.job)) || runs(instance, (one) => services[one] ?? false);
   };
 }
 
