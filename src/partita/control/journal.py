@@ -140,7 +140,7 @@ class Position(NamedTuple):
     goal: int
 
 
-END = Position(2**62, 2**62, 2**62)
+END = Position(10**15, 10**15, 10**15)
 """After all records."""
 
 

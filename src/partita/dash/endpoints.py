@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Annotated
 
 from partita import __version__
-from partita.dash.endpoint import Call, Encoded, Endpoint, Page, RequestFault, SearchPage
+from partita.dash.endpoint import Call, Encoded, Endpoint, RequestFault, SearchPage
 from partita.dash.model import (
     EventPage,
     Fault,
@@ -99,15 +99,33 @@ def _service(api: ApiState, call: Call) -> Service:
     return found
 
 
+class EventQuery(Value):
+    """The query of events."""
+
+    after: (
+        Annotated[
+            str,
+            Meta(
+                pattern=r"^[0-9]{1,18}(\.[0-9]{1,18}){2}$", description="Cursor: `next` of the page before."
+            ),
+        ]
+        | None
+    ) = None
+    limit: Annotated[int, Meta(ge=1, le=1000, description="Most events of the page.")] = 100
+
+
 class SeriesQuery(Value):
     """The query of a series."""
 
     seconds: Annotated[
         float, Meta(gt=0, le=30 * 86_400, description="How far back; beyond a day, points are minutes.")
     ] = 3600.0
-    until: Annotated[
-        float | None, Meta(description="Up to when, on the cluster's clock; by default now.")
-    ] = None
+    until: (
+        Annotated[
+            float, Meta(ge=0, le=1e12, description="Up to when, on the cluster's clock; by default now.")
+        ]
+        | None
+    ) = None
     points: Annotated[
         int, Meta(ge=1, le=2000, description="Most points; each is then the mean of several.")
     ] = 360
@@ -127,7 +145,7 @@ def _series(api: ApiState, query: SeriesQuery, name: str) -> Series:
 
 
 def _events(api: ApiState, call: Call) -> EventPage:
-    query: Page = call.query
+    query: EventQuery = call.query
     with api.lock:
         return api.source.events(query.after, query.limit)
 
@@ -166,7 +184,7 @@ SEEN = (
         query=SeriesQuery, slow=True,
     ),
     Endpoint("GET", "/services/{name}", Service, _service, "A service.", part=Part.SERVICES),
-    Endpoint("GET", "/events", EventPage, _events, "What happened, newest first.", query=Page, slow=True),
+    Endpoint("GET", "/events", EventPage, _events, "What happened, newest first.", query=EventQuery, slow=True),
 )  # fmt: skip
 """What is seen."""
 

@@ -6,7 +6,6 @@ does not answer soon is left out until it does.
 
 from __future__ import annotations
 
-import re
 import socket
 import time
 from collections import defaultdict
@@ -30,7 +29,7 @@ from partita.dash.model import (
 )
 from partita.dash.source import LEAVING, LOST, MIG_OFF, USABLE, InstanceLoad, Look, SeenGpu
 from partita.drive.state import CLUSTER
-from partita.errors import InputError, PartitaError
+from partita.errors import PartitaError
 from partita.jobs.queue.client import QueueClient
 from partita.jobs.queue.folders import jobs_folder
 from partita.mig.layout import Placement
@@ -168,7 +167,6 @@ class LocalSource:
         """Return a page of the journal, newest first.
 
         Raises:
-            InputError: it is no cursor of this source.
             JournalError: the journal cannot be read.
         """
         journal, before = self._opened(), END if after is None else _cursor(after)
@@ -523,12 +521,5 @@ def transition_of(progress: Progress) -> Transition:
     )
 
 
-_CURSOR = re.compile(r"\d{1,18}(\.\d{1,18}){2}", re.ASCII)
-
-
 def _cursor(text: str) -> Position:
-    if not _CURSOR.fullmatch(text):
-        raise InputError(
-            f"{text!r} is no cursor", where="after", hint="use `next` of the page before, or leave it out"
-        )
     return Position(*map(int, text.split(".")))

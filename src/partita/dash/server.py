@@ -7,10 +7,13 @@ import contextlib
 import gzip
 import hashlib
 import logging
+import queue
 import signal
+import threading
 import time
+from concurrent.futures import Future
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import uvicorn
@@ -44,8 +47,10 @@ if TYPE_CHECKING:
     from partita.dash.endpoint import Endpoint
     from partita.dash.history import History
     from partita.dash.source import Look, Source
-    from partita.dash.stream import Named
+    from partita.dash.stream import EventStream, Named
     from partita.documents.codec import Value
+
+R = TypeVar("R")
 
 _LOG = logging.getLogger("partita.dash")
 
@@ -148,10 +153,26 @@ def _handler(api: ApiState, guard: Guard, endpoints: list[Endpoint]) -> Callable
             await _matched(api, request) if endpoint.if_match else None,
         )
         if endpoint.slow:
-            return await asyncio.to_thread(_respond, api, request, endpoint, call)
+            return await _in_thread(api, _respond, api, request, endpoint, call)
         return _respond(api, request, endpoint, call)
 
     return handle
+
+
+async def _in_thread(api: ApiState, function: Callable[..., R], *given: Any) -> R:  # noqa: ANN401 -- the function's own
+    """Return what a function returns that takes long; its thread does not hold up the end of the process."""
+    done: Future[R] = Future()
+    done.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            done.set_result(function(*given))
+        except BaseException as error:  # noqa: BLE001 -- raised where it is waited for
+            done.set_exception(error)
+
+    async with api.threads:
+        threading.Thread(target=run, name="answer", daemon=True).start()
+        return await asyncio.wrap_future(done)
 
 
 def _respond(api: ApiState, request: Request, endpoint: Endpoint, call: Call) -> Response:
@@ -202,7 +223,7 @@ async def _matched(api: ApiState, request: Request) -> str:
             where="If-Match",
             hint=f"send `state` of GET {ROOT} in quotes, as you saw it",
         )
-    state = await asyncio.to_thread(api.state)
+    state = await _in_thread(api, api.state)
     if f'"{state}"' not in (each.strip() for each in asked.split(",")):
         raise RequestFault(
             412, f"the cluster has changed: its state is {state} now", where="If-Match", hint="look again"
@@ -230,7 +251,7 @@ def _query(request: Request, kind: type[Value]) -> Value:
     given: dict[str, str] = {}
     for name, value in request.query_params.multi_items():
         if name in given:
-            raise RequestFault(422, f"{name} is given twice", where=name)
+            raise RequestFault(422, f"{name} is given twice", where=name, hint="give it once")
         given[name] = value
     try:
         return msgspec.convert(given, kind, strict=False)
@@ -302,7 +323,12 @@ class _Streams:
         if self._open >= MOST_STREAMS:
             raise RequestFault(503, f"{MOST_STREAMS} readers have a stream", hint="close some, or come again")
         if told and not told.isdecimal():
-            raise RequestFault(422, f"{told[:40]!r} is no number of an event", where="Last-Event-ID")
+            raise RequestFault(
+                422,
+                f"{told[:40]!r} is no number of an event",
+                where="Last-Event-ID",
+                hint="send the last `id:` that came, or leave it out",
+            )
         return _StreamResponse(self, int(told) if told else None)
 
     async def send(self, position: int | None, send: Send) -> None:
@@ -428,10 +454,11 @@ async def look(api: ApiState) -> None:
     try:
         seen = await run(api.looker, _look, api)
     except PartitaError as error:
-        if api.fault is None or str(api.fault) != str(error):
-            _LOG.warning("%s", error.with_hint)
-            api.stream.publish([("fault", ClusterFault(Fault(error.what, error.where, error.hint)))])
-        api.fault = error
+        _unseen(api, error)
+        return
+    except Exception as error:  # noqa: BLE001 -- one look that fails must not be the last
+        _LOG.exception("a look at the cluster failed")
+        _unseen(api, PartitaError(f"a fault in partita itself: {type(error).__name__}: {error}"))
         return
     if api.fault is not None:
         _LOG.info("%s is seen again", api.source.cluster)
@@ -449,32 +476,16 @@ async def look(api: ApiState) -> None:
         await run(api.looker, api.history.record, seen.at, samples(api.fleet))
 
 
+def _unseen(api: ApiState, error: PartitaError) -> None:
+    if api.fault is None or str(api.fault) != str(error):
+        _LOG.warning("%s", error.with_hint)
+        api.stream.publish([("fault", ClusterFault(Fault(error.what, error.where, error.hint)))])
+    api.fault = error
+
+
 def _look(api: ApiState) -> Look:
     with api.lock:
         return api.source.look()
-
-
-def _end(server: Server) -> None:
-    server.force_exit = server.should_exit
-    server.should_exit = True
-
-
-class Server(uvicorn.Server):
-    """uvicorn, which ends the streams when it is told to end, since they would go on for ever."""
-
-    def __init__(self, config: uvicorn.Config, api: ApiState) -> None:
-        super().__init__(config)
-        self._api = api
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave signals to whoever runs the server: uvicorn would end the process by them."""
-        yield
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End the streams, and then the connections."""
-        self._api.stream.close()
-        await super().shutdown(sockets)
 
 
 def serve(source: Source, access: Access, history: History, tell: Callable[[str], None]) -> None:
@@ -490,40 +501,120 @@ def serve(source: Source, access: Access, history: History, tell: Callable[[str]
         InputError: the address cannot be used.
         PartitaError: nothing can be seen at the start.
     """
-    bound = listening(access.host, access.port, "--port")
-    with contextlib.closing(bound):
-        asyncio.run(_serve(ApiState(source, history=history), access, bound, tell))
+    with contextlib.closing(listening(access.host, access.port, "--port")) as bound:
+        asyncio.run(_Running(source, access, history).run(bound, tell))
 
 
-async def _serve(api: ApiState, access: Access, bound: socket.socket, tell: Callable[[str], None]) -> None:
-    await look(api)
-    if api.fault is not None:
-        raise api.fault
-    tls = access.tls
-    config = uvicorn.Config(
-        application(api, Guard(access)),
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=True,
-        proxy_headers=False,
-        timeout_graceful_shutdown=2,
-        ssl_certfile=None if tls is None else tls.cert,
-        ssl_keyfile=None if tls is None else tls.key,
-    )
-    server = Server(config, api)
-    loop = asyncio.get_running_loop()
-    for each in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(each, _end, server)
-    looking = asyncio.create_task(look_on(api))
-    tell(access.url(bound.getsockname()[1]))
-    try:
-        await server.serve([bound])
-    finally:
-        looking.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await looking
-        api.looker.shutdown()
+class BackgroundServer:
+    """A server in a thread of its own, beside what the process does otherwise, until it is closed.
+
+    Args:
+        source: what is shown.
+        access: where, and for whom.
+        history: where the past is kept.
+        option: of the command line that chose the port, for errors.
+
+    Attributes:
+        url: its address for a browser.
+
+    Raises:
+        InputError: the address cannot be used.
+        PartitaError: nothing can be seen at the start.
+    """
+
+    def __init__(self, source: Source, access: Access, history: History, option: str = "--dash-port") -> None:
+        self._running = _Running(source, access, history)
+        self._bound = listening(access.host, access.port, option)
+        self._told: queue.SimpleQueue[str | PartitaError] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="dash")
+        self._thread.start()
+        found = self._told.get()
+        if isinstance(found, PartitaError):
+            self._thread.join()
+            raise found
+        self.url = found
+
+    def close(self) -> None:
+        """End the streams and answers, and return when all is closed; source and history stay open."""
+        self._running.end()
+        self._thread.join()
+
+    def _run(self) -> None:
+        with contextlib.closing(self._bound):
+            try:
+                asyncio.run(self._running.run(self._bound, self._told.put))
+            except PartitaError as error:
+                self._told.put(error)
+
+
+class _Running:
+    """A server from its first look to its end."""
+
+    def __init__(self, source: Source, access: Access, history: History) -> None:
+        self._source, self._access, self._history = source, access, history
+        self._server: _Server | None = None
+        self._ended = False
+
+    def end(self) -> None:
+        """End in order; a second call ends at once. It may be called from any thread."""
+        if self._server is not None:
+            self._server.force_exit = self._ended
+            self._server.should_exit = True
+        self._ended = True
+
+    async def run(self, bound: socket.socket, tell: Callable[[str], None]) -> None:
+        """Serve until `end` is called.
+
+        Raises:
+            PartitaError: nothing can be seen at the start.
+        """
+        api = ApiState(self._source, history=self._history)
+        await look(api)
+        if api.fault is not None:
+            raise api.fault
+        tls = self._access.tls
+        config = uvicorn.Config(
+            application(api, Guard(self._access)),
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=2,
+            ssl_certfile=None if tls is None else tls.cert,
+            ssl_keyfile=None if tls is None else tls.key,
+        )
+        self._server = _Server(config, api.stream)
+        self._server.should_exit = self._ended
+        if threading.current_thread() is threading.main_thread():
+            for each in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(each, self.end)
+        looking = asyncio.create_task(look_on(api))
+        tell(self._access.url(bound.getsockname()[1]))
+        try:
+            await self._server.serve([bound])
+        finally:
+            looking.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await looking
+            api.looker.shutdown()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, which ends the streams when it is told to end, since they would go on for ever."""
+
+    def __init__(self, config: uvicorn.Config, stream: EventStream) -> None:
+        super().__init__(config)
+        self._stream = stream
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to whoever runs the server: uvicorn would end the process by them."""
+        yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End the streams, and then the connections."""
+        self._stream.close()
+        await super().shutdown(sockets)

@@ -124,12 +124,11 @@ class Source(Protocol):
         """Return a page of what happened, newest first.
 
         Args:
-            after: the cursor of the page before; None for the newest.
+            after: the cursor of the page before, three numbers between dots; None for the newest.
             limit: most events.
             gpu: id of the GPU that they are of; None for all.
 
         Raises:
-            InputError: it is no cursor of this source.
             PartitaError: nothing can be read.
         """
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from partita.documents.codec import Value
     from partita.errors import PartitaError
 
+MOST_THREADS = 16
 _GZIP_LEVEL = 4
 
 
@@ -30,6 +32,7 @@ class ApiState:
     Attributes:
         lock: held while the source is asked, which one thread may do at a time.
         fault: why the last look saw nothing; None where it did.
+        threads: of slow answers, which are that many at a time.
         looker: the thread that looks, so that slow answers hold no look up.
     """
 
@@ -39,6 +42,7 @@ class ApiState:
     history: History = field(default_factory=lambda: History(None))
     lock: threading.Lock = field(default_factory=threading.Lock)
     fault: PartitaError | None = None
+    threads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOST_THREADS))
     looker: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "look"))
     _encoded: dict[str, tuple[str, Encoded]] = field(default_factory=dict)
     _state: tuple[str, str] | None = None
