@@ -178,6 +178,39 @@ class Watched:
         return [url for url in self.requests if not url.startswith(f"{self.origin}/")]
 
 
+def cut_off(watched: Watched) -> list[str]:
+    """What is wider than the screen."""
+    found: list[str] = watched.page.evaluate(
+        """() => [...document.querySelectorAll("main *, header *")]
+            .filter((e) => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest(".unseen, thead, .plot"))
+            .map((e) => `${e.tagName}.${e.className} ${e.textContent.slice(0, 40)}`)"""
+    )
+    wide: int = watched.page.evaluate("document.documentElement.scrollWidth - innerWidth")
+    return [*found, *([f"the page, by {wide} px"] if wide > 0 else [])]
+
+
+def assert_fits(watched: Watched, ready: str) -> None:
+    """Hold a page to three widths and both schemes, with nothing cut off, and to axe-core's rules.
+
+    Args:
+        watched: the page.
+        ready: selector of what is there once it is complete.
+    """
+    from axe_playwright_python.sync_playwright import Axe  # noqa: PLC0415 -- most tests do without
+
+    page = watched.page
+    for width in (390, 1280, 2560):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.wait_for_selector(ready)
+        page.wait_for_timeout(50)
+        assert cut_off(watched) == [], width
+        if width > 2000:
+            continue
+        page.emulate_media(color_scheme="light" if width == 390 else "dark")
+        found = Axe().run(page)
+        assert not found.response["violations"], found.generate_report()
+
+
 @contextmanager
 def launched() -> Iterator[Browser]:
     """A browser of its own."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from tests.dash.browser import Served, until
+from tests.dash.browser import Served, assert_fits, until
 from tests.dash.random_cluster import RandomSource
 
 if TYPE_CHECKING:
@@ -43,32 +42,12 @@ def large() -> Iterator[Served]:
         yield served
 
 
-def cut_off(watched: Watched) -> list[str]:
-    """What is wider than the screen."""
-    found: list[str] = watched.page.evaluate(
-        """() => [...document.querySelectorAll("main *, header *")]
-            .filter((e) => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest(".unseen, thead, .plot"))
-            .map((e) => `${e.tagName}.${e.className} ${e.textContent.slice(0, 40)}`)"""
-    )
-    wide: int = watched.page.evaluate("document.documentElement.scrollWidth - innerWidth")
-    return [*found, *([f"the page, by {wide} px"] if wide > 0 else [])]
-
-
 @pytest.mark.parametrize("path", PAGES)
 def test_a_page_fits_all_widths_in_both_schemes_without_a_barrier(
     served: Served, visit: Callable[..., Watched], path: str
 ) -> None:
     watched = visit(served.port, path)
-    page = watched.page
-    for width in (390, 1280, 2560):
-        page.set_viewport_size({"width": width, "height": 900})
-        page.wait_for_selector(PAGES[path])
-        assert cut_off(watched) == [], width
-        if width == 2560:
-            continue
-        page.emulate_media(color_scheme="light" if width == 390 else "dark")
-        found: Any = Axe().run(page)
-        assert not found.response["violations"], found.generate_report()
+    assert_fits(watched, PAGES[path])
     assert [fault for fault in watched.faults if NOT_THERE_YET not in fault] == []
     assert watched.elsewhere() == []
 

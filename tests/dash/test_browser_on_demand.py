@@ -1,0 +1,162 @@
+"""Pages of what is asked for on demand, in a real browser: what-ifs, changes, jobs, energy and cost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.dash.answers import ODD, ORIGIN, Answers
+from tests.dash.browser import Watched, assert_fits, until
+
+from partita.dash.model import Role
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from playwright.sync_api import Browser
+
+PAGES = {
+    "what-if": "pre",
+    "change": ".gantt .action",
+    "jobs": "td a",
+    "jobs/6": ".log >> text=epoch 1",
+    "energy": "td",
+}
+"""What there is on each page once it is complete."""
+
+
+@pytest.fixture
+def look(browser: Browser) -> Iterator[Callable[..., Watched]]:
+    """Opens a page that is given answers, such as `look(Answers(), "jobs")`."""
+    contexts = []
+
+    def look(answers: Answers, path: str) -> Watched:
+        context = browser.new_context(viewport={"width": 1280, "height": 900})
+        context.set_default_timeout(20_000)
+        contexts.append(context)
+        watched = Watched(context.new_page(), ORIGIN)
+        answers.attach(watched.page)
+        watched.open(path)
+        watched.page.wait_for_selector(PAGES[path])
+        return watched
+
+    yield look
+    for context in contexts:
+        context.close()
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_fits_all_widths_in_both_schemes_without_a_barrier(
+    look: Callable[..., Watched], path: str
+) -> None:
+    answers = Answers()
+    watched = look(answers, path)
+    assert_fits(watched, PAGES[path])
+    assert watched.faults == []
+    assert answers.elsewhere == []
+    assert ODD in watched.page.inner_text("main")
+    assert "broken" not in watched.page.title()
+
+
+def test_the_bound_follows_a_slider_first_and_then_the_plan(look: Callable[..., Watched]) -> None:
+    answers = Answers(name="chat")
+    page = look(answers, "what-if").page
+    until(page, "document.querySelector('.answer').ariaBusy === 'false'")
+    assert "10" in page.inner_text(".tile >> nth=0")
+    answers.sent.clear()
+    slider = page.locator("fieldset >> nth=0 >> input[type=range] >> nth=0")
+    slider.focus()
+    slider.press("End")
+    until(page, "document.querySelector('.tile .figure').textContent === 'do not suffice'")
+    assert "28 GPUs are needed" in page.inner_text(".answer")
+    assert "chat" in page.inner_text("section[aria-label='Too little']")
+    assert "its latency" in page.inner_text("section[aria-label='What binds']")
+    page.fill("fieldset >> nth=0 >> input[type=number] >> nth=0", "3000")
+    page.keyboard.press("Enter")
+    until(page, "document.querySelector('.tile .figure').textContent === '14'")
+    assert "now 10, +4" in page.inner_text(".tile >> nth=0")
+    asked = [sent for _, _, sent in answers.sent]
+    assert [each["until"] for each in asked] == ["bound", "plan"] * (len(asked) // 2)
+    assert asked[-1]["services"] == {"chat": {"rate": 3000, "latency_ms": None, "quantile": None}}
+    page.click("text=All as it is now")
+    until(page, "document.querySelector('.tile .figure').textContent === '10'")
+
+
+def test_while_a_what_if_is_answered_only_the_last_of_several_is_asked(look: Callable[..., Watched]) -> None:
+    answers = Answers(name="chat")
+    page = look(answers, "what-if").page
+    until(page, "document.querySelector('.answer').ariaBusy === 'false'")
+    answers.sent.clear()
+    page.evaluate(
+        """() => {
+            const slider = document.querySelectorAll("fieldset input[type=range]")[0];
+            for (let at = 101; at <= 140; at += 1) {
+                slider.value = at;
+                slider.dispatchEvent(new Event("input", { bubbles: true }));
+            }
+        }"""
+    )
+    until(page, "document.querySelector('.answer').ariaBusy === 'false'")
+    rates = [sent["services"]["chat"]["rate"] for _, _, sent in answers.sent]
+    assert len(rates) <= 6
+    assert rates[-1] == max(rates)
+
+
+def test_of_a_thousand_services_those_are_chosen_that_change(look: Callable[..., Watched]) -> None:
+    page = look(Answers(1000, name="chat"), "what-if").page
+    assert page.locator("fieldset").count() == 2  # the pools
+    page.fill("input[type=search]", "service-777")
+    page.click("td button >> text=service-777")
+    assert page.locator("legend").first.text_content() == "service-777"
+    assert page.locator("tbody tr").count() < 150
+
+
+def test_a_transition_is_paused_for_the_state_that_is_shown(look: Callable[..., Watched]) -> None:
+    answers = Answers()
+    watched = look(answers, "change")
+    with watched.page.expect_request(lambda sent: sent.method == "POST") as sent:
+        watched.page.click("button >> text=Pause")
+    assert sent.value.headers["if-match"] == '"state-1"'
+    until(watched.page, "document.querySelector('.controls').textContent !== ''")
+    assert answers.sent == [("POST", "transitions/t-2/pause", None)]
+    text = watched.page.inner_text("main")
+    assert "1\nactions, tried again" in text
+    assert "42 actions on 1 GPU lead there in 81 s, 7 moves." in text
+
+
+def test_whoever_may_only_look_is_offered_no_change(look: Callable[..., Watched]) -> None:
+    page = look(Answers(role=Role.READ), "change").page
+    assert page.locator("button >> text=Pause").count() == 0
+    page.evaluate("location.hash = '#/jobs/7'")
+    page.wait_for_selector("h1 >> text=7")
+    assert page.locator("button >> text=Cancel").count() == 0
+    page.evaluate("location.hash = '#/jobs'")
+    page.wait_for_selector("td a")
+    assert page.locator("text=Submit a job").count() == 0
+
+
+def test_a_job_says_why_and_what_to_do_and_is_submitted_and_cancelled(look: Callable[..., Watched]) -> None:
+    answers = Answers()
+    page = look(answers, "jobs").page
+    assert "no slice of 3g.40gb is free; ask for less memory, or wait" in page.inner_text("main")
+    page.click("summary >> text=Submit a job")
+    page.fill("input[name=command]", """python "my train.py" --name='a b' x""")
+    page.fill("input[name=memory]", "2")
+    page.click("button >> text=Submit")
+    page.wait_for_selector("text=9 submitted")
+    sent = {"command": ["python", "my train.py", "--name=a b", "x"], "memory_bytes": 2**31, "directory": None}
+    assert answers.sent == [("POST", "jobs", sent)]
+    page.click("td a >> text=7")
+    page.click("button >> text=Cancel the job")
+    until(page, "document.querySelector('h1').textContent === '7'")
+    page.wait_for_timeout(50)
+    assert answers.sent[-1] == ("DELETE", "jobs/7", None)
+
+
+def test_idle_gpus_are_a_row_and_what_is_not_measured_is_not_zero(look: Callable[..., Watched]) -> None:
+    page = look(Answers(name="chat"), "energy").page
+    rows = page.locator("tbody tr").all_inner_texts()
+    assert sum("idle" in row for row in rows) == 1
+    assert any("not measured" in row for row in rows)
+    first = page.locator("td:first-child .value").all_text_contents()
+    assert first[:3] == ["chat", "service-1", "idle"]
