@@ -129,7 +129,7 @@ def test_the_picture_of_a_large_fleet_lights_up_what_is_looked_for(
         const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
         let count = 0;
         for (let i = 0; i < data.length; i += 4) {
-            if (data[i] === 0x2a && data[i + 1] === 0x6d && data[i + 2] === 0xb3) count += 1;
+            if (data[i] === 0x1a && data[i + 1] === 0x6d && data[i + 2] === 0xc1) count += 1;
         }
         return count;
     }"""

@@ -6,14 +6,14 @@ import type * as api from "./model";
 export type Pair = readonly [light: string, dark: string];
 
 export const STATES: Readonly<Record<api.InstanceState, Pair>> = {
-  serving: ["#2a6db3", "#5ea1e6"],
-  job: ["#e39b26", "#e8ab4a"],
-  free: ["#d6dde5", "#3b4653"],
-  starting: ["#8fd3c8", "#1f7a70"],
-  draining: ["#9a7fd0", "#a58be0"],
-  changing: ["#f2e05c", "#f4ec8e"],
-  foreign: ["#7c8794", "#8d98a5"],
-  lost: ["#1b1f24", "#d7342f"],
+  serving: ["#1a6dc1", "#5fa1e5"],
+  job: ["#e0861a", "#d98324"],
+  free: ["#b5c5d5", "#4a5766"],
+  starting: ["#87d1b7", "#1f8a7e"],
+  draining: ["#73447d", "#f2b3b0"],
+  changing: ["#f5e042", "#f8ef7f"],
+  foreign: ["#7c8794", "#a8b2bd"],
+  lost: ["#1b1f24", "#c8322d"],
 };
 
 export const STATE_WORDS: Readonly<Record<api.InstanceState, string>> = {
@@ -29,31 +29,35 @@ export const STATE_WORDS: Readonly<Record<api.InstanceState, string>> = {
 
 /** Little to much, in five steps: one hue, told apart by lightness. */
 export const STEPS: readonly Pair[] = [
-  ["#dfe8f1", "#223244"],
-  ["#a9c6e2", "#315476"],
-  ["#6b9fcf", "#477fb4"],
-  ["#3273b0", "#7db0e2"],
-  ["#123f70", "#cfe4fa"],
+  ["#bed8f6", "#134064"],
+  ["#9aaec2", "#36618c"],
+  ["#6399cd", "#4b86bd"],
+  ["#2f6ca8", "#86b6e4"],
+  ["#0d3562", "#dcebfb"],
 ];
 
 /** From far below what was promised to all of it. */
 export const PROMISE: readonly Pair[] = [
-  ["#7a1f16", "#ff8f7a"],
-  ["#d0602a", "#e0783c"],
-  ["#f0b35a", "#b98a3c"],
-  ["#b5cbe2", "#3d5f82"],
+  ["#7a1f16", "#f09381"],
+  ["#d0602a", "#b8431f"],
+  ["#f0b35a", "#ffd362"],
+  ["#a2bdda", "#3d5f82"],
   ["#2a6db3", "#5ea1e6"],
 ];
 
 /** What is not known. */
 export const NOTHING: Pair = ["#e9edf1", "#2a323c"];
 
+/** The ground of all, and slices that are not cut. */
+export const GROUND: Pair = ["#ffffff", "#12171d"];
+export const BOARD: Pair = ["#f0f3f6", "#1c232c"];
+
 /** Lines of charts, in the order in which they are drawn. */
 export const LINES: readonly Pair[] = [
-  ["#2a6db3", "#5ea1e6"],
+  ["#2768ae", "#5ea1e6"],
   ["#c9771a", "#e8ab4a"],
-  ["#6b4fb0", "#b49bf0"],
-  ["#2d8577", "#5cc4b4"],
+  ["#401a6b", "#e6dcff"],
+  ["#299879", "#308974"],
 ];
 
 export const css = ([light, dark]: Pair) => `light-dark(${light}, ${dark})`;

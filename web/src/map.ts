@@ -1,7 +1,7 @@
 // The fleet's picture: where each GPU stands, and drawing it. From afar each slice is a few pixels, written into one
 // image; near, it is a rectangle with words.
 import type * as api from "./model";
-import { NOTHING, PROMISE, STATES, STEPS, inkOn, pixel, type Pair } from "./colours";
+import { BOARD, GROUND, NOTHING, PROMISE, STATES, STEPS, inkOn, pixel, type Pair } from "./colours";
 import { profileOf, usersOf, type FleetState, type Gpu, type Instance } from "./fleet";
 
 export type Paint = "state" | "busy" | "attainment" | "energy" | "plan";
@@ -395,10 +395,6 @@ export class FleetMap {
     context.setTransform(1, 0, 0, 1, 0, 0);
   }
 }
-
-const GROUND: Pair = ["#ffffff", "#12171d"];
-/** Slices that are not cut. */
-const BOARD: Pair = ["#f0f3f6", "#1c232c"];
 
 const IN_TIME = [0.9, 0.95, 0.99, 0.999]; // from which the next step of PROMISE begins
 const WATTS = 150; // of a step
