@@ -108,7 +108,13 @@ class Layout:
     def free(self, profile: str | None = None) -> tuple[Placement, ...]:
         """Return the placements that could be added, all of them or those of one profile."""
         wanted = self.gpu.profiles if profile is None else (self.gpu.profile(profile),)
-        options = (Placement(start, each.name) for each in wanted for start in each.starts)
+        used = self.mask
+        options = (
+            Placement(start, each.name)
+            for each in wanted
+            for start in each.starts
+            if not used & each.mask(start)
+        )
         return tuple(sorted(o for o in options if fault(self.gpu, (*self.placements, o)) is None))
 
     def place(self, placement: Placement) -> Layout:
@@ -168,10 +174,14 @@ def _count_fault(gpu: GpuModel, counts: Mapping[Profile, int]) -> str | None:
     return None
 
 
+def _placements(gpu: GpuModel) -> list[Placement]:
+    return sorted(Placement(start, p.name) for p in gpu.profiles for start in p.starts)
+
+
 @lru_cache(maxsize=64)
 def legal_layouts(gpu: GpuModel) -> tuple[Layout, ...]:
     """Return every legal layout of the GPU, the empty one first."""
-    options = sorted(Placement(start, p.name) for p in gpu.profiles for start in p.starts)
+    options = _placements(gpu)
     found: list[Layout] = []
 
     def grow(taken: tuple[Placement, ...], first: int, mask: int) -> None:
@@ -208,10 +218,15 @@ def _by_counts(gpu: GpuModel) -> dict[tuple[int, ...], tuple[Layout, ...]]:
     for layout in legal_layouts(gpu):
         counts = layout.counts
         found.setdefault(tuple(counts.get(p.name, 0) for p in gpu.profiles), []).append(layout)
-    return {
-        counts: tuple(sorted(layouts, key=lambda each: (len(each.reachable()), str(each)), reverse=True))
-        for counts, layouts in found.items()
-    }
+    # As `Layout.reachable`, with sets of placements as numbers.
+    bit = {placement: 1 << index for index, placement in enumerate(_placements(gpu))}
+    maximal = [sum(bit[each] for each in layout.placements) for layout in maximal_layouts(gpu)]
+
+    def rank(layout: Layout) -> tuple[int, str]:
+        mine = sum(bit[each] for each in layout.placements)
+        return sum(mine & other == mine for other in maximal), str(layout)
+
+    return {counts: tuple(sorted(layouts, key=rank, reverse=True)) for counts, layouts in found.items()}
 
 
 def layouts_of(gpu: GpuModel, counts: tuple[int, ...]) -> tuple[Layout, ...]:
