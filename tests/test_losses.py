@@ -15,6 +15,7 @@ from partita.errors import InputError
 from partita.planner import check, plan, read_prepared
 from partita.planning.document import read_plan
 from partita.planning.domains import domain
+from partita.planning.overview import survival
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -100,7 +101,11 @@ def test_the_plan_says_what_surviving_takes_and_the_worst_losses(tmp_path: Path)
 def test_one_kind_of_loss_is_named(tmp_path: Path) -> None:
     path = written(tmp_path, "survive: {loss: zone, share: 0.5}, spot: 0.5", "spot: 1")
     path.write_text(path.read_text().replace("limits: {survive: node}", "limits: {survive: gpu}"))
-    assert "surviving any one GPU takes" in plan(read_prepared(path)).notes[-1]
+    found = plan(read_prepared(path)).plan
+    assert found.without_survival is not None
+    assert "surviving any one GPU takes" in str(survival(found))
+    twice = replace(found.objective, value=2 * found.without_survival.value)
+    assert "GPUs more (100 %)" in str(survival(replace(found, objective=twice)))
 
 
 def test_the_plan_is_written_reported_and_explained(

@@ -96,6 +96,8 @@ def test_a_day_is_forecast_from_a_history_and_its_error_told(tmp_path, partita):
         (("--series", "rates.csv", "--move-price", "nan"), "--move-price: must be a finite number, not nan"),
         (("--most-moves", "1"), "it has no meaning without --from"),
         (("--from", "absent.json"), "no such file"),
+        (("--out", "absent/plan.json"), "absent/plan.json: cannot be written: there is no folder absent"),
+        (("--html", "rates.csv/plan.html"), "there is no folder rates.csv"),
         (
             ("--series", "rates.csv", "--forecast", "rates.csv"),
             "rates over time are either given or forecast",

@@ -83,6 +83,8 @@ def test_the_largest_rates_are_those_of_each_service(tmp_path):
         ("time,web\n0,nine\n", ":2", "the rate of web is 'nine', not a number"),
         ("time,web\n0,inf\n", ":2", "the rate of web is inf"),
         ("time,web\n0,1\nsoon,2\n", ":3", "time 'soon' is not a time"),
+        ("time,web\n0001-01-01T00:00+05:00,1\n", ":2", "is not of our time"),
+        ("time,web\n9999-12-31T23:00,1\n", ":2", "is not of our time"),
         ("time,web\n-1,1\n", ":2", "time -1 is not a number of hours"),
         ("time,web\n0,1\n0,2\n", ":3", "web has a rate at this time already, on line 2"),
         ("time,web\n0,1\n2026-03-01T01:00,2\n", ":3", "some times have a date and some have none"),

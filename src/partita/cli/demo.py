@@ -19,7 +19,7 @@ from partita.cli.apply import make_controller
 from partita.cli.cluster import OpenCluster, named
 from partita.cli.diff import print_way, way_data
 from partita.cli.drawing import ASCII, COLOURS, UNICODE, ClusterMap
-from partita.cli.output import stderr, stdout
+from partita.cli.output import stderr, stdout, to_write
 from partita.cli.plan import planned
 from partita.cli.plan_view import PlanTable
 from partita.control.controller import request, standing_rates
@@ -50,7 +50,10 @@ if TYPE_CHECKING:
     from partita.transition.transition import Action, Request, Transition
 
 
-Html = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a report of the day, with timelines.")]
+Html = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", callback=to_write, help="Write a report of the day, with timelines."),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of durations: same seed, same day.")]
 
 _SIMPLER = (

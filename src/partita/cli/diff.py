@@ -17,7 +17,7 @@ from partita.cli.cluster import SIMULATED, Cluster, DriverOption, open_read_only
 from partita.cli.drawing import ASCII, UNICODE, mosaic_rows, mosaic_texts
 from partita.cli.on_cluster import OnCluster, opened, refuse_unused
 from partita.cli.options import Algorithm, ExtraGpus, Forbid, Kubeconfig, KubeContext, KubeNamespace
-from partita.cli.output import DryRun, Format, Out, Output, emit_document, note, stdout
+from partita.cli.output import DryRun, Format, Out, Output, emit_document, note, stdout, to_write
 from partita.cli.what_runs import forbidden, on_gpus, planned_from, target_or_workload
 from partita.control.controller import ordered, request, standing_rates
 from partita.control.executor import deployed
@@ -73,7 +73,9 @@ DurationsOption = Annotated[
         "--durations", help="Seconds per action: measured on today's stack, or the paper's of 2021."
     ),
 ]
-Html = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a report with a timeline.")]
+Html = Annotated[
+    Path | None, typer.Option(metavar="FILE", callback=to_write, help="Write a report with a timeline.")
+]
 
 
 def diff(

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO, cast
 
 import typer
 
-from partita.errors import PartitaError
+from partita.errors import InputError, PartitaError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -290,7 +290,34 @@ WorkloadFile = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Write no files.")]
 Output = Annotated[Format, typer.Option("-o", "--output", help="Format on stdout.")]
-Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the result to this file too.")]
+
+
+def to_write(path: Path | None) -> Path | None:
+    """Return the file or folder that a command will write, before it works for what could not be kept.
+
+    Raises:
+        InputError: there is no folder for it, or nothing can be written there.
+    """
+    if path is None:
+        return None
+    folder = path.parent
+    if not folder.is_dir():
+        raise InputError(
+            f"cannot be written: there is no folder {folder}",
+            where=str(path),
+            hint="make it, or write elsewhere",
+        )
+    if not os.access(folder, os.W_OK):
+        raise InputError(
+            f"cannot be written: {folder} may not be written to", where=str(path), hint="write elsewhere"
+        )
+    return path
+
+
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="FILE", callback=to_write, help="Write the result to this file too."),
+]
 
 
 def stdout() -> Console:

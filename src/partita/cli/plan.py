@@ -12,7 +12,7 @@ import typer
 
 from partita.cli.on_cluster import OnCluster, prepared_on_cluster, refuse_unused
 from partita.cli.options import Kubeconfig, KubeContext, KubeNamespace, Planner
-from partita.cli.output import DryRun, Format, Out, Output, WorkloadFile, emit, note, stderr, stdout
+from partita.cli.output import DryRun, Format, Out, Output, WorkloadFile, emit, note, stderr, stdout, to_write
 from partita.cli.what_runs import (
     From,
     MostMoves,
@@ -48,7 +48,9 @@ Verify = Annotated[
         help="Then simulate the plan's queries through the gateway's code; exit with 1 if a promise is not kept.",
     ),
 ]
-Html = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a report with the GPUs drawn.")]
+Html = Annotated[
+    Path | None, typer.Option(metavar="FILE", callback=to_write, help="Write a report with the GPUs drawn.")
+]
 BestEffort = Annotated[
     bool,
     typer.Option("--best-effort", help="With too few GPUs, meet as many services as possible, by priority."),

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from partita.series.rates import RateSeries
 
 _BAR = 24
-"""Characters of the longest bar."""
+"""Characters of the longest bar beside times of day; dates take some of them."""
+
+_LEAST_BAR = 8
 
 _MOST_PERIODS = 96
 
@@ -174,6 +176,7 @@ class SeriesTable:
             table.add_column(name, justify="right", no_wrap=True)
         most = max(row.peak or row.value for row in rows) or 1.0
         shown = _shown_times([row.when for row in rows])
+        length = max(_LEAST_BAR, _BAR - max(0, max(map(len, shown)) - len("00:00")))
         for when, row in zip(shown, rows, strict=True):
             change = row.change
             cells = (
@@ -187,7 +190,11 @@ class SeriesTable:
                 )
             )
             table.add_row(
-                when, number(row.value), number(row.bound), _bar(row, most, ascii_only=ascii_only), *cells
+                when,
+                number(row.value),
+                number(row.bound),
+                _bar(row, most, length, ascii_only=ascii_only),
+                *cells,
             )
         return table
 
@@ -222,10 +229,10 @@ def _shown_times(times: list[str]) -> list[str]:
     return found
 
 
-def _bar(row: PeriodRow, most: float, *, ascii_only: bool) -> Text:
+def _bar(row: PeriodRow, most: float, longest: int, *, ascii_only: bool) -> Text:
     full, mark = ("#", "|") if ascii_only else ("█", "│")
-    length = round(_BAR * row.value / most)
+    length = round(longest * row.value / most)
     text = Text(full * length, style="cyan" if row.change is None else "magenta")
     if row.peak is not None:
-        text.append(" " * (round(_BAR * row.peak / most) - length) + mark, style="dim")
+        text.append(" " * (round(longest * row.peak / most) - length) + mark, style="dim")
     return text

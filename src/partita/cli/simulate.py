@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from partita.cli.options import CutName, RouterName, pairs
-from partita.cli.output import Format, Out, Output, WorkloadFile, clean, echo, emit, stdout
+from partita.cli.output import Format, Out, Output, WorkloadFile, clean, echo, emit, stdout, to_write
 from partita.cli.plan import stoppable
 from partita.cli.verification_view import LossesTable, OutcomeTable, refuse_broken, simulation_progress
 from partita.errors import InputError
@@ -65,7 +65,9 @@ Columns = Annotated[
         "seconds='ms * 0.001',tokens='Total tokens'.",
     ),
 ]
-Html = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a report with plots.")]
+Html = Annotated[
+    Path | None, typer.Option(metavar="FILE", callback=to_write, help="Write a report with plots.")
+]
 
 
 PlanFile = Annotated[

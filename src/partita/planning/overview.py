@@ -205,7 +205,7 @@ def survival(plan: Plan) -> str | None:
     more = objective.value - without.value
     unit = {"cost": " per hour", "watts": " W"}.get(objective.name, " GPU" if more == 1 else " GPUs")
     text = (
-        f"surviving {what} takes {number(more)}{unit} more ({more / without.value * 100:.2g} %): "
+        f"surviving {what} takes {number(more)}{unit} more ({number(round(more / without.value * 100, 1))} %): "
         f"{number(objective.value)}, and {number(without.value)} without"
     )
     if objective.proven and without.proven:

@@ -252,6 +252,10 @@ class _Cell:
             found = datetime.fromisoformat(text)
         except ValueError:
             raise self.fault(f"time {text!r} is not a time", "write 7.5, 07:30 or 2026-03-01T07:30") from None
+        if found.year not in _YEARS:
+            raise self.fault(
+                f"time {text} is not of our time", f"write a year of {_YEARS[0]} to {_YEARS[-1]}"
+            )
         return 0.0, found if found.tzinfo is None else found.astimezone(UTC)
 
     def known(self, services: Sequence[str]) -> None:
@@ -280,6 +284,7 @@ class _Cell:
 _CLOCK = re.compile(r"(\d{1,2}):([0-5]\d)(?::([0-5]\d))?")
 _MOST_HOURS = 24.0 * 366 * 10
 _MOST_RATE = 1e15
+_YEARS = range(1970, 2201)
 
 
 def _long(records: Records) -> Iterator[_Cell]:
