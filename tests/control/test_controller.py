@@ -5,8 +5,10 @@ from __future__ import annotations
 import shutil
 import tempfile
 from contextlib import suppress
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
@@ -19,9 +21,12 @@ from partita.control.goal import Goal, fingerprint
 from partita.control.journal import JournalError, State
 from partita.drive.driver import DriveError
 from partita.drive.simulated import FaultKind, InjectedFault
-from partita.errors import InfeasibleError
+from partita.errors import InfeasibleError, InputError
 from partita.mig.layout import Placement
 from partita.transition.transition import Action, ActionKind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 DAY = deployment("7g.40gb@0=bert", "4g.20gb@0=resnet 3g.20gb@4=resnet")
 NIGHT = deployment("4g.20gb@0=bert 2g.10gb@4=resnet 1g.5gb@6=resnet")
@@ -410,3 +415,71 @@ class Machine(RuleBasedStateMachine):
 
 TestMachine = Machine.TestCase
 TestMachine.settings = settings(max_examples=25, stateful_step_count=12, deadline=None)
+
+
+def test_a_pause_holds_until_it_is_ended_and_keeps_every_floor(world: World) -> None:
+    at_day(world)
+    rests = iter(range(5))
+
+    def rest() -> None:
+        """Nothing is in progress and nothing begins while it is paused; then someone ends the pause."""
+        assert world.driver.wait(world.driver.clock.now()) == ()
+        began.append(len(world.driver.began))
+        if next(rests, None) is None:
+            world.journal.resume("ada", world.driver.clock.now())
+
+    def begin_twice(action: Action) -> None:
+        begin(action)
+        if len(world.driver.began) == 2:
+            world.journal.pause("ada", world.driver.clock.now())
+
+    began: list[int] = []
+    begin = world.driver.begin
+    world.driver.began.clear()
+    world.driver.begin = begin_twice  # type: ignore[method-assign]
+    world.controller = replace(world.controller, executor=replace(world.controller.executor, rest=rest))
+    to_night(world)
+    assert len(began) == 6
+    assert set(began) == {began[0]}
+    assert began[0] < len(world.driver.began)
+    assert world.told.notes == ["paused by ada: `partita resume` goes on", "going on"]
+    texts = [each.text for each in world.journal.tail(1000)]
+    assert texts.index("paused by ada") < texts.index("resumed by ada")
+    assert world.journal.paused() is None
+
+
+def test_a_pause_outlives_the_controller_and_holds_for_another_goal(world: World) -> None:
+    at_day(world)
+    world.stop = lambda: len(world.driver.began) > 2
+    world.driver.began.clear()
+    with pytest.raises(StopRequestedError):
+        world.controller.reach(goal(NIGHT, RATES, DAY.capacity()))
+    world.journal.pause("ada", world.driver.clock.now())
+    for wanted in (goal(NIGHT, RATES, DAY.capacity()), goal(DAY, old=RATES)):
+        world.wake()
+        rests = iter(range(3))
+
+        def rest(rests: Iterator[int] = rests) -> None:
+            world.stop = lambda: next(rests, None) is None
+
+        world.stop = lambda: False
+        world.controller = replace(world.controller, executor=replace(world.controller.executor, rest=rest))
+        with pytest.raises(StopRequestedError):
+            world.controller.reach(wanted)
+        assert world.driver.began == []
+        progress = world.journal.progress()
+        assert progress is not None
+        assert progress.paused == "ada"
+    world.journal.resume("ada", world.driver.clock.now())
+    world.stop = lambda: False
+    world.wake()
+    to_night(world)
+
+
+def test_only_what_is_in_progress_can_be_paused(world: World) -> None:
+    for tell in (world.journal.pause, world.journal.resume):
+        with pytest.raises(InputError, match="no transition is in progress"):
+            tell("ada", 0.0)
+    at_day(world)
+    with pytest.raises(InputError, match="no transition is in progress"):
+        world.journal.pause("ada", 0.0)

@@ -8,16 +8,16 @@ export interface Accepted {
 
 /** An action, predicted and actual; times are seconds from the transition's begin. */
 export interface ActionBar {
-  readonly began: number | null;
-  readonly begin: number;
-  readonly end: number;
-  readonly ended: number | null;
-  readonly error: string | null;
-  readonly gpu: string;
   readonly id: string;
   readonly kind: string;
+  readonly gpu: string;
   readonly placement: string;
   readonly service: string | null;
+  readonly begin: number;
+  readonly end: number;
+  readonly began: number | null;
+  readonly ended: number | null;
+  readonly error: string | null;
 }
 
 /** `POST /api/v1/apply`: apply a plan document; with `If-Match` of the state that it was made for. */
@@ -31,12 +31,13 @@ export interface Bar {
   readonly value: number;
 }
 
-/** A service's capacity over a transition, in steps: (second, items/s), with its floor. */
+/** A service's capacity over a transition, in steps: (second, items/s from then on), with its floor. */
 export interface CapacityLine {
-  readonly actual: readonly [number, number][];
+  readonly service: string;
   readonly floor: number;
   readonly predicted: readonly [number, number][];
-  readonly service: string;
+  readonly actual: readonly [number, number][];
+  readonly before: number;
 }
 
 /** Values over time, in steps. */
@@ -70,45 +71,53 @@ export interface Column {
 /** How the values of a column are written, and whether they sort as numbers. */
 export type ColumnKind = "bar" | "change" | "number" | "service" | "share" | "text";
 
-/** `GET /api/v1/plan/difference`: from what runs to the plan. */
+/** `GET` and `POST /api/v1/plan/difference`: from what runs to the plan that was applied, or to another. */
 export interface Difference {
   readonly actions: number;
-  readonly gpus: readonly string[];
-  readonly moves: number;
+  /** Predicted. */
   readonly seconds: number;
+  /** Replicas that move, are new or end. */
+  readonly moves: number;
+  /** Those that change. */
+  readonly gpus: readonly string[];
+  /** Those that change. */
   readonly services: readonly ServiceDifference[];
+  /** Most GPUs in use at once. */
+  readonly peak_gpus: number;
+  /** The state that it was made for: `If-Match` of what applies it. */
+  readonly state: string;
 }
 
 /** `GET /api/v1/energy?since=SECONDS`. */
 export interface Energy {
-  readonly rows: readonly EnergyRow[];
   readonly since: number;
+  readonly rows: readonly EnergyRow[];
   readonly watts: number | null;
 }
 
 /** Energy and cost of one service, job or idle GPUs. Idle is a row like others. */
 export interface EnergyRow {
-  readonly cost: number | null;
-  readonly joules: number | null;
   /** service, job, idle, or other. */
   readonly kind: string;
   readonly name: string;
+  readonly joules: number | null;
   /** GPU-seconds, by share of the GPU. */
   readonly seconds: number;
+  readonly cost: number | null;
 }
 
 /** An entry of the journal, or something else that happened; also event `event` of the stream. */
 export interface Event {
+  readonly number: number;
   readonly at: number;
-  readonly ended: number | null;
-  readonly error: string | null;
-  readonly gpu: string | null;
-  readonly job: string | null;
   /** goal, action, note, job, fault or state. */
   readonly kind: string;
-  readonly number: number;
-  readonly service: string | null;
   readonly text: string;
+  readonly gpu: string | null;
+  readonly service: string | null;
+  readonly job: string | null;
+  readonly ended: number | null;
+  readonly error: string | null;
 }
 
 /** `GET /api/v1/events?after=CURSOR&limit=N`: newest first. */
@@ -119,15 +128,15 @@ export interface EventPage {
 
 /** `GET /api/v1/services/{name}/explain`: what binds a service, as `partita explain --output json` says it. */
 export interface Explanation {
-  readonly explanation: Readonly<Record<string, unknown>>;
   readonly service: string;
+  readonly explanation: Readonly<Record<string, unknown>>;
 }
 
 /** The body of every error: what, where, how to mend it. */
 export interface Fault {
   readonly error: string;
-  readonly hint: string | null;
   readonly where: string | null;
+  readonly hint: string | null;
 }
 
 /** A figure at the top of a report, as it is written. */
@@ -138,16 +147,16 @@ export interface Figure {
 
 /** `GET /api/v1/fleet`: all GPUs and how they are cut. */
 export interface Fleet {
-  readonly gpus: GpuColumns;
-  readonly instances: InstanceColumns;
-  readonly models: readonly GpuModel[];
-  readonly nodes: readonly Node[];
-  /** The goal's instances, where they differ from what runs. */
-  readonly planned: InstanceColumns | null;
-  readonly services: readonly string[];
-  readonly states: readonly InstanceState[];
   /** Changes when anything here does; also the ETag. */
   readonly version: string;
+  readonly models: readonly GpuModel[];
+  readonly nodes: readonly Node[];
+  readonly services: readonly string[];
+  readonly states: readonly InstanceState[];
+  readonly gpus: GpuColumns;
+  readonly instances: InstanceColumns;
+  /** The goal's instances, where they differ from what runs. */
+  readonly planned: InstanceColumns | null;
 }
 
 /** GPUs, how they are cut and what runs there; with `fleet.planned`, before and after a change. */
@@ -167,37 +176,37 @@ export interface FleetPart {
 
 /** `GET /api/v1/gpus/{id}` and the elements of `GET /api/v1/gpus`. */
 export interface Gpu {
-  /** Share of its free memory slices that the largest instance that fits does not use. */
-  readonly fragmentation: number;
-  /** Share of its compute slices that instances with work hold. */
-  readonly held: number;
   readonly id: string;
-  readonly instances: readonly InstanceDetail[];
+  readonly uuid: string;
   readonly model: string;
   readonly node: string;
   /** usable, MIG off, leaving or lost. */
   readonly state: string;
-  readonly uuid: string;
-  readonly watts: number | null;
+  readonly instances: readonly InstanceDetail[];
+  /** Share of its compute slices that instances with work hold. */
+  readonly held: number;
   /** Share of its compute that is at work; null where unknown. */
   readonly working: number | null;
+  /** Share of its free memory slices that the largest instance that fits does not use. */
+  readonly fragmentation: number;
+  readonly watts: number | null;
 }
 
 /** Event `gpu`: one GPU's instances, now. All of its earlier ones are gone. */
 export interface GpuChange {
-  /** Version that it changes; a client with another one loads the fleet anew. */
-  readonly before: string;
   /** Version of the fleet with this change. */
   readonly fleet: string;
+  /** Version that it changes; a client with another one loads the fleet anew. */
+  readonly before: string;
   readonly gpu: number;
-  readonly instance_state: readonly number[];
-  readonly job: readonly (string | null)[];
+  readonly state: number;
   readonly profile: readonly number[];
+  readonly start: readonly number[];
+  readonly instance_state: readonly number[];
   readonly service: readonly number[];
+  readonly job: readonly (string | null)[];
   /** All services on an instance that several share, by its place in these lists. */
   readonly shared: Readonly<Record<string, readonly number[]>>;
-  readonly start: readonly number[];
-  readonly state: number;
 }
 
 /** All GPUs, a list for each field, in one order: by node, then by number. */
@@ -220,16 +229,16 @@ export interface GpuCut {
 /** `GET /api/v1/gpus/{id}/history`: its cuts and events, newest first, and its energy by who used it. */
 export interface GpuHistory {
   readonly cuts: readonly GpuCut[];
-  readonly energy: readonly EnergyRow[];
   readonly events: readonly Event[];
+  readonly energy: readonly EnergyRow[];
 }
 
 /** A GPU model: its memory slices, and the profiles that it can be cut into. */
 export interface GpuModel {
+  readonly name: string;
+  readonly memory_slices: number;
   readonly compute_slices: number;
   readonly memory_bytes: number;
-  readonly memory_slices: number;
-  readonly name: string;
   readonly profiles: readonly ProfileSize[];
 }
 
@@ -241,12 +250,12 @@ export interface GpuPage {
 
 /** Event `hello`, the first one of each connection: what the server is, and where the stream stands. */
 export interface Hello {
+  /** Version of Partita; a page of another one loads itself anew. */
+  readonly version: string;
   /** Version of the fleet. */
   readonly fleet: string;
   /** Number of the newest event. */
   readonly last_event: number;
-  /** Version of Partita; a page of another one loads itself anew. */
-  readonly version: string;
 }
 
 /** How many values fall into each of a number of equal bins from 0 to `most`; the last has all beyond. */
@@ -261,112 +270,119 @@ export interface Histogram {
 
 /** `GET /api/v1`: what this API is, and what the caller may do. */
 export interface Index {
-  /** Name of the cluster or host. */
-  readonly cluster: string;
-  /** Why the cluster cannot be seen now; all that is shown is older. */
-  readonly fault: Fault | null;
-  /** Number of the newest event of the stream. */
-  readonly last_event: number;
-  /** What is missing, and why: such as a gateway that does not answer. */
-  readonly notes: readonly string[];
-  /** The cluster's clock. */
-  readonly now: number;
-  readonly parts: readonly Part[];
-  readonly role: Role;
-  /** Version of the whole state; also its ETag. */
-  readonly state: string;
   /** Version of Partita. */
   readonly version: string;
+  /** Name of the cluster or host. */
+  readonly cluster: string;
   /** Name of the workload that runs. */
   readonly workload: string | null;
+  /** The cluster's clock. */
+  readonly now: number;
+  readonly role: Role;
+  readonly parts: readonly Part[];
+  /** Version of the whole state; also its ETag. */
+  readonly state: string;
+  /** Number of the newest event of the stream. */
+  readonly last_event: number;
+  /** Why the cluster cannot be seen now; all that is shown is older. */
+  readonly fault: Fault | null;
+  /** What is missing, and why: such as a gateway that does not answer. */
+  readonly notes: readonly string[];
 }
 
 /** All instances, a list for each field, by GPU and then by start. */
 export interface InstanceColumns {
   /** Index into `gpus`. */
   readonly gpu: readonly number[];
-  /** Ids of jobs by the instance's index, as JSON has only text keys. */
-  readonly job: Readonly<Record<string, string>>;
   /** Index into the profiles of the GPU's model. */
   readonly profile: readonly number[];
-  /** Index into `services`; -1 for none. */
-  readonly service: readonly number[];
-  /** All services on an instance that several share, likewise. */
-  readonly shared: Readonly<Record<string, readonly number[]>>;
   readonly start: readonly number[];
   /** Index into `states`. */
   readonly state: readonly number[];
+  /** Index into `services`; -1 for none. */
+  readonly service: readonly number[];
+  /** Ids of jobs by the instance's index, as JSON has only text keys. */
+  readonly job: Readonly<Record<string, string>>;
+  /** All services on an instance that several share, likewise. */
+  readonly shared: Readonly<Record<string, readonly number[]>>;
 }
 
 /** An instance, with all that is known of it. */
 export interface InstanceDetail {
-  readonly batch: number | null;
-  /** Share of the time at work, over the last seconds. */
-  readonly busy: number | null;
-  readonly gpu_instance_id: number | null;
-  readonly job: string | null;
-  /** Time of a batch, as planned. */
-  readonly latency_ms: number | null;
-  readonly mig_uuid: string | null;
   readonly profile: string;
-  readonly services: readonly string[];
-  /** Time of its batches relative to instances of its size. */
-  readonly slowdown: number | null;
   readonly start: number;
   readonly state: InstanceState;
+  readonly mig_uuid: string | null;
+  readonly gpu_instance_id: number | null;
+  readonly services: readonly string[];
+  readonly job: string | null;
+  /** Share of the time at work, over the last seconds. */
+  readonly busy: number | null;
   /** Capacity in items/s, as planned. */
   readonly throughput: number | null;
+  readonly batch: number | null;
+  /** Time of a batch, as planned. */
+  readonly latency_ms: number | null;
+  /** Time of its batches relative to instances of its size. */
+  readonly slowdown: number | null;
 }
 
 /** What an instance is doing; the dashboard's colours follow it. */
 export type InstanceState = "changing" | "draining" | "foreign" | "free" | "job" | "lost" | "serving" | "starting";
 
-/** A job; an element of `GET /api/v1/jobs`; also event `job` of the stream. */
+/** A job; an element of `GET /api/v1/jobs`; also event `job` of the stream. Attempts come with one job alone. */
 export interface Job {
-  /** What to do about it. */
-  readonly advice: string | null;
-  readonly attempts: readonly JobAttempt[];
-  readonly command: string;
-  readonly gpu: string | null;
   readonly id: string;
-  /** Least and most that it is expected to need. */
-  readonly memory_bytes: [number, number | null] | null;
-  readonly placement: string | null;
-  readonly predicted_start: number | null;
-  /** Why it waits, or how it ended. */
-  readonly reason: string | null;
+  readonly user: string;
+  /** Empty where it is another user's who is not ours to show. */
+  readonly command: string;
   readonly state: string;
   readonly submitted: number;
-  readonly user: string;
+  /** Why it waits, or how it ended. */
+  readonly reason: string | null;
+  /** What to do about it. */
+  readonly advice: string | null;
+  readonly predicted_start: number | null;
+  readonly gpu: string | null;
+  readonly placement: string | null;
+  /** Least and most that it is expected to need. */
+  readonly memory_bytes: [number, number | null] | null;
+  readonly attempts: readonly JobAttempt[];
+  readonly name: string;
 }
 
 /** An attempt of a job: a step of its ladder of slices. */
 export interface JobAttempt {
-  readonly began: number | null;
-  readonly code: number | null;
-  readonly decided: number;
-  readonly ended: number | null;
-  readonly gpu: string;
-  readonly limit_bytes: number;
   readonly number: number;
-  readonly peak_bytes: number | null;
+  readonly gpu: string;
   readonly placement: string;
+  readonly limit_bytes: number;
+  readonly decided: number;
+  readonly began: number | null;
+  readonly ended: number | null;
   readonly verdict: string | null;
   readonly why: string | null;
+  readonly code: number | null;
+  readonly peak_bytes: number | null;
 }
 
 /** `GET /api/v1/jobs/{id}/log?after=BYTES`: what was written since, and where to go on. */
 export interface JobLog {
-  readonly next: number;
-  readonly over: boolean;
+  /** Bytes that are no UTF-8 are replaced. */
   readonly text: string;
+  /** `after` of the next piece. */
+  readonly next: number;
+  /** Whether the attempt has ended and all of its log was read. */
+  readonly over: boolean;
+  /** 0 where the job never ran. */
+  readonly attempt: number;
 }
 
 /** `GET /api/v1/jobs?after=CURSOR&limit=N&state=STATE&q=TEXT`. */
 export interface JobPage {
+  readonly jobs: readonly Job[];
   /** Jobs by state. */
   readonly counts: Readonly<Record<string, number>>;
-  readonly jobs: readonly Job[];
   readonly next: string | null;
 }
 
@@ -380,29 +396,29 @@ export interface Line {
 
 /** `GET /api/v1/fleet/load`: what all instances of a fleet do now, in the order of its `instances`. */
 export interface Load {
-  readonly at: number;
-  /** Share of its service's queries in time, in thousandths; null where unknown. */
-  readonly attainment: readonly (number | null)[];
-  /** Share of the time at work, in thousandths; null where unknown. */
-  readonly busy: readonly (number | null)[];
+  readonly version: string;
   /** Version of the fleet whose instances these are. */
   readonly fleet: string;
-  readonly version: string;
+  readonly at: number;
+  /** Share of the time at work, in thousandths; null where unknown. */
+  readonly busy: readonly (number | null)[];
+  /** Share of its service's queries in time, in thousandths; null where unknown. */
+  readonly attainment: readonly (number | null)[];
   /** By GPU, not by instance; null where unknown. */
   readonly watts: readonly (number | null)[];
 }
 
 /** Event `load`: the instances and GPUs whose load changed, a list for each field. */
 export interface LoadChange {
-  readonly at: number;
-  readonly attainment: readonly (number | null)[];
-  readonly busy: readonly (number | null)[];
   /** Version of the fleet whose instances these are. */
   readonly fleet: string;
-  /** Index into the fleet's `gpus`. */
-  readonly gpu: readonly number[];
+  readonly at: number;
   /** Index into the fleet's `instances`. */
   readonly index: readonly number[];
+  readonly busy: readonly (number | null)[];
+  readonly attainment: readonly (number | null)[];
+  /** Index into the fleet's `gpus`. */
+  readonly gpu: readonly number[];
   readonly watts: readonly (number | null)[];
 }
 
@@ -433,30 +449,30 @@ export type Part = "energy" | "fleet" | "jobs" | "plan" | "services" | "transiti
 
 /** `GET /api/v1/plan`: the plan that was applied last, or that a what-if found. */
 export interface PlanSummary {
+  readonly version: string;
+  readonly gpus: number;
   /** No plan has a lower value of the objective, within the capacity model. */
   readonly bound: number | null;
+  readonly proven: boolean;
+  /** Such as `proven optimal`. */
+  readonly verdict: string;
   /** Per hour, where all of its GPUs have prices. */
   readonly cost: number | null;
-  /** The plan as `partita plan --out` writes it; of a what-if, where it was asked for. */
-  readonly document: Readonly<Record<string, unknown>>;
-  readonly gpus: number;
   readonly instances: number;
   /** What was minimised: gpus, cost or watts. */
   readonly objective: string;
-  readonly proven: boolean;
   /** Of the objective; null where it is not known. */
   readonly value: number | null;
-  /** Such as `proven optimal`. */
-  readonly verdict: string;
-  readonly version: string;
+  /** The plan as `partita plan --out` writes it; of a what-if, where it was asked for. */
+  readonly document: Readonly<Record<string, unknown>>;
 }
 
 /** A pool of GPUs as the workload has it now. */
 export interface PoolInput {
+  readonly name: string;
+  readonly model: string;
   /** Null where there are as many as are needed. */
   readonly count: number | null;
-  readonly model: string;
-  readonly name: string;
   /** Of one GPU per hour. */
   readonly price: number | null;
 }
@@ -469,9 +485,9 @@ export interface PoolWhatIf {
 
 /** A profile of a GPU model: how many memory and compute slices it takes. */
 export interface ProfileSize {
-  readonly compute: number;
-  readonly memory: number;
   readonly name: string;
+  readonly memory: number;
+  readonly compute: number;
   readonly starts: readonly number[];
 }
 
@@ -518,78 +534,78 @@ export interface Section {
 
 /** `GET /api/v1/services/{name}/series` and `/api/v1/fleet/series`: values over time, a list for each name. */
 export interface Series {
-  readonly at: readonly number[];
   /** Seconds between two points. */
   readonly step: number;
+  readonly at: readonly number[];
   readonly values: Readonly<Record<string, readonly (number | null)[]>>;
 }
 
 /** A service, as it is now; also event `services` of the stream, with those that changed. */
 export interface Service {
-  /** Share in time, over the last minutes. */
-  readonly attainment: number | null;
-  /** Capacity that is ready. */
-  readonly capacity: number;
+  readonly name: string;
+  /** Rate that is wanted, items/s. */
+  readonly required: number;
   /** Capacity that is kept now, also during a transition. */
   readonly floor: number;
-  readonly in_flight: number | null;
+  /** Capacity that is ready. */
+  readonly capacity: number;
+  /** Capacity of the plan. */
+  readonly planned: number;
   readonly instances: number;
-  readonly name: string;
+  readonly slo_ms: number | null;
+  /** Share of the queries that the SLO promises. */
+  readonly quantile: number | null;
+  /** Observed over the last seconds; null without a gateway. */
+  readonly rate: number | null;
+  /** Share in time, over the last minutes. */
+  readonly attainment: number | null;
   readonly p50_ms: number | null;
   readonly p95_ms: number | null;
   readonly p99_ms: number | null;
-  /** Capacity of the plan. */
-  readonly planned: number;
-  /** Share of the queries that the SLO promises. */
-  readonly quantile: number | null;
   readonly queue: number | null;
-  /** Observed over the last seconds; null without a gateway. */
-  readonly rate: number | null;
+  readonly in_flight: number | null;
   /** Queries refused over the last minutes, by reason. */
   readonly refused: Readonly<Record<string, number>>;
-  /** Rate that is wanted, items/s. */
-  readonly required: number;
-  readonly slo_ms: number | null;
   /** Instances by GPU model and profile. */
   readonly where: Readonly<Record<string, number>>;
 }
 
 /** What a transition does to one service: capacities in items/s, replicas by what becomes of them. */
 export interface ServiceDifference {
-  readonly after: number;
+  readonly name: string;
   readonly before: number;
-  readonly end: number;
+  readonly after: number;
   readonly floor: number;
   readonly least: number;
-  readonly move: number;
-  readonly name: string;
-  readonly new: number;
-  readonly stand_in: number;
   readonly stay: number;
+  readonly move: number;
+  readonly new: number;
+  readonly end: number;
+  readonly stand_in: number;
 }
 
 /** A service as the workload asks for it now. */
 export interface ServiceInput {
-  readonly latency_ms: number;
   readonly name: string;
-  /** Share of the queries that the SLO promises. */
-  readonly quantile: number | null;
   /** Items/s. */
   readonly rate: number;
+  readonly latency_ms: number;
+  /** Share of the queries that the SLO promises. */
+  readonly quantile: number | null;
 }
 
 /** `GET /api/v1/services?after=CURSOR&limit=N&q=TEXT`. */
 export interface ServicePage {
-  readonly next: string | null;
   readonly services: readonly Service[];
   readonly total: number;
+  readonly next: string | null;
 }
 
 /** Another rate or SLO of a service; what is null stays. */
 export interface ServiceWhatIf {
+  readonly rate?: number | null;
   readonly latency_ms?: number | null;
   readonly quantile?: number | null;
-  readonly rate?: number | null;
 }
 
 /** Who asks, and what that role may do. */
@@ -602,11 +618,12 @@ export interface SignIn {
   readonly token: string;
 }
 
-/** `POST /api/v1/jobs`: submit a job. */
+/** `POST /api/v1/jobs`: submit a job, which runs as the user that `partita dash` runs as. */
 export interface Submit {
   readonly command: readonly string[];
-  readonly directory?: string | null;
   readonly memory_bytes?: number | null;
+  readonly directory?: string | null;
+  readonly name?: string;
 }
 
 /** Rows by column; all columns are of one length. */
@@ -618,30 +635,30 @@ export interface Table {
 
 /** An element of `GET /api/v1/transitions`, newest first; also event `transition` of the stream. */
 export interface Transition {
-  readonly actions: number;
+  readonly id: string;
   readonly at: number;
   readonly command: string;
+  readonly state: TransitionState;
   readonly done: number;
-  readonly ended: number | null;
-  readonly id: string;
-  readonly replans: number;
+  readonly actions: number;
   /** Predicted for the whole. */
   readonly seconds: number;
-  readonly state: TransitionState;
+  readonly ended: number | null;
+  readonly replans: number;
 }
 
 /** `GET /api/v1/transitions/{id}`. */
 export interface TransitionDetail {
+  readonly transition: Transition;
   readonly actions: readonly ActionBar[];
   readonly capacity: readonly CapacityLine[];
   readonly notes: readonly Event[];
-  readonly transition: Transition;
 }
 
 /** `GET /api/v1/transitions?after=CURSOR&limit=N`. */
 export interface TransitionPage {
-  readonly next: string | null;
   readonly transitions: readonly Transition[];
+  readonly next: string | null;
 }
 
 /** A transition over time. */
@@ -658,48 +675,50 @@ export type TransitionState = "paused" | "reached" | "replaced" | "running" | "s
 
 /** `POST /api/v1/what-if`: what would be different. Nothing is changed, and no right to write is needed. */
 export interface WhatIf {
-  /** Return the plan's document, too, which can be applied. */
-  readonly document?: boolean;
-  /** Changes by pool. */
-  readonly pools?: Readonly<Record<string, PoolWhatIf>>;
-  /** Time limit of the search. */
-  readonly seconds?: number;
   /** Changes by service; others are as in the workload. */
   readonly services?: Readonly<Record<string, ServiceWhatIf>>;
+  /** Changes by pool. */
+  readonly pools?: Readonly<Record<string, PoolWhatIf>>;
   /** Return the bound alone, or the plan. */
   readonly until?: string;
+  /** Time limit of the search. */
+  readonly seconds?: number;
+  /** Who asks: a search that was asked for under the same name is ended. */
+  readonly client?: string;
+  /** Return the plan's document, too, which can be applied. */
+  readonly document?: boolean;
 }
 
 /** What a what-if found. That the GPUs do not suffice is an answer, not an error. */
 export interface WhatIfAnswer {
-  /** What binds each changed service. */
-  readonly binds: Readonly<Record<string, string>>;
   /** No plan has a lower value of the objective; null where there is no plan. */
   readonly bound: number | null;
-  /** The same on the command line. */
-  readonly command: string;
+  readonly plan: PlanSummary | null;
   /** Whether there is a plan, as far as was searched. */
   readonly feasible: boolean;
   /** GPUs of the plan that was applied. */
   readonly now: number | null;
-  /** Cost per hour of the plan that was applied. */
-  readonly now_cost: number | null;
   /** The unit of `bound`: gpus, cost (per hour) or watts. */
   readonly objective: string;
-  readonly plan: PlanSummary | null;
-  readonly seconds: number;
-  /** Items/s that services would fall short. */
-  readonly short: Readonly<Record<string, number>>;
+  /** Cost per hour of the plan that was applied. */
+  readonly now_cost: number | null;
   /** Why there is no plan, and what would help. */
   readonly why: string | null;
+  /** Items/s that services would fall short. */
+  readonly short: Readonly<Record<string, number>>;
+  /** What binds each changed service. */
+  readonly binds: Readonly<Record<string, string>>;
+  /** The same on the command line. */
+  readonly command: string;
   /** The changed entries of the workload, to be written over theirs. */
   readonly yaml: string;
+  readonly seconds: number;
 }
 
 /** `GET /api/v1/what-if`: what a what-if may change, as it is now. */
 export interface WhatIfInputs {
   /** What is minimised: gpus, cost or watts. */
   readonly objective: string;
-  readonly pools: readonly PoolInput[];
   readonly services: readonly ServiceInput[];
+  readonly pools: readonly PoolInput[];
 }

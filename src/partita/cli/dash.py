@@ -8,6 +8,7 @@ from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -120,6 +121,7 @@ def dash(
     from partita.dash.gateway import GatewayPage  # noqa: PLC0415 -- likewise
     from partita.dash.history import FILE, History  # noqa: PLC0415 -- likewise
     from partita.dash.local import LocalSource  # noqa: PLC0415 -- likewise
+    from partita.dash.local_on_demand import LocalOnDemand  # noqa: PLC0415 -- likewise
     from partita.dash.server import serve  # noqa: PLC0415 -- likewise
 
     access = read_access(
@@ -149,9 +151,11 @@ def dash(
             power=partial(_power, driver, stack),
         )
         stack.callback(source.close)
+        on_demand = LocalOnDemand(source, driver, Lock())
+        stack.callback(on_demand.close)
         history = stack.enter_context(closing(History(folder / FILE)))
         stack.enter_context(_logged())
-        serve(source, access, history, lambda url: echo(f"partita dash: {url}"))
+        serve(source, access, history, lambda url: echo(f"partita dash: {url}"), on_demand)
 
 
 def _power(name: str, stack: ExitStack, driver: Driver) -> PowerMeter | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections import defaultdict, deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from partita.transition.deployment import Replica
     from partita.transition.transition import Action, Transition
 
+_REST_S = 0.1
 _LOOK_S = 1.0
 """Most seconds until a request to stop is noticed while only a failed action's next try is awaited."""
 
@@ -36,6 +38,7 @@ class TransitionExecutor:
         stop: returns true once no further action is to begin.
         rng: for the jitter of waits.
         ahead: called with each transition before it begins, and with None when a goal is reached or given up.
+        rest: called once a second of a pause, of real time: on a simulated clock waiting takes none.
     """
 
     driver: Driver
@@ -45,6 +48,7 @@ class TransitionExecutor:
     rng: random.Random
     stop: Callable[[], bool] = lambda: False
     ahead: Callable[[Transition | None], None] = lambda _: None
+    rest: Callable[[], None] = lambda: time.sleep(_REST_S)
 
     def execute(self, transition: Transition, before: Snapshot) -> Outcome:
         """Execute a transition that was made for the cluster as it was in `before`.
@@ -137,17 +141,21 @@ class _Execution:
         self._shown: Snapshot | None = before
         self._moved: list[str] = []
         self._failure: Failure | None = None
+        self._paused = False
 
     def run(self) -> Outcome:
         ended: list[TaskResult[str]] = []
         while True:
             self._observe(tuple(each.action for each in ended))
             if not self._halting:
-                self._begin()
+                if not self._on_hold():
+                    self._begin()
             elif not self._executor.under_way:
                 break
             if self._complete:
                 break
+            if self._paused and not self._executor.under_way:
+                self._setup.rest()
             ended = self._executor.wait(self._until())
             for each in ended:
                 self._end(each)
@@ -167,9 +175,19 @@ class _Execution:
     def _halting(self) -> bool:
         return bool(self._moved or self._failure or self._setup.stop())
 
+    def _on_hold(self) -> bool:
+        """Return whether a person has paused the transition: what is in progress ends, and nothing begins."""
+        by, reporter = self._setup.journal.paused(), self._setup.reporter
+        if (by is not None) is not self._paused:
+            reporter.note("going on" if by is None else f"paused by {by}: `partita resume` goes on")
+        self._paused = by is not None
+        return self._paused
+
     def _until(self) -> float | None:
-        """Return until when to wait: None for an action's end, else soon enough to notice a request to stop."""
+        """Return until when to wait: None for an action's end, else soon enough to notice what people ask for."""
         at = self._executor.next_due
+        if self._paused and not self._halting:
+            return self._setup.driver.clock.now() + _LOOK_S
         return None if at is None or self._halting else min(at, self._setup.driver.clock.now() + _LOOK_S)
 
     def _observe(self, ended: tuple[ActionResult, ...]) -> None:

@@ -12,13 +12,13 @@ from partita.documents.codec import Value
 from partita.documents.text import decode, line
 from partita.errors import InputError
 from partita.mig.layout import Placement
+from partita.planning.plan import Objective, Plan
 from partita.transition.deployment import DeployedGpu, DeployedInstance, Deployment, Replica, deployment_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from partita.drive.driver import Observation
-    from partita.planning.plan import Plan
     from partita.transition.deployment import Layouts
 
 
@@ -35,6 +35,7 @@ class Goal:
         forbid: as in `Request`.
         source: fingerprint of the deployment as it was asked for, before it was put onto physical GPUs.
         in_place: as in `Request`.
+        objective: how good the plan is that it is of; None for layouts, and where it is not known.
     """
 
     target: Deployment
@@ -45,6 +46,7 @@ class Goal:
     forbid: tuple[str, ...] = ()
     source: str = ""
     in_place: bool = False
+    objective: Objective | None = None
 
     @property
     def guaranteed(self) -> dict[str, float]:
@@ -80,7 +82,13 @@ def goal_for(
         target = unfinished.target
     new_rates = {service.name: service.rate for service in plan.services}
     in_place = any(service.loss is not None for service in plan.services)
-    return Goal(target, dict(old_rates), new_rates, algorithm, extra_gpus, forbid, source, in_place)
+    objective = None
+    if isinstance(plan, Plan):
+        good = plan.objective
+        objective = Objective(good.name, float(good.value), float(good.lower_bound))
+    return Goal(
+        target, dict(old_rates), new_rates, algorithm, extra_gpus, forbid, source, in_place, objective
+    )
 
 
 def refuse_missing(plan: Plan | Layouts, observation: Observation) -> None:
@@ -130,6 +138,7 @@ class GoalDocument(Value):
     forbid: tuple[str, ...] = ()
     source: str = ""
     in_place: bool = False
+    objective: Objective | None = None
 
 
 def fingerprint(deployment: Deployment) -> str:
@@ -142,7 +151,10 @@ def goal_text(goal: Goal) -> str:
     rates = dict(goal.old_rates), dict(goal.new_rates)
     target = _goal_gpus(goal.target)
     limits = goal.extra_gpus, goal.forbid
-    return line(GoalDocument(target, *rates, goal.algorithm, *limits, goal.source, goal.in_place))
+    document = GoalDocument(
+        target, *rates, goal.algorithm, *limits, goal.source, goal.in_place, goal.objective
+    )
+    return line(document)
 
 
 def goal_of(text: str) -> Goal:
@@ -169,6 +181,7 @@ def goal_of(text: str) -> Goal:
         document.forbid,
         document.source,
         document.in_place,
+        document.objective,
     )
 
 

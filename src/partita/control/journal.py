@@ -8,22 +8,27 @@ import socket
 import sys
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from heapq import merge
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TextIO
+from zlib import compress, decompress
 
 from partita.control.executor import Fact, Snapshot
 from partita.control.goal import goal_of, goal_text
-from partita.documents.text import decode, line
+from partita.documents.codec import Value
+from partita.documents.text import compact, decode, line
 from partita.errors import InputError, PartitaError
 from partita.store import Database, DatabaseFormat
+from partita.transition.check import ActionGraph
+from partita.transition.transition import ActionKind
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
+    from sqlite3 import Connection
 
     from partita.control.executor import Key
     from partita.control.goal import Goal
@@ -41,7 +46,7 @@ CREATE TABLE goals (
 );
 CREATE TABLE rounds (
     id INTEGER PRIMARY KEY, goal INTEGER NOT NULL REFERENCES goals (id) ON DELETE CASCADE, at REAL NOT NULL,
-    actions INTEGER NOT NULL, makespan REAL NOT NULL, moved INTEGER NOT NULL
+    actions INTEGER NOT NULL, makespan REAL NOT NULL, moved INTEGER NOT NULL, prediction BLOB
 );
 CREATE TABLE actions (
     seq INTEGER PRIMARY KEY, round INTEGER NOT NULL REFERENCES rounds (id) ON DELETE CASCADE,
@@ -54,8 +59,13 @@ CREATE TABLE notes (
     text TEXT NOT NULL
 );
 CREATE TABLE seen (gpu TEXT NOT NULL, placement TEXT NOT NULL, fact TEXT NOT NULL, PRIMARY KEY (gpu, placement))
-    WITHOUT ROWID
+    WITHOUT ROWID;
+CREATE TABLE pauses (id INTEGER PRIMARY KEY CHECK (id = 1), at REAL NOT NULL, by TEXT NOT NULL)
 """
+_TO_2 = (
+    "ALTER TABLE rounds ADD COLUMN prediction BLOB",
+    "CREATE TABLE pauses (id INTEGER PRIMARY KEY CHECK (id = 1), at REAL NOT NULL, by TEXT NOT NULL)",
+)
 
 
 class JournalError(PartitaError):
@@ -68,8 +78,8 @@ _ANEW = (
 )
 _FORMAT = DatabaseFormat(
     name="the journal",
-    version=1,
-    steps={0: _SCHEMA.split(";")},
+    version=2,
+    steps={0: _SCHEMA.split(";"), 1: _TO_2},
     if_damaged=f"it is kept as it is; {_ANEW}",
     if_other=f"use the partita that wrote it, or {_ANEW}",
     if_removed="put the file back, and run the command again",
@@ -85,6 +95,21 @@ _ACTIONS = (
 _NOTES = "SELECT seq * 4 + 2, 'note', at, at, NULL, text FROM notes"
 _GOALS = "SELECT id * 4 + 3, 'goal', at, ended, NULL, command FROM goals"
 """Rows as `Record` has its fields."""
+
+_LAST = "(SELECT max(id) FROM rounds WHERE goal = g.id)"
+_DONE = "ended IS NOT NULL AND error IS NULL AND id NOT LIKE '%/%'"
+_GOAL_RECORDS = f"""
+SELECT g.id, g.at, g.command, g.state, g.ended,
+       (SELECT count(DISTINCT id) FROM actions WHERE round = {_LAST} AND {_DONE}),
+       coalesce((SELECT actions FROM rounds WHERE id = {_LAST}), 0),
+       coalesce((SELECT makespan FROM rounds WHERE id = {_LAST}), 0.0),
+       (SELECT count(*) FROM rounds WHERE goal = g.id)
+FROM goals g
+"""  # noqa: S608 -- all from constants of this file
+"""Rows as `GoalRecord` has its fields."""
+
+_RAN = "SELECT id, kind, gpu, placement, service, begun, ended, error FROM actions"
+"""Rows as `Ran` has its fields."""
 
 _Rows = dict[str, "Fact | str"]
 """What was seen of a GPU: its condition under an empty text, and each instance under its placement."""
@@ -154,6 +179,7 @@ class Progress:
         replans: earlier transitions for this goal.
         id: the goal's number.
         ended: when it was reached or replaced.
+        paused: who paused it; None where nobody did.
     """
 
     goal: Goal
@@ -166,6 +192,90 @@ class Progress:
     replans: int
     id: int = 0
     ended: float | None = None
+    paused: str | None = None
+
+
+class PredictedAction(Value):
+    """An action of a transition as it was predicted.
+
+    Attributes:
+        serves: items/s of each service that it starts or stops; empty for instances.
+        begin: seconds from the transition's begin, as `end`.
+    """
+
+    id: str
+    kind: ActionKind
+    gpu: str
+    placement: str
+    service: str | None
+    serves: dict[str, float]
+    begin: float
+    end: float
+
+
+class Prediction(Value):
+    """A transition as it was predicted when it began.
+
+    Attributes:
+        capacity: items/s of each service at first.
+        floors: items/s below which no service falls.
+        actions: in no order.
+    """
+
+    capacity: dict[str, float]
+    floors: dict[str, float]
+    actions: tuple[PredictedAction, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GoalRecord:
+    """A goal and how far it is, without what is to run.
+
+    Attributes:
+        done: actions of its last transition that ended well.
+        actions: actions of its last transition.
+        makespan: predicted seconds of its last transition.
+        rounds: transitions for it.
+        paused: who paused it; None where nobody did.
+    """
+
+    id: int
+    at: float
+    command: str
+    state: State
+    ended: float | None
+    done: int
+    actions: int
+    makespan: float
+    rounds: int
+    paused: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """An action that was begun: `id` as predicted, or with a suffix for what had to come before it."""
+
+    id: str
+    kind: ActionKind
+    gpu: str
+    placement: str
+    service: str | None
+    begun: float
+    ended: float | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRecord:
+    """A transition for a goal: when it began, what was predicted, and what ran.
+
+    Attributes:
+        prediction: None for a transition that an older version wrote down.
+    """
+
+    at: float
+    prediction: Prediction | None
+    ran: tuple[Ran, ...]
 
 
 class TransitionJournal(Protocol):
@@ -216,6 +326,10 @@ class TransitionJournal(Protocol):
         """Return the rates that what runs now must give, None if nothing was ever applied."""
         ...
 
+    def paused(self) -> str | None:
+        """Return who paused what is in progress, None if nobody did: no action begins while it is paused."""
+        ...
+
 
 class Journal:
     """A journal in a file, created if it does not exist.
@@ -250,11 +364,13 @@ class Journal:
 
     def begin_round(self, goal: Goal, transition: Transition, at: float) -> None:
         """Write down the transition that begins now, and the goal on the physical GPUs that it leads to."""
-        row = (self._goal, at, len(transition.actions), transition.makespan, transition.moved)
+        prediction = compress(compact(predicted(transition)).encode())
+        row = (self._goal, at, len(transition.actions), transition.makespan, transition.moved, prediction)
         with self._file.transaction() as db:
             db.execute("UPDATE goals SET document = ? WHERE id = ?", (goal_text(goal), self._goal))
             made = db.execute(
-                "INSERT INTO rounds (goal, at, actions, makespan, moved) VALUES (?, ?, ?, ?, ?)", row
+                "INSERT INTO rounds (goal, at, actions, makespan, moved, prediction) VALUES (?, ?, ?, ?, ?, ?)",
+                row,
             )
             self._round = made.lastrowid
 
@@ -307,6 +423,8 @@ class Journal:
         ended = None if state is State.STOPPED else at
         with self._file.transaction() as db:
             db.execute("UPDATE goals SET state = ?, ended = ? WHERE id = ?", (state, ended, self._goal))
+            if state is State.REACHED:
+                db.execute("DELETE FROM pauses")
 
     def recover(self, at: float) -> Mapping[Key, None]:
         """Close actions that a killed controller left open; return their instances."""
@@ -371,11 +489,100 @@ class Journal:
                 " AND id NOT LIKE '%/%'",
                 (now[0],),
             ).fetchone()
+            paused = _paused(db)
         if self._read_goal is None or self._read_goal[0] != row[1]:
             self._read_goal = row[1], goal_of(row[1])  # at ten thousand GPUs this takes half a second
         goal, state = self._read_goal[1], State(row[2])
         replans = max(0, len(rounds) - 1)
-        return Progress(goal, state, row[3], row[4], done, now[1], now[2], replans, row[0], row[5])
+        return Progress(
+            goal,
+            state,
+            row[3],
+            row[4],
+            done,
+            now[1],
+            now[2],
+            replans,
+            row[0],
+            row[5],
+            paused if _goes_on(state) else None,
+        )
+
+    def paused(self) -> str | None:
+        """Return who paused what is in progress, None if nobody did."""
+        with self._file.reading() as db:
+            return _paused(db)
+
+    def pause(self, by: str, at: float) -> int:
+        """Have no further action begin until `resume`, whichever process carries the goal out; return its number.
+
+        Args:
+            by: who, for people.
+            at: when, on the cluster's clock.
+
+        Raises:
+            InputError: nothing is in progress.
+        """
+        with self._file.transaction() as db:
+            goal = _unfinished(db)
+            if _paused(db) is None:
+                db.execute("INSERT INTO pauses VALUES (1, ?, ?)", (at, by))
+                _note(db, goal, at, f"paused by {by}")
+        return goal
+
+    def resume(self, by: str, at: float) -> int:
+        """End a pause; arguments and errors as for `pause`. Where there is none, nothing changes."""
+        with self._file.transaction() as db:
+            goal = _unfinished(db)
+            if _paused(db) is not None:
+                db.execute("DELETE FROM pauses")
+                _note(db, goal, at, f"resumed by {by}")
+        return goal
+
+    def goals(self, limit: int, before: int = 2**62) -> list[GoalRecord]:
+        """Return goals, newest first.
+
+        Args:
+            limit: most goals.
+            before: the number below which theirs are.
+        """
+        with self._file.reading() as db:
+            rows = db.execute(f"{_GOAL_RECORDS} WHERE g.id < ? ORDER BY g.id DESC LIMIT ?", (before, limit))
+            found = [
+                GoalRecord(number, at, command, State(state), ended, done, actions, makespan, rounds)
+                for number, at, command, state, ended, done, actions, makespan, rounds in rows
+            ]
+            paused = _paused(db)
+            (newest,) = db.execute("SELECT coalesce(max(id), 0) FROM goals").fetchone()
+        return [
+            replace(each, paused=paused) if each.id == newest and _goes_on(each.state) else each
+            for each in found
+        ]
+
+    def rounds(self, goal: int) -> list[RoundRecord]:
+        """Return the transitions for a goal, oldest first; empty if there is none of that number."""
+        with self._file.reading() as db:
+            rounds = db.execute(
+                "SELECT id, at, prediction FROM rounds WHERE goal = ? ORDER BY id", (goal,)
+            ).fetchall()
+            actions = [
+                db.execute(f"{_RAN} WHERE round = ? ORDER BY seq", (number,)).fetchall()
+                for number, _, _ in rounds
+            ]
+        return [
+            RoundRecord(
+                at,
+                None if text is None else decode(decompress(text), Prediction, "the journal's prediction"),
+                tuple(Ran(row[0], ActionKind(row[1]), *row[2:]) for row in ran),
+            )
+            for (_, at, text), ran in zip(rounds, actions, strict=True)
+        ]
+
+    def notes(self, goal: int) -> list[Record]:
+        """Return the notes that were written down for a goal, oldest first."""
+        with self._file.reading() as db:
+            rows = db.execute(f"{_NOTES} WHERE goal = ? ORDER BY seq", (goal,)).fetchall()
+        return [Record(*row) for row in rows]
 
     def version(self) -> int:
         """Return a number that is another one once another process has written to the journal."""
@@ -433,6 +640,52 @@ class Journal:
                 (n,),
             ).fetchall()
         return [Entry(at, text, ended, error) for _, at, text, ended, error in reversed(rows)]
+
+
+def _goes_on(state: State) -> bool:
+    return state in {State.RUNNING, State.STOPPED}
+
+
+def _paused(db: Connection) -> str | None:
+    row = db.execute("SELECT by FROM pauses").fetchone()
+    return None if row is None else str(row[0])
+
+
+def _unfinished(db: Connection) -> int:
+    """Return the number of the goal that is in progress.
+
+    Raises:
+        InputError: there is none.
+    """
+    row = db.execute("SELECT id, ended FROM goals ORDER BY id DESC LIMIT 1").fetchone()
+    if row is None or row[1] is not None:
+        raise InputError("no transition is in progress", hint="`partita status` shows what runs")
+    return int(row[0])
+
+
+def _note(db: Connection, goal: int, at: float, text: str) -> None:
+    db.execute("INSERT INTO notes (goal, at, text) VALUES (?, ?, ?)", (goal, at, text))
+
+
+def predicted(transition: Transition) -> Prediction:
+    """Return a transition's actions and capacities as predicted if every action begins as soon as it may."""
+    graph = ActionGraph(transition.actions)
+    capacity = transition.target.capacity()
+    actions = []
+    for i, action in enumerate(transition.actions):
+        serves = {} if action.replica is None else dict(action.replica.serves)
+        sign = -1 if action.kind is ActionKind.START_REPLICA else 1
+        for name, throughput in serves.items():
+            # What is there at first is what is there at the end, without what comes and with what goes.
+            capacity[name] = capacity.get(name, 0.0) + sign * throughput
+        service = action.replica.service if action.replica else None
+        place = str(action.placement)
+        begin, end = graph.begin[i], graph.end(i)
+        actions.append(
+            PredictedAction(action.id, action.kind, action.gpu, place, service, serves, begin, end)
+        )
+    rounded = {name: max(0.0, float(f"{value:.12g}")) for name, value in capacity.items()}
+    return Prediction(rounded, dict(transition.floors), tuple(actions))
 
 
 def _by_gpu(seen: Snapshot) -> dict[str, _Rows]:

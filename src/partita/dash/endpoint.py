@@ -80,6 +80,24 @@ class Encoded:
 
 
 @dataclass(frozen=True, slots=True)
+class IfMatch:
+    """What a request's header `If-Match` must name.
+
+    Attributes:
+        current: returns what it must name now, in a thread; given the API's state and the values in the path. It
+            raises `RequestFault` where there is no such thing.
+        about: what that is, for people.
+    """
+
+    current: Callable[[ApiState, Mapping[str, str]], str]
+    about: str
+
+
+STATE = IfMatch(lambda api, _: api.state(), "`state` of the index")
+"""The state of the whole cluster."""
+
+
+@dataclass(frozen=True, slots=True)
 class Endpoint:
     """One method of one path.
 
@@ -93,7 +111,7 @@ class Endpoint:
         query: type of the parameters behind `?`.
         body: type of the document in the request.
         role: that the caller must have.
-        if_match: whether the request needs the header `If-Match` with the state that it was made for.
+        if_match: the header `If-Match` that the request needs, so that it changes only what the caller has seen.
         slow: whether `answer` runs in a thread.
         etag: returns the ETag of the answer without making it; by default it is made from the body.
         status: of the answer.
@@ -108,7 +126,7 @@ class Endpoint:
     query: type[Value] = Nothing
     body: type[Value] | None = None
     role: Role = Role.READ
-    if_match: bool = False
+    if_match: IfMatch | None = None
     slow: bool = False
     etag: Callable[[ApiState, Call], str] | None = None
     status: int = 200

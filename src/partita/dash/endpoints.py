@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Annotated
 
 from partita import __version__
+from partita.dash.asked import ASKED
 from partita.dash.endpoint import Call, Encoded, Endpoint, RequestFault, SearchPage
 from partita.dash.model import (
     EventPage,
@@ -37,7 +38,7 @@ def _index(api: ApiState, call: Call) -> Index:
         source.workload,
         api.fleet.at or time.time(),
         call.role,
-        source.parts,
+        api.parts,
         api.state(),
         api.stream.last,
         None if api.fault is None else Fault(api.fault.what, api.fault.where, api.fault.hint),
@@ -188,5 +189,5 @@ SEEN = (
 )  # fmt: skip
 """What is seen."""
 
-ALL: tuple[Endpoint, ...] = SEEN
+ALL: tuple[Endpoint, ...] = (*ASKED, *SEEN)
 """All endpoints, in the order in which paths are matched."""

@@ -25,9 +25,9 @@ from partita.dash.model import (
     Part,
     Service,
     Transition,
-    TransitionState,
 )
 from partita.dash.source import LEAVING, LOST, MIG_OFF, USABLE, InstanceLoad, Look, SeenGpu
+from partita.dash.transitions import state_of
 from partita.drive.state import CLUSTER
 from partita.errors import PartitaError
 from partita.jobs.queue.client import QueueClient
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from partita.dash.gateway import GatewayPage
     from partita.dash.power import PowerMeter
     from partita.dash.source import InstanceKey
-    from partita.drive.driver import Driver, ObservedGpu, ObservedInstance
+    from partita.drive.driver import Driver, Observation, ObservedGpu, ObservedInstance
     from partita.transition.deployment import Deployment
 
 _SOON_S = 0.5
@@ -158,6 +158,16 @@ class LocalSource:
             events=events,
             reset="the cluster was made anew" if anew else None,
         )
+
+    @property
+    def observation(self) -> Observation:
+        """The cluster as of the last look."""
+        return self._view.observation
+
+    @property
+    def now(self) -> float:
+        """The cluster's clock."""
+        return self._current()[0].clock.now()
 
     def state(self) -> str:
         """Return the fingerprint of the whole state, as `partita status` shows it."""
@@ -498,21 +508,13 @@ def event_of(record: Record) -> Event:
     )
 
 
-_TRANSITION_STATES = {
-    State.RUNNING: TransitionState.RUNNING,
-    State.REACHED: TransitionState.REACHED,
-    State.STOPPED: TransitionState.STOPPED,
-    State.REPLACED: TransitionState.REPLACED,
-}
-
-
 def transition_of(progress: Progress) -> Transition:
     """Return how far the newest goal is, as a transition."""
     return Transition(
         str(progress.id),
         progress.at,
         progress.command,
-        _TRANSITION_STATES[progress.state],
+        state_of(progress.state, progress.paused),
         progress.done,
         progress.actions,
         progress.makespan,

@@ -11,7 +11,7 @@ joules.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 from msgspec import field
 
@@ -325,7 +325,7 @@ class Explanation(Value):
     """`GET /api/v1/services/{name}/explain`: what binds a service, as `partita explain --output json` says it."""
 
     service: str
-    explanation: dict[str, object]
+    explanation: dict[str, Any]
 
 
 class Series(Value):
@@ -352,19 +352,23 @@ class PlanSummary(Value):
     objective: Annotated[str, Meta(description="What was minimised: gpus, cost or watts.")] = "gpus"
     value: Annotated[float | None, Meta(description="Of the objective; null where it is not known.")] = None
     document: Annotated[
-        dict[str, object],
+        dict[str, Any],
         Meta(description="The plan as `partita plan --out` writes it; of a what-if, where it was asked for."),
     ] = field(default_factory=dict)
 
 
 class Difference(Value):
-    """`GET /api/v1/plan/difference`: from what runs to the plan."""
+    """`GET` and `POST /api/v1/plan/difference`: from what runs to the plan that was applied, or to another."""
 
     actions: int
-    seconds: float
-    moves: int
-    gpus: tuple[str, ...]
-    services: tuple[ServiceDifference, ...]
+    seconds: Annotated[float, Meta(description="Predicted.")]
+    moves: Annotated[int, Meta(description="Replicas that move, are new or end.")]
+    gpus: Annotated[tuple[str, ...], Meta(description="Those that change.")]
+    services: Annotated[tuple[ServiceDifference, ...], Meta(description="Those that change.")]
+    peak_gpus: Annotated[int, Meta(description="Most GPUs in use at once.")] = 0
+    state: Annotated[
+        str, Meta(description="The state that it was made for: `If-Match` of what applies it.")
+    ] = ""
 
 
 class ServiceDifference(Value):
@@ -407,6 +411,11 @@ class Transition(Value):
     ended: float | None = None
     replans: int = 0
 
+    @property
+    def version(self) -> str:
+        """What `If-Match` names: it changes when the state does."""
+        return f"{self.id}.{self.state.value}"
+
 
 class ActionBar(Value):
     """An action, predicted and actual; times are seconds from the transition's begin."""
@@ -424,12 +433,16 @@ class ActionBar(Value):
 
 
 class CapacityLine(Value):
-    """A service's capacity over a transition, in steps: (second, items/s), with its floor."""
+    """A service's capacity over a transition, in steps: (second, items/s from then on), with its floor.
+
+    The first step has what begins at once in it; `before` is the capacity before that.
+    """
 
     service: str
     floor: float
     predicted: tuple[tuple[float, float], ...]
     actual: tuple[tuple[float, float], ...]
+    before: float = 0.0
 
 
 class TransitionDetail(Value):
@@ -458,11 +471,11 @@ class JobAttempt(Value):
 
 
 class Job(Value):
-    """A job; an element of `GET /api/v1/jobs`; also event `job` of the stream."""
+    """A job; an element of `GET /api/v1/jobs`; also event `job` of the stream. Attempts come with one job alone."""
 
     id: str
     user: str
-    command: str
+    command: Annotated[str, Meta(description="Empty where it is another user's who is not ours to show.")]
     state: str
     submitted: float
     reason: Annotated[str | None, Meta(description="Why it waits, or how it ended.")] = None
@@ -474,14 +487,21 @@ class Job(Value):
         tuple[float, float | None] | None, Meta(description="Least and most that it is expected to need.")
     ] = None
     attempts: tuple[JobAttempt, ...] = ()
+    name: str = ""
+
+    @property
+    def version(self) -> str:
+        """What `If-Match` names: it changes when the state does."""
+        return f"{self.id}.{self.state}"
 
 
 class JobLog(Value):
     """`GET /api/v1/jobs/{id}/log?after=BYTES`: what was written since, and where to go on."""
 
-    text: str
-    next: int
-    over: bool
+    text: Annotated[str, Meta(description="Bytes that are no UTF-8 are replaced.")]
+    next: Annotated[int, Meta(description="`after` of the next piece.")]
+    over: Annotated[bool, Meta(description="Whether the attempt has ended and all of its log was read.")]
+    attempt: Annotated[int, Meta(description="0 where the job never ran.")] = 0
 
 
 class EnergyRow(Value):
@@ -515,6 +535,12 @@ class WhatIf(Value):
         str, Meta(pattern="^(bound|plan)$", description="Return the bound alone, or the plan.")
     ] = "plan"
     seconds: Annotated[float, Meta(gt=0, le=60, description="Time limit of the search.")] = 10.0
+    client: Annotated[
+        str,
+        Meta(
+            max_length=64, description="Who asks: a search that was asked for under the same name is ended."
+        ),
+    ] = ""
     document: Annotated[bool, Meta(description="Return the plan's document, too, which can be applied.")] = (
         False
     )
@@ -592,7 +618,7 @@ class WhatIfAnswer(Value):
 class Apply(Value):
     """`POST /api/v1/apply`: apply a plan document; with `If-Match` of the state that it was made for."""
 
-    plan: dict[str, object]
+    plan: dict[str, Any]
 
 
 class Accepted(Value):
@@ -603,11 +629,12 @@ class Accepted(Value):
 
 
 class Submit(Value):
-    """`POST /api/v1/jobs`: submit a job."""
+    """`POST /api/v1/jobs`: submit a job, which runs as the user that `partita dash` runs as."""
 
-    command: tuple[str, ...]
-    memory_bytes: float | None = None
-    directory: str | None = None
+    command: Annotated[tuple[str, ...], Meta(min_length=1, max_length=1000)]
+    memory_bytes: Annotated[float, Meta(gt=0, description="Most that it needs.")] | None = None
+    directory: Annotated[str, Meta(description="An absolute path; by default the user's home.")] | None = None
+    name: Annotated[str, Meta(max_length=64)] = ""
 
 
 class Fault(Value):

@@ -96,15 +96,14 @@ def _operation(endpoint: Endpoint, query: list[dict[str, Any]]) -> dict[str, Any
         {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
         for name in _NAME.findall(endpoint.path)
     ]
-    if endpoint.if_match:
-        about = "The state that the request was made for: `state` of the index, in quotes."
+    if endpoint.if_match is not None:
         parameters.append(
             {
                 "name": "If-Match",
                 "in": "header",
                 "required": True,
                 "schema": {"type": "string"},
-                "description": about,
+                "description": f"{endpoint.if_match.about}, in quotes: what the request is for, as it was seen.",
             }
         )
     made: dict[str, Any] = {

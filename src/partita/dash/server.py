@@ -44,8 +44,9 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from partita.dash.access import Access
-    from partita.dash.endpoint import Endpoint
+    from partita.dash.endpoint import Endpoint, IfMatch
     from partita.dash.history import History
+    from partita.dash.on_demand import OnDemand
     from partita.dash.source import Look, Source
     from partita.dash.stream import EventStream, Named
     from partita.documents.codec import Value
@@ -143,14 +144,14 @@ def _handler(api: ApiState, guard: Guard, endpoints: list[Endpoint]) -> Callable
     async def handle(request: Request) -> Response:
         endpoint = methods["GET" if request.method == "HEAD" else request.method]
         role = _role(guard, request, endpoint.role)
-        if endpoint.part is not None and endpoint.part not in api.source.parts:
+        if endpoint.part is not None and endpoint.part not in api.parts:
             raise RequestFault(404, f"this cluster has no {endpoint.part.value}", where=request.url.path)
         call = Call(
             request.path_params,
             _query(request, endpoint.query),
             await _body(request, endpoint.body) if endpoint.body is not None else None,
             role,
-            await _matched(api, request) if endpoint.if_match else None,
+            await _matched(api, request, endpoint.if_match) if endpoint.if_match is not None else None,
         )
         if endpoint.slow:
             return await _in_thread(api, _respond, api, request, endpoint, call)
@@ -214,21 +215,21 @@ def _same(asked: str | None, etag: str) -> bool:
     )
 
 
-async def _matched(api: ApiState, request: Request) -> str:
+async def _matched(api: ApiState, request: Request, wanted: IfMatch) -> str:
     asked = request.headers.get("if-match")
     if asked is None:
         raise RequestFault(
             428,
-            "say which state this is for",
+            "say what this is for, as you saw it",
             where="If-Match",
-            hint=f"send `state` of GET {ROOT} in quotes, as you saw it",
+            hint=f"send {wanted.about} in quotes",
         )
-    state = await _in_thread(api, api.state)
-    if f'"{state}"' not in (each.strip() for each in asked.split(",")):
+    current = await _in_thread(api, wanted.current, api, request.path_params)
+    if f'"{current}"' not in (each.strip() for each in asked.split(",")):
         raise RequestFault(
-            412, f"the cluster has changed: its state is {state} now", where="If-Match", hint="look again"
+            412, f"it has changed: {wanted.about} is {current} now", where="If-Match", hint="look again"
         )
-    return state
+    return current
 
 
 def _role(guard: Guard, request: Request, wanted: Role) -> Role:
@@ -488,7 +489,13 @@ def _look(api: ApiState) -> Look:
         return api.source.look()
 
 
-def serve(source: Source, access: Access, history: History, tell: Callable[[str], None]) -> None:
+def serve(
+    source: Source,
+    access: Access,
+    history: History,
+    tell: Callable[[str], None],
+    on_demand: OnDemand | None = None,
+) -> None:
     """Serve a source until told to stop.
 
     Args:
@@ -496,13 +503,14 @@ def serve(source: Source, access: Access, history: History, tell: Callable[[str]
         access: where, and for whom.
         history: where the past is kept.
         tell: called with the address once it answers.
+        on_demand: answers what is asked for on demand; None where nothing does.
 
     Raises:
         InputError: the address cannot be used.
         PartitaError: nothing can be seen at the start.
     """
     with contextlib.closing(listening(access.host, access.port, "--port")) as bound:
-        asyncio.run(_Running(source, access, history).run(bound, tell))
+        asyncio.run(_Running(source, access, history, on_demand).run(bound, tell))
 
 
 class BackgroundServer:
@@ -513,6 +521,7 @@ class BackgroundServer:
         access: where, and for whom.
         history: where the past is kept.
         option: of the command line that chose the port, for errors.
+        on_demand: as in `serve`.
 
     Attributes:
         url: its address for a browser.
@@ -522,8 +531,15 @@ class BackgroundServer:
         PartitaError: nothing can be seen at the start.
     """
 
-    def __init__(self, source: Source, access: Access, history: History, option: str = "--dash-port") -> None:
-        self._running = _Running(source, access, history)
+    def __init__(
+        self,
+        source: Source,
+        access: Access,
+        history: History,
+        option: str = "--dash-port",
+        on_demand: OnDemand | None = None,
+    ) -> None:
+        self._running = _Running(source, access, history, on_demand)
         self._bound = listening(access.host, access.port, option)
         self._told: queue.SimpleQueue[str | PartitaError] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="dash")
@@ -550,8 +566,9 @@ class BackgroundServer:
 class _Running:
     """A server from its first look to its end."""
 
-    def __init__(self, source: Source, access: Access, history: History) -> None:
+    def __init__(self, source: Source, access: Access, history: History, on_demand: OnDemand | None) -> None:
         self._source, self._access, self._history = source, access, history
+        self._on_demand = on_demand
         self._server: _Server | None = None
         self._ended = False
 
@@ -568,7 +585,7 @@ class _Running:
         Raises:
             PartitaError: nothing can be seen at the start.
         """
-        api = ApiState(self._source, history=self._history)
+        api = ApiState.of(self._source, self._history, self._on_demand)
         await look(api)
         if api.fault is not None:
             raise api.fault
@@ -600,6 +617,8 @@ class _Running:
             with contextlib.suppress(asyncio.CancelledError):
                 await looking
             api.looker.shutdown()
+            if api.on_demand is not None:
+                api.on_demand.close()  # no search may keep the process
 
 
 class _Server(uvicorn.Server):

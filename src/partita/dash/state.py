@@ -17,6 +17,8 @@ from partita.dash.history import History
 from partita.dash.stream import EventStream
 
 if TYPE_CHECKING:
+    from partita.dash.model import Part
+    from partita.dash.on_demand import OnDemand
     from partita.dash.source import Source
     from partita.documents.codec import Value
     from partita.errors import PartitaError
@@ -31,6 +33,7 @@ class ApiState:
 
     Attributes:
         lock: held while the source is asked, which one thread may do at a time.
+        on_demand: answers what is asked for on demand; None where nothing does.
         fault: why the last look saw nothing; None where it did.
         threads: of slow answers, which are that many at a time.
         looker: the thread that looks, so that slow answers hold no look up.
@@ -43,9 +46,21 @@ class ApiState:
     lock: threading.Lock = field(default_factory=threading.Lock)
     fault: PartitaError | None = None
     threads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOST_THREADS))
+    on_demand: OnDemand | None = None
     looker: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "look"))
     _encoded: dict[str, tuple[str, Encoded]] = field(default_factory=dict)
     _state: tuple[str, str] | None = None
+
+    @classmethod
+    def of(cls, source: Source, history: History, on_demand: OnDemand | None) -> ApiState:
+        """Return the state of a source, and of what answers on demand, which uses the same lock."""
+        lock = threading.Lock() if on_demand is None else on_demand.lock
+        return cls(source, history=history, lock=lock, on_demand=on_demand)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The parts of the API that there are."""
+        return (*self.source.parts, *(() if self.on_demand is None else self.on_demand.parts))
 
     def state(self) -> str:
         """Return the fingerprint of the whole state; made once for each version of the fleet.

@@ -52,7 +52,6 @@ if TYPE_CHECKING:
     from partita.explanation import Binding
     from partita.planner import PreparedWorkload
     from partita.planning.plan import Plan
-    from partita.transition.deployment import Deployment
     from partita.workload import PoolSpec, ServiceSpec, Workload
 
 _MOST_NAMED = 200
@@ -161,7 +160,7 @@ def answer(
     asked: WhatIf,
     *,
     deadline: Deadline | None = None,
-    applied: Deployment | None = None,
+    applied: Mapping[str, int] | None = None,
     file: str = "workload.yaml",
 ) -> WhatIfAnswer:
     """Answer a what-if.
@@ -170,7 +169,7 @@ def answer(
         prepared: the workload as it is, prepared to be planned.
         asked: what would be different, and whether the bound alone is asked for.
         deadline: time limit and stop request; None for the time limit that is asked for.
-        applied: what was applied last; None where nothing was.
+        applied: GPUs in use by model in the plan that was applied last; None where none was.
         file: the workload's file, for the command that asks the same.
 
     Raises:
@@ -179,16 +178,14 @@ def answer(
     """
     began = time.monotonic()
     deadline = deadline or Deadline(asked.seconds)
-    prices = _prices(prepared.workload, asked)
+    prices = prices_of(prepared.workload, asked)
     found = WhatIfAnswer(
         bound=None,
         plan=None,
         feasible=False,
-        now=None if applied is None else applied.used,
+        now=None if applied is None else sum(applied.values()),
         objective=prepared.workload.objective,
-        now_cost=None
-        if applied is None
-        else _cost((gpu.model for gpu in applied.gpus if gpu.instances), prices),
+        now_cost=None if applied is None else _cost(applied, prices),
         command=command(asked, file),
         yaml=as_yaml(prepared.workload, asked),
     )
@@ -290,11 +287,12 @@ def _binding_words(binding: Binding) -> str:
     return f"{text}: {batch} takes {better.latency_ms:.3g} ms for {better.throughput:,.4g} items/s"
 
 
-def _prices(workload: Workload, asked: WhatIf) -> dict[str, float]:
+def prices_of(workload: Workload, asked: WhatIf | None = None) -> dict[str, float]:
     """Return the price of a GPU per hour by its model, where it is known and one."""
+    changes = {} if asked is None else asked.pools
     found: dict[str, set[float | None]] = {}
     for pool in workload.gpus:
-        change = asked.pools.get(pool.label)
+        change = changes.get(pool.label)
         price = pool.cost_per_hour if change is None or change.price is None else change.price
         found.setdefault(pool.model, set()).add(price)
     return {
@@ -304,9 +302,8 @@ def _prices(workload: Workload, asked: WhatIf) -> dict[str, float]:
     }
 
 
-def _cost(models: Iterable[str], prices: Mapping[str, float]) -> float | None:
+def _cost(counts: Mapping[str, int], prices: Mapping[str, float]) -> float | None:
     """Return what GPUs cost per hour; None where the price of one is not known."""
-    counts = Counter(models)
     if any(model not in prices for model in counts) or not prices:
         return None
     return sum(n * prices[model] for model, n in counts.items())
@@ -321,7 +318,11 @@ def summary(made: Plan, prices: Mapping[str, float], *, document: bool = False) 
         document: whether the plan's document is wanted, too.
     """
     objective = made.objective
-    cost = objective.value if objective.name == "cost" else _cost((gpu.model for gpu in made.gpus), prices)
+    cost = (
+        objective.value
+        if objective.name == "cost"
+        else _cost(Counter(gpu.model for gpu in made.gpus), prices)
+    )
     return PlanSummary(
         version=fingerprint(deployment_of(made)),
         gpus=len(made.gpus),

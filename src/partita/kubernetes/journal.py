@@ -492,6 +492,10 @@ class ApiJournal:
         last = self._last()
         return _goal(last.spec) if last is not None and _unfinished(last) else None
 
+    def paused(self) -> str | None:
+        """Return None: a Workload of a cluster is held back by `spec.approve`, before a transition begins."""
+        return None
+
     def promised(self) -> Mapping[str, float] | None:
         """Return the rates that the current deployment must keep; None if there was never a goal."""
         last = self._last()

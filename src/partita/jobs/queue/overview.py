@@ -68,8 +68,9 @@ class QueueRow(JobRow):
 
 
 class HistoryRow(JobRow, kw_only=True):
-    """All of a job, for those who may see it; the environment is never listed."""
+    """All of a job, for those who may see it; the environment is never listed. `number` orders all jobs."""
 
+    number: int
     directory: str
     memory: StatedMemory
     gpu_time: Mapping[str, float]
@@ -79,7 +80,7 @@ class HistoryRow(JobRow, kw_only=True):
 
 
 class AttemptRow(Value):
-    """An attempt; unknown values are null."""
+    """An attempt: its instance's memory, when it was decided on, and how it went; unknown values are null."""
 
     attempt: int
     gpu: str
@@ -94,6 +95,8 @@ class AttemptRow(Value):
     decided_by: str | None
     sure: bool
     energy_j: float | None
+    limit_bytes: int
+    decided: float
 
 
 def row(job: JobRecord, *, open_to: bool) -> JobRow:
@@ -119,6 +122,7 @@ def whole(job: JobRecord, energy: Callable[[str, int], float | None]) -> History
     }
     return HistoryRow(
         **_fields(job, open_to=True) | details,
+        number=job.number,
         directory=job.directory,
         memory=job.asked.memory,
         gpu_time=job.asked.seconds,
@@ -168,6 +172,8 @@ def _attempt_row(attempt: Attempt, energy_j: float | None) -> AttemptRow:
         decided_by=attempt.said,
         sure=not attempt.unsure,
         energy_j=energy_j,
+        limit_bytes=attempt.limit_bytes,
+        decided=attempt.decided,
     )
 
 

@@ -1,0 +1,378 @@
+"""Answers on demand for the cluster of a state folder: from its journal, its queue, its ledger and its workload.
+
+What is applied is applied by `partita apply`, in a process of its own that outlives this one: the same controller,
+checker and lock as for everybody else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import closing, suppress
+from threading import Thread
+from typing import TYPE_CHECKING, TypeVar
+
+from partita.control.journal import FILE, Journal, State, holder
+from partita.dash import energy as energies
+from partita.dash import jobs as queue
+from partita.dash import plans, transitions
+from partita.dash.endpoint import RequestFault
+from partita.dash.model import Accepted, Explanation, Part
+from partita.dash.searches import Searches, SupersededError
+from partita.dash.what_if import inputs, prices_of
+from partita.drive.state import VARIABLE
+from partita.errors import InfeasibleError, PartitaError
+from partita.files import replacing
+from partita.jobs.energy import FILE as LEDGER
+from partita.jobs.energy import EnergyLedger
+from partita.jobs.queue.client import FILE as SOCKET
+from partita.jobs.queue.client import QueueClient
+from partita.jobs.queue.folders import jobs_folder
+from partita.planning.document import parse_plan
+from partita.transition.transition import MEASURED
+from partita.workload import read_workload
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+    from threading import Lock
+
+    from partita.control.journal import GoalRecord
+    from partita.dash.local import LocalSource
+    from partita.dash.model import (
+        Apply,
+        Difference,
+        Energy,
+        Job,
+        JobLog,
+        JobPage,
+        PlanSummary,
+        Submit,
+        TransitionDetail,
+        TransitionPage,
+        WhatIf,
+        WhatIfAnswer,
+        WhatIfInputs,
+    )
+    from partita.drive.driver import Observation
+    from partita.workload import Workload
+
+T = TypeVar("T")
+
+_PATIENCE_S = 5.0
+"""How long the queue may take to answer."""
+
+_BEGIN_S = 60.0
+"""How long a process that applies a plan may take until it begins or ends."""
+
+_PAUSE_S = 0.05
+_RECENT_S = 180.0
+"""Over how long the watts now are taken."""
+
+_KEPT_PLANS = 20
+WHO = "the dashboard"
+
+
+class LocalOnDemand:
+    """Answers for the cluster of a state folder.
+
+    Args:
+        source: the cluster as it is seen.
+        driver: name of its driver.
+        lock: held while the source is asked.
+
+    Attributes:
+        lock: likewise.
+    """
+
+    def __init__(self, source: LocalSource, driver: str, lock: Lock) -> None:
+        self.lock = lock
+        self._source = source
+        self._driver = driver
+        self._folder = source.folder
+        self._journal: tuple[tuple[int, int], Journal] | None = None
+        self._workload: tuple[tuple[int, int], Workload] | None = None
+        self._searches = None if source.workload_file is None else Searches(source.workload_file)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The parts of the API that there are now."""
+        jobs = jobs_folder(self._folder)
+        found = [Part.PLAN, Part.TRANSITIONS]
+        if (jobs / SOCKET).exists():
+            found.append(Part.JOBS)
+        if (jobs / LEDGER).exists():
+            found.append(Part.ENERGY)
+        if self._searches is not None:
+            found.append(Part.WHAT_IF)
+        return tuple(found)
+
+    def close(self) -> None:
+        """End the process that searches; what is being applied goes on."""
+        if self._searches is not None:
+            self._searches.close()
+
+    # Plans and transitions
+
+    def plan(self) -> PlanSummary | None:
+        """Return the plan that was applied last; None if none was."""
+        journal = self._opened()
+        progress = None if journal is None else journal.progress()
+        if progress is None:
+            return None
+        workload = self._read_workload()
+        slos = {} if workload is None else {each.name: each.slo.latency_ms for each in workload.services}
+        return plans.applied(progress.goal, slos, {} if workload is None else prices_of(workload))
+
+    def difference(self) -> Difference | None:
+        """Return what lies between what runs and that plan; None if none was applied."""
+        journal = self._opened()
+        progress = None if journal is None else journal.progress()
+        if progress is None:
+            return None
+        reached = progress.state is State.REACHED
+        seen = self._observation()
+        return _feasible(lambda: plans.difference(progress.goal, seen, MEASURED, reached=reached))
+
+    def difference_to(self, asked: Apply) -> Difference:
+        """Return what lies between what runs and another plan."""
+        seen, journal = self._observation(), self._opened()
+        return _feasible(lambda: plans.difference_to(asked.plan, journal, seen, MEASURED))
+
+    def transitions(self, after: str | None, limit: int) -> TransitionPage:
+        """Return a page of transitions, newest first."""
+        return transitions.transitions(self._opened(), after, limit)
+
+    def transition(self, number: str) -> TransitionDetail | None:
+        """Return a transition in full; None if there is none of that id."""
+        return transitions.transition(self._opened(), number)
+
+    # Jobs and energy
+
+    def jobs(self, after: str | None, limit: int, state: str, q: str) -> JobPage:
+        """Return a page of jobs."""
+        return self._ask(lambda daemon: queue.jobs(daemon, after, limit, state, q))
+
+    def job(self, number: str) -> Job:
+        """Return a job with its attempts."""
+        return self._ask(lambda daemon: queue.job(daemon, number))
+
+    def log(self, number: str, after: int, attempt: int | None) -> JobLog:
+        """Return what a job wrote from a byte on."""
+        return self._ask(lambda daemon: queue.log(daemon, number, after, attempt))
+
+    def submit(self, asked: Submit) -> Accepted:
+        """Submit a job."""
+        return Accepted(*self._ask(lambda daemon: queue.submit(daemon, asked)))
+
+    def cancel(self, number: str) -> Accepted:
+        """Cancel a job."""
+        return Accepted(number, self._ask(lambda daemon: queue.cancel(daemon, number)))
+
+    def energy(self, since: float) -> Energy:
+        """Return energy and cost since a time, in seconds since 1970."""
+        workload = self._read_workload()
+        models = {gpu.id: gpu.model for gpu in self._observation().gpus}
+        with closing(EnergyLedger(jobs_folder(self._folder) / LEDGER, read_only=True)) as ledger:
+            newest = max((each.at for each in ledger.counters().values()), default=0.0)
+            return energies.energy(
+                ledger.since(since),
+                ledger.since(newest - _RECENT_S),
+                models,
+                {} if workload is None else prices_of(workload),
+                since,
+            )
+
+    def _ask(self, ask: Callable[[QueueClient], T]) -> T:
+        with QueueClient(jobs_folder(self._folder), _PATIENCE_S) as daemon:
+            return ask(daemon)
+
+    # Searches
+
+    def explain(self, service: str) -> Explanation:
+        """Explain a service of the plan that was applied last."""
+        journal = self._opened()
+        progress = None if journal is None else journal.progress()
+        if progress is None:
+            raise RequestFault(404, "no plan was applied", hint="apply one: `partita apply plan.json`")
+        made = plans.plan_of(progress.goal, {})
+        return Explanation(service, self._searching().explain(service, made))
+
+    def what_if_inputs(self) -> WhatIfInputs:
+        """Return what a what-if may change, as it is; the first what-if follows soon, so its process is started."""
+        workload = self._read_workload()
+        if workload is None:
+            raise _no_workload()
+        self._searching().warm()
+        return inputs(workload)
+
+    def what_if(self, asked: WhatIf) -> WhatIfAnswer:
+        """Answer a what-if."""
+        journal = self._opened()
+        progress = None if journal is None else journal.progress()
+        applied = None
+        if progress is not None:
+            applied = Counter(gpu.model for gpu in progress.goal.target.gpus if gpu.instances)
+        try:
+            return self._searching().what_if(asked, applied)
+        except SupersededError as error:
+            raise RequestFault(409, error.what, hint="its answer is on the way") from None
+
+    def _searching(self) -> Searches:
+        if self._searches is None:
+            raise _no_workload()
+        return self._searches
+
+    # What changes the cluster
+
+    def apply(self, asked: Apply, state: str) -> Accepted:
+        """Begin to apply a plan with `partita apply`, if the cluster is in a state."""
+        plan = parse_plan(json.dumps(asked.plan), "plan")  # refused before a process is started
+        acting = holder(self._folder)
+        if acting is not None:
+            raise RequestFault(
+                409, f"another controller acts on this cluster: {acting}", hint="wait until it has ended"
+            )
+        path = self._written(asked, plans.version_of(plan))
+        before = self._newest()
+        command = [sys.executable, "-m", "partita", "apply", str(path), "--yes", "--expect", state]
+        with path.with_suffix(".log").open("wb") as log:
+            process = subprocess.Popen(  # noqa: S603 -- ourselves
+                [*command, "--driver", self._driver],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env={**os.environ, VARIABLE: str(self._folder)},
+            )
+        Thread(target=process.wait, daemon=True).start()  # so that it leaves no zombie
+        return self._begun(process, before, path.with_suffix(".log"))
+
+    def _begun(self, process: subprocess.Popen[bytes], before: int, log: Path) -> Accepted:
+        """Return once the process has begun to apply; refuse what it refused."""
+        end = time.monotonic() + _BEGIN_S
+        while time.monotonic() < end:
+            code = process.poll()
+            newest = self._newest()
+            if newest != before:
+                return Accepted(str(newest), f"transition {newest} has begun")
+            if code is not None:
+                raise _refused(code, log.read_text(encoding="utf-8", errors="replace"))
+            time.sleep(_PAUSE_S)
+        raise RequestFault(
+            503, f"it has not begun within {_BEGIN_S:g} s", where=str(log), hint="read its log"
+        )
+
+    def _written(self, asked: Apply, version: str) -> Path:
+        """Write a plan to a file of the state folder, and remove the oldest of those before it."""
+        folder = self._folder / "dash"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        path = folder / f"plan-{version}.json"
+        with replacing(path) as stream:
+            json.dump(asked.plan, stream)
+        files = sorted(folder.glob("plan-*.json"), key=lambda each: each.stat().st_mtime)
+        for old in files[:-_KEPT_PLANS]:
+            for each in (old, old.with_suffix(".log")):
+                with suppress(OSError):
+                    each.unlink()
+        return path
+
+    def approve(self, number: str) -> Accepted:
+        """Refuse: on a host nothing waits for approval."""
+        raise RequestFault(409, f"transition {number} waits for no approval", hint="pause it to hold it back")
+
+    def pause(self, number: str) -> Accepted:
+        """Have no further action of a transition begin."""
+        journal, goal = self._in_progress(number)
+        journal.pause(WHO, self._now())
+        return Accepted(str(goal.id), "what is in progress ends, and nothing begins")
+
+    def resume(self, number: str) -> Accepted:
+        """End the pause of a transition."""
+        journal, goal = self._in_progress(number)
+        journal.resume(WHO, self._now())
+        going = holder(self._folder) is not None
+        text = "it goes on" if going else f"no process carries it out: go on with `{goal.command}`"
+        return Accepted(str(goal.id), text)
+
+    def _in_progress(self, number: str) -> tuple[Journal, GoalRecord]:
+        journal = self._opened()
+        newest = [] if journal is None else journal.goals(1)
+        if journal is None or not newest or str(newest[0].id) != number or newest[0].ended is not None:
+            raise RequestFault(409, f"transition {number} is not in progress", hint="look again")
+        return journal, newest[0]
+
+    def _now(self) -> float:
+        """Return the cluster's clock: that of the newest entry of the journal on a simulated one."""
+        with self.lock:
+            return self._source.now
+
+    # What answers are made of
+
+    def _observation(self) -> Observation:
+        with self.lock:
+            return self._source.observation
+
+    def _newest(self) -> int:
+        journal = self._opened()
+        newest = [] if journal is None else journal.goals(1)
+        return newest[0].id if newest else 0
+
+    def _opened(self) -> Journal | None:
+        """Return the journal that is there now; None where there is none."""
+        path = self._folder / FILE
+        try:
+            status = path.stat()
+        except OSError:
+            return None
+        identity = (status.st_dev, status.st_ino)
+        if self._journal is None or self._journal[0] != identity:
+            self._journal = identity, Journal(path)
+        return self._journal[1]
+
+    def _read_workload(self) -> Workload | None:
+        """Return the workload as its file has it now; None where there is none."""
+        path = self._source.workload_file
+        if path is None:
+            return None
+        try:
+            status = path.stat()
+            stamp = (status.st_mtime_ns, status.st_size)
+            if self._workload is None or self._workload[0] != stamp:
+                self._workload = stamp, read_workload(path)
+        except (OSError, PartitaError):
+            if self._workload is None:
+                raise
+        return self._workload[1]
+
+
+def _no_workload() -> RequestFault:
+    return RequestFault(
+        404, "no workload is known here", hint="start with it: `partita dash -f workload.yaml`"
+    )
+
+
+def _feasible(ask: Callable[[], T]) -> T:
+    try:
+        return ask()
+    except InfeasibleError as error:
+        raise RequestFault(409, error.what, where=error.where, hint=error.hint) from None
+
+
+_STATUS = {2: 422, 4: 409, 5: 412}
+
+
+def _refused(code: int, log: str) -> RequestFault:
+    """Return the fault for a process that ended without having begun."""
+    lines = [line for line in log.splitlines() if line.strip()]
+    said = next((line for line in lines if line.startswith("error:")), lines[-1] if lines else "")
+    hint = next((line for line in lines if line.strip().startswith("hint:")), "")
+    return RequestFault(
+        _STATUS.get(code, 409 if "controller acts" in log else 503),
+        said.removeprefix("error:").strip() or f"it ended with exit code {code}",
+        hint=hint.strip().removeprefix("hint:").strip() or None,
+    )

@@ -1,0 +1,224 @@
+"""Plans that are searched on demand, in a process of their own, so that the pages stay live meanwhile.
+
+The process is started when it is first needed, keeps the workload prepared, and ends with this one. It does one
+search after another; a what-if of somebody ends the one before of theirs.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from partita.errors import InputError, PartitaError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from multiprocessing.sharedctypes import SynchronizedArray
+
+    from partita.dash.model import WhatIf, WhatIfAnswer
+    from partita.planner import PreparedWorkload
+    from partita.planning.plan import Plan
+
+T = TypeVar("T")
+
+_MOST = 256
+"""Searches that may wait or run at once."""
+
+_LOOK_S = 1.0
+"""Seconds until the process notices that the one that started it is gone."""
+
+
+class SupersededError(PartitaError):
+    """Whoever asked has asked for something else since."""
+
+
+class Searches:
+    """Searches for plans of a workload's file. Methods may be called from any thread, and block.
+
+    Args:
+        workload: the file; it is read again when it changes.
+
+    Attributes:
+        asked: how many what-ifs were asked for.
+    """
+
+    def __init__(self, workload: Path) -> None:
+        self._workload = workload
+        self._context = get_context("spawn")
+        self._ended = self._context.Array("b", _MOST, lock=False)
+        self._lock = threading.Lock()
+        self._pool: ProcessPoolExecutor | None = None
+        self.asked = 0
+        self._newest: dict[tuple[str, str], int] = {}
+
+    def warm(self) -> None:
+        """Start the process and have it prepare the workload; return at once."""
+        self._started().submit(_warm, self._workload)
+
+    def what_if(self, asked: WhatIf, applied: Mapping[str, int] | None) -> WhatIfAnswer:
+        """Answer a what-if. It ends searches of the same `client` that go on, but one for a plan none for a bound.
+
+        Args:
+            asked: what would be different.
+            applied: GPUs in use by model in the plan that was applied last.
+
+        Raises:
+            SupersededError: they asked again meanwhile.
+            InputError: the workload cannot be read, or not be so.
+            PartitaError: no plan was found in time.
+        """
+        with self._lock:
+            number = self.asked % _MOST
+            self.asked += 1
+            for until in ("plan",) if asked.until == "plan" else ("bound", "plan"):
+                before = self._newest.get((asked.client, until))
+                if before is not None:
+                    self._ended[before] = 1
+            mine = (asked.client, asked.until)
+            self._newest[mine] = number
+            self._ended[number] = 0
+        try:
+            found = self._run(_what_if, self._workload, asked, applied, number)
+        finally:
+            with self._lock:
+                if self._newest.get(mine) == number:
+                    del self._newest[mine]
+        if found is None:
+            raise SupersededError("a newer what-if ended this one")
+        return found
+
+    def explain(self, service: str, made: Plan) -> dict[str, object]:
+        """Explain a service of a plan, as `partita explain` does; takes some seconds.
+
+        Raises:
+            InputError: the workload cannot be read, or has no such service.
+        """
+        return self._run(_explain, self._workload, service, made)
+
+    def close(self) -> None:
+        """End the process, and the search that goes on."""
+        with self._lock:
+            pool, self._pool = self._pool, None
+            for number in range(_MOST):
+                self._ended[number] = 1
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)
+
+    def _started(self) -> ProcessPoolExecutor:
+        with self._lock:
+            if self._pool is None:
+                started = (self._ended, os.getpid())
+                self._pool = ProcessPoolExecutor(1, self._context, _begin, started)
+            return self._pool
+
+    def _run(self, search: Callable[..., T], *arguments: object) -> T:
+        pool = self._started()
+        try:
+            return pool.submit(search, *arguments).result()
+        except BrokenProcessPool:
+            with self._lock:
+                if self._pool is pool:
+                    self._pool = None
+            raise PartitaError(
+                "the process that searches ended",
+                hint="if the host's memory is full, ask for less; then ask again",
+            ) from None
+
+
+# --- in the process that searches
+
+
+class _Kept:
+    """What the process keeps."""
+
+    ended: SynchronizedArray[int] | None = None
+    path: Path | None = None
+    files: tuple[tuple[int, int], ...] = ()
+    prepared: PreparedWorkload | None = None
+
+
+def _begin(ended: SynchronizedArray[int], parent: int) -> None:
+    """Prepare the process: interrupts at a terminal are for its parent, with which it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _Kept.ended = ended
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_LOOK_S)
+    os._exit(1)
+
+
+def _warm(path: Path) -> None:
+    _prepare(path)
+
+
+def _prepare(path: Path) -> PreparedWorkload:
+    """Return the workload, read again if it or one of its tables has changed."""
+    from partita.planner import read_prepared  # noqa: PLC0415 -- the process that asks needs none of it
+
+    kept = _Kept.prepared
+    if kept is None or _Kept.path != path or _Kept.files != _files(path, kept):
+        kept = _Kept.prepared = read_prepared(path)
+        _Kept.path, _Kept.files = path, _files(path, kept)
+    return kept
+
+
+def _files(path: Path, prepared: PreparedWorkload) -> tuple[tuple[int, int], ...]:
+    found = []
+    for name in (path, *map(Path, prepared.workload.performance)):
+        try:
+            status = name.stat()
+        except OSError:
+            found.append((0, 0))  # the reader says what is wrong
+            continue
+        found.append((status.st_mtime_ns, status.st_size))
+    return tuple(found)
+
+
+def _what_if(
+    path: Path, asked: WhatIf, applied: Mapping[str, int] | None, number: int
+) -> WhatIfAnswer | None:
+    """Answer a what-if; None if it was ended."""
+    from partita.dash.what_if import answer  # noqa: PLC0415 -- as above
+    from partita.deadline import Deadline  # noqa: PLC0415 -- as above
+
+    ended = _Kept.ended
+    if ended is None:
+        raise AssertionError("the process was not begun")
+    if ended[number]:
+        return None
+    prepared = _prepare(path)
+    try:
+        deadline = Deadline(asked.seconds, lambda: bool(ended[number]))
+        found = answer(prepared, asked, deadline=deadline, applied=applied, file=str(path))
+    except PartitaError:
+        if ended[number]:
+            return None
+        raise
+    return None if ended[number] else found
+
+
+def _explain(path: Path, service: str, made: Plan) -> dict[str, Any]:
+    from partita.documents.codec import to_data  # noqa: PLC0415 -- as above
+    from partita.explanation import explain_service  # noqa: PLC0415 -- as above
+
+    prepared = _prepare(path)
+    specs = {spec.name: spec for spec in prepared.workload.services}
+    if service not in specs:
+        close = nearest(service, list(specs))
+        raise InputError(
+            f"the workload has no service {service!r}",
+            where="name",
+            hint=f"did you mean {close}?" if close else None,
+        )
+    found: dict[str, Any] = to_data(explain_service(prepared, made, specs[service]).to_dict())
+    return found

@@ -1,0 +1,338 @@
+"""What the API answers on demand, and what it changes: on a small cluster and a real queue in a state folder."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.control.world import World, deployment, goal
+from tests.dash.client import Client, local
+from tests.jobs.queue.world import queue, served
+
+from partita import examples
+from partita.control.journal import FILE, Journal, State, controlling
+from partita.dash.access import Access
+from partita.dash.history import History
+from partita.dash.local_on_demand import LocalOnDemand
+from partita.dash.model import ServiceWhatIf, WhatIf, WhatIfAnswer
+from partita.dash.plans import plan_of
+from partita.dash.searches import Searches, SupersededError
+from partita.dash.state import ApiState
+from partita.dash.what_if import plan_data
+from partita.errors import InputError, PartitaError
+from partita.jobs.energy import FILE as LEDGER
+from partita.jobs.energy import NOBODY, Counter, Energy, EnergyLedger, EnergyOwner, LedgerEntry, OwnerKind
+from partita.jobs.queue.folders import jobs_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.dash.client import Answer
+
+DAY = deployment("7g.40gb@0=bert", "4g.20gb@0=resnet 3g.20gb@4=resnet")
+NIGHT = deployment("4g.20gb@0=bert 2g.10gb@4=resnet 1g.5gb@6=resnet")
+SLOS = {"bert": 100.0, "resnet": 100.0}
+WORKLOAD = Path(examples.__file__).parent / "day.yaml"
+WRITE = {"authorization": "Bearer secret-of-those-who-write"}
+
+
+def made(folder: Path, **more: Any) -> Client:
+    source = local(folder, **more)
+    on_demand = LocalOnDemand(source, "simulated", threading.Lock())
+    found = Client(ApiState.of(source, History(None), on_demand), Access(write="secret-of-those-who-write"))
+    found.look()
+    return found
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    found = World(tmp_path)
+    found.reach(goal(DAY))
+    return found
+
+
+@pytest.fixture
+def api(tmp_path: Path, world: World) -> Iterator[Client]:
+    del world
+    found = made(tmp_path)
+    yield found
+    found.api.source.close()
+
+
+def post(api: Client, path: str, body: object = None, **headers: str) -> Answer:
+    return api.ask("POST", f"/api/v1{path}", {**WRITE, **headers}, body)
+
+
+def night() -> dict[str, object]:
+    return plan_data(plan_of(goal(NIGHT), SLOS))
+
+
+def test_the_plan_and_what_lies_between_it_and_what_runs(api: Client) -> None:
+    plan = api.get("/api/v1/plan").data
+    assert (plan["gpus"], plan["instances"], plan["bound"], plan["proven"]) == (2, 3, None, False)
+    there = api.get("/api/v1/plan/difference").data
+    assert (there["actions"], there["services"], there["gpus"]) == (0, [], [])
+    assert there["state"] == api.get("/api/v1").data["state"]
+    other = api.ask("POST", "/api/v1/plan/difference", body={"plan": night()}).data
+    assert other["actions"] > 0
+    assert {each["name"] for each in other["services"]} == {"bert", "resnet"}
+    for each in other["services"]:
+        assert each["least"] >= each["floor"]
+
+
+@pytest.mark.parametrize("plan", [{}, {"apiVersion": "partita/v1", "kind": "Workload"}, {"gpus": 3}])
+def test_what_is_no_plan_is_refused(api: Client, plan: dict[str, object]) -> None:
+    assert api.ask("POST", "/api/v1/plan/difference", body={"plan": plan}).status == 422
+    state = api.get("/api/v1").data["state"]
+    answer = post(api, "/apply", {"plan": plan}, if_match=f'"{state}"')
+    assert answer.status == 422
+    assert set(answer.data) == {"error", "where", "hint"}
+
+
+def test_a_plan_is_applied_by_a_process_of_its_own(api: Client, world: World, tmp_path: Path) -> None:
+    state = api.get("/api/v1").data["state"]
+    body = {"plan": night()}
+    assert api.ask("POST", "/api/v1/apply", {"if-match": f'"{state}"'}, body).status == 403
+    assert post(api, "/apply", body).status == 428
+    assert post(api, "/apply", body, if_match='"0123456789ab"').status == 412
+    with controlling(tmp_path):
+        taken = post(api, "/apply", body, if_match=f'"{state}"')
+    assert taken.status == 409
+    assert "another controller" in taken.data["error"]
+    begun = post(api, "/apply", body, if_match=f'"{state}"')
+    assert (begun.status, begun.data["id"]) == (202, "2")
+    deadline = time.monotonic() + 60
+    while (progress := world.journal.progress()) is None or progress.state is not State.REACHED:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert world.running() == World(tmp_path).running()
+    assert world.now().capacity() == NIGHT.capacity()
+    api.look()
+    found = api.get("/api/v1/transitions").data["transitions"]
+    assert [(each["id"], each["state"]) for each in found] == [("2", "reached"), ("1", "reached")]
+    assert "--expect" in found[0]["command"]
+    detail = api.get("/api/v1/transitions/2").data
+    assert len(detail["actions"]) == found[0]["actions"]
+    plan = api.get("/api/v1/plan").data
+    assert (plan["gpus"], plan["bound"], plan["objective"]) == (1, 0.0, "gpus")
+
+
+def test_a_transition_is_paused_and_goes_on_as_it_was_seen(api: Client, world: World) -> None:
+    assert post(api, "/transitions/9/pause", if_match='"9.running"').status == 404
+    assert post(api, "/transitions/1/pause", if_match='"1.reached"').status == 409
+    world.journal.begin_goal(goal(NIGHT), "partita apply night.json", 7.0)
+    assert post(api, "/transitions/2/pause").status == 428
+    assert post(api, "/transitions/2/pause", if_match='"2.paused"').status == 412
+    assert api.ask("POST", "/api/v1/transitions/2/pause", {"if-match": '"2.running"'}).status == 403
+    assert post(api, "/transitions/2/pause", if_match='"2.running"').status == 200
+    assert world.journal.paused() == "the dashboard"
+    assert api.get("/api/v1/transitions/2").data["transition"]["state"] == "paused"
+    told = post(api, "/transitions/2/resume", if_match='"2.paused"')
+    assert told.data["text"] == "no process carries it out: go on with `partita apply night.json`"
+    assert world.journal.paused() is None
+    assert post(api, "/transitions/2/approve", if_match='"2.running"').status == 409
+
+
+def test_parts_are_those_that_there_are(api: Client, tmp_path: Path) -> None:
+    assert api.get("/api/v1").data["parts"] == ["fleet", "services", "plan", "transitions"]
+    for path in ("/jobs", "/jobs/1", "/jobs/1/log", "/energy", "/what-if", "/services/bert/explain"):
+        assert api.get(f"/api/v1{path}").status == 404, path
+    assert api.ask("POST", "/api/v1/what-if", body={}).status == 404
+    (tmp_path / FILE).unlink()
+    assert api.get("/api/v1/plan").status == 404
+    assert api.get("/api/v1/transitions").data == {"transitions": [], "next": None}
+
+
+# Jobs
+
+
+@pytest.fixture
+def jobs(tmp_path: Path) -> Iterator[Client]:
+    state = tmp_path / "state"
+    state.mkdir()
+    with queue(state) as world, served(world):
+        World(state)
+        found = made(state)
+        yield found
+        found.api.source.close()
+
+
+def submitted(jobs: Client, *command: str, **more: object) -> str:
+    answer = post(jobs, "/jobs", {"command": list(command), **more})
+    assert answer.status == 202, answer.data
+    return str(answer.data["id"])
+
+
+def over(jobs: Client, number: str) -> Any:
+    deadline = time.monotonic() + 60
+    while (found := jobs.get(f"/api/v1/jobs/{number}").data)["state"] not in ("done", "failed", "cancelled"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found
+
+
+def test_a_job_is_submitted_followed_and_listed(jobs: Client, tmp_path: Path) -> None:
+    program = "print('zażółć ' * 3)"
+    number = submitted(jobs, sys.executable, "-c", program, directory=str(tmp_path), name="hello")
+    found = over(jobs, number)
+    assert (found["state"], found["name"]) == ("done", "hello")
+    (attempt,) = found["attempts"]
+    assert (attempt["number"], attempt["verdict"], attempt["code"]) == (1, "done", 0)
+    assert attempt["limit_bytes"] > 0
+    text, after, end = "", 0, False
+    while not end:
+        piece = jobs.get(f"/api/v1/jobs/{number}/log?after={after}").data
+        text, after, end = text + piece["text"], piece["next"], piece["over"]
+    assert text == "zażółć zażółć zażółć \n"
+    page = jobs.get("/api/v1/jobs?state=done&q=HELLO").data
+    assert [each["id"] for each in page["jobs"]] == [number]
+
+
+def test_pages_of_jobs_hold_each_once(jobs: Client, tmp_path: Path) -> None:
+    ended = [submitted(jobs, "true", directory=str(tmp_path)) for _ in range(3)]
+    for number in ended:
+        over(jobs, number)
+    waiting = [submitted(jobs, "true", memory_bytes=2**49) for _ in range(4)]
+    seen, after, pages = [], "", 0
+    while True:
+        page = jobs.get(f"/api/v1/jobs?limit=2{after and '&after=' + after}").data
+        seen += [each["id"] for each in page["jobs"]]
+        pages += 1
+        if page["next"] is None:
+            break
+        after = page["next"]
+    assert sorted(seen) == sorted([*ended, *waiting])
+    assert seen[:4] == waiting
+    assert pages == 4
+    first = jobs.get(f"/api/v1/jobs/{waiting[0]}").data
+    assert "larger than any slice" in first["reason"]
+    assert "less --memory" in first["advice"]
+    assert page["counts"]["waiting"] == 4
+
+
+def test_a_job_is_cancelled_as_it_was_seen(jobs: Client) -> None:
+    number = submitted(jobs, "true", memory_bytes=2**49)
+    assert post(jobs, f"/jobs/{number}/cancel").status == 428
+    assert post(jobs, f"/jobs/{number}/cancel", if_match=f'"{number}.running"').status == 412
+    assert (
+        jobs.ask("POST", f"/api/v1/jobs/{number}/cancel", {"if-match": f'"{number}.waiting"'}).status == 403
+    )
+    assert post(jobs, f"/jobs/{number}/cancel", if_match=f'"{number}.waiting"').status == 200
+    assert over(jobs, number)["state"] == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/jobs/99", 404), ("/jobs/x", 404), ("/jobs/99/log", 404), ("/jobs?after=x", 422), ("/jobs?state=lost", 422),
+     ("/jobs?limit=0", 422), ("/jobs/1/log?after=-1", 422)],
+)  # fmt: skip
+def test_what_cannot_be_asked_of_the_queue_is_refused(jobs: Client, path: str, status: int) -> None:
+    answer = jobs.get(f"/api/v1{path}")
+    assert answer.status == status
+    assert answer.data["error"]
+
+
+def test_a_submission_that_is_wrong_is_refused(jobs: Client) -> None:
+    wrong: list[dict[str, object]] = [
+        {}, {"command": []}, {"command": ["true"], "directory": "here"}, {"command": "true"}
+    ]  # fmt: skip
+    for body in wrong:
+        assert post(jobs, "/jobs", body).status == 422, body
+    assert jobs.ask("POST", "/api/v1/jobs", body={"command": ["true"]}).status == 403
+
+
+# Energy
+
+
+def test_idle_is_a_row_and_time_is_divided_by_size(tmp_path: Path, world: World) -> None:
+    del world
+    folder = jobs_folder(tmp_path)
+    folder.mkdir()
+    bert = EnergyOwner(OwnerKind.SERVICE, "bert")
+    ledger = EnergyLedger(folder / LEDGER)
+    now = time.time()
+    counter = Counter("node-0/gpu-0", "GPU-0", now, 5000.0, None, 50.0)
+    entries = [
+        LedgerEntry("node-0/gpu-0", bert, Energy(1500.0, 2000.0, 60.0)),
+        LedgerEntry("node-0/gpu-0", NOBODY, Energy(1500.0, 0.0, 60.0)),
+    ]
+    ledger.add(now, [counter], entries)
+    ledger.close()
+    api = made(tmp_path)
+    found = api.get(f"/api/v1/energy?since={now - 3600:.0f}").data
+    rows = {(each["kind"], each["name"]): each for each in found["rows"]}
+    assert rows["service", "bert"]["joules"] == 3500.0
+    assert (rows["idle", ""]["joules"], rows["idle", ""]["seconds"]) == (1500.0, 30.0)
+    assert rows["service", "bert"]["seconds"] == 30.0
+    assert found["watts"] == pytest.approx(5000 / 60)
+    assert rows["idle", ""]["cost"] is None
+    api.api.source.close()
+
+
+# Searches
+
+
+def test_a_newer_what_if_ends_those_before_and_what_is_wrong_is_refused() -> None:
+    searches = Searches(WORKLOAD)
+    ends: dict[int, WhatIfAnswer | PartitaError] = {}
+
+    def ask(number: int, rate: float) -> None:
+        try:
+            ends[number] = searches.what_if(
+                WhatIf(services={"photo-search": ServiceWhatIf(rate=rate)}), {"a100-80gb": 16}
+            )
+        except PartitaError as error:
+            ends[number] = error
+
+    asking = []
+    for number, rate in enumerate((9000.0, 9100.0, 300.0)):
+        asking.append(threading.Thread(target=ask, args=(number, rate)))
+        asking[-1].start()
+        while number not in ends and searches.asked <= number:
+            time.sleep(0.001)
+    for each in asking:
+        each.join()
+    assert isinstance(ends[0], SupersededError)
+    assert isinstance(ends[1], SupersededError)
+    last = ends[2]
+    assert isinstance(last, WhatIfAnswer)
+    assert last.plan is not None
+    assert last.plan.gpus < (last.now or 0)
+    assert last.command.startswith(f"partita plan -f {WORKLOAD} --set")
+    with pytest.raises(InputError, match="photo-serch"):
+        searches.what_if(WhatIf(services={"photo-serch": ServiceWhatIf(rate=1)}), None)
+    searches.close()
+
+
+def test_a_service_is_explained_and_asked_about_over_the_api(tmp_path: Path, world: World) -> None:
+    del world
+    api = made(tmp_path, workload=WORKLOAD)
+    on_demand = api.api.on_demand
+    assert on_demand is not None
+    assert api.get("/api/v1/what-if").data["objective"] == "gpus"
+    found = api.ask("POST", "/api/v1/what-if", body={"until": "bound"}).data
+    assert (found["bound"], found["now"], found["plan"]) == (16.0, 2, None)
+    wrong = api.ask("POST", "/api/v1/what-if", body={"services": {"photo-search": {"rate": -1}}})
+    assert wrong.status == 422
+    assert "services.photo-search.rate" in wrong.data["error"]
+    unknown = api.ask("POST", "/api/v1/what-if", body={"pools": {"h100": {"count": 1}}, "until": "bound"})
+    assert (unknown.status, unknown.data["where"]) == (422, "pools.h100")
+    few = api.ask("POST", "/api/v1/what-if", body={"pools": {"a100-80gb": {"count": 1}}, "until": "bound"})
+    assert (few.status, few.data["feasible"]) == (200, False)
+    told = api.get("/api/v1/services/photo-search/explain").data
+    assert set(told["explanation"]["gpus"]) == {"a100-80gb"}
+    assert api.get("/api/v1/services/bert/explain").status == 422
+    on_demand.close()
+    api.api.source.close()
+
+
+def test_the_journal_that_is_there_now_is_read(api: Client, tmp_path: Path) -> None:
+    assert api.get("/api/v1/transitions").data["transitions"]
+    for each in tmp_path.glob(f"{FILE}*"):
+        each.unlink()
+    Journal(tmp_path / FILE).close()
+    assert api.get("/api/v1/transitions").data["transitions"] == []
