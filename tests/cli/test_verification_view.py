@@ -60,8 +60,9 @@ def test_losses_show_the_worst_service_and_are_told_when_a_promise_breaks() -> N
     assert "1 of 3 GPUs can be lost with every promise kept" in shown
     assert shown.index("node-0/gpu-1..2") < shown.index("node-0/gpu-0")
     kept = PlanOutcome(Trial(), (service(),))
-    with pytest.raises(PartitaError, match="bad does not keep its promise when a GPU is lost"):
+    with pytest.raises(PartitaError, match="bad does not keep its promise when a GPU is lost") as told:
         refuse_broken(kept, losses, None)
+    assert "write `survive: gpu` for these services" in str(told.value.hint)
     with pytest.raises(PartitaError, match=r"search does not keep its promise$"):
         refuse_broken(replace(kept, services=(service(share=0.5),)), None, None)
     refuse_broken(kept, None, None)

@@ -193,17 +193,25 @@ def refuse_broken(outcome: PlanOutcome, losses: LossesOutcome | None, where: str
     broken = {each.service: None for each in outcome.broken}
     lost = losses.losses if losses is not None else ()
     then = {each.service: None for loss in lost for each in loss.broken if each.service not in broken}
-    for names, when in (
-        (broken, ""),
-        (then, "" if losses is None else f" when a {_word(losses)} is lost"),
+    more = "plan again with more headroom for these services, or with a longer slo.latency_ms"
+    for names, when, hint in (
+        (broken, "", more),
+        (then, *(("", "") if losses is None else _when_lost(losses))),
     ):
         if names:
             verb = "does not keep its promise" if len(names) == 1 else "do not keep their promises"
             raise PartitaError(
                 f"{_named([*names])} {verb}{when}",
                 where=where,
-                hint="plan again with more headroom for these services, or with a longer slo.latency_ms",
+                hint=hint,
             )
+
+
+def _when_lost(losses: LossesOutcome) -> tuple[str, str]:
+    return (
+        f" when a {_word(losses)} is lost",
+        f"write `survive: {losses.level}` for these services, with more headroom if they say so already",
+    )
 
 
 def _word(losses: LossesOutcome) -> str:
