@@ -36,6 +36,7 @@ class Commands:
     folder: Path
     monkeypatch: pytest.MonkeyPatch
     capsys: pytest.CaptureFixture[str]
+    columns: int = 120
 
     @property
     def state(self) -> Path:
@@ -43,7 +44,7 @@ class Commands:
 
     def __call__(self, *words: object) -> Result:
         self.monkeypatch.setenv("PARTITA_STATE", str(self.state))
-        self.monkeypatch.setenv("COLUMNS", "120")
+        self.monkeypatch.setenv("COLUMNS", str(self.columns))
         self.monkeypatch.setattr(sys, "argv", ["partita", *map(str, words)])
         with pytest.raises(SystemExit) as end:
             main()

@@ -5,35 +5,42 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from tests.cli.test_plan import SAMPLE, partita
+import pytest
+from tests.cli.commands import Commands
+from tests.cli.test_plan import SAMPLE
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_explain_says_what_binds_and_what_a_change_would_do() -> None:
+@pytest.fixture
+def partita(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Commands:
+    return Commands(tmp_path, monkeypatch, capsys)
+
+
+def test_explain_says_what_binds_and_what_a_change_would_do(partita: Commands) -> None:
     result = partita("explain", "-f", SAMPLE, "--service", "photo-search")
-    assert result.returncode == 0, result.stderr
-    assert "latency: batch 64" in result.stdout
-    assert "rate +10 %" in result.stdout
-    assert "SLO +20 %" in result.stdout
-    assert "text-embedding" not in result.stdout
+    assert result.code == 0, result.err
+    assert "latency: batch 64" in result.out
+    assert "rate +10 %" in result.out
+    assert "SLO +20 %" in result.out
+    assert "text-embedding" not in result.out
 
 
-def test_explain_of_an_unknown_service_names_the_nearest() -> None:
+def test_explain_of_an_unknown_service_names_the_nearest(partita: Commands) -> None:
     result = partita("explain", "-f", SAMPLE, "--service", "photo-serch")
-    assert result.returncode == 2
-    assert "photo-search" in result.stderr
+    assert result.code == 2
+    assert "photo-search" in result.err
 
 
-def test_explain_in_json_has_every_profile() -> None:
-    found = json.loads(partita("explain", "-f", SAMPLE, "--service", "moderation", "-o", "json").stdout)
+def test_explain_in_json_has_every_profile(partita: Commands) -> None:
+    found = json.loads(partita("explain", "-f", SAMPLE, "--service", "moderation", "-o", "json").out)
     profiles = [each["profile"] for each in found[0]["gpus"]["a100-80gb"]]
     assert profiles[0] == "1g.10gb"
     assert profiles[-1] == "7g.80gb"
 
 
-def test_explain_says_what_waiting_costs(tmp_path: Path) -> None:
+def test_explain_says_what_waiting_costs(partita: Commands, tmp_path: Path) -> None:
     rows = ["model,gpu,profile,batch,processes,throughput,latency_ms,quantile"]
     for profile, base in (("1g.10gb", 8), ("2g.20gb", 5), ("7g.80gb", 2)):
         for batch in (1, 8, 64):
@@ -46,10 +53,10 @@ def test_explain_says_what_waiting_costs(tmp_path: Path) -> None:
     )
     asked = ("explain", "-f", str(tmp_path / "workload.yaml"))
     result = partita(*asked)
-    assert result.returncode == 0, result.stderr
-    assert "99 % of the queries within the SLO, waiting included; Poisson arrivals" in result.stdout
-    assert "arrivals: constant" in result.stdout
-    found = json.loads(partita(*asked, "-o", "json").stdout)[0]["gpus"]["a100-80gb"]
+    assert result.code == 0, result.err
+    assert "99 % of the queries within the SLO, waiting included; Poisson arrivals" in result.out
+    assert "arrivals: constant" in result.out
+    found = json.loads(partita(*asked, "-o", "json").out)[0]["gpus"]["a100-80gb"]
     assert (
         found[-1]["point"]["throughput"]
         < found[-1]["point"]["batch"] / found[-1]["point"]["latency_ms"] * 1000

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -24,15 +23,28 @@ from partita.explanation import Binds
 SAMPLE = "src/partita/examples/workload.yaml"
 
 
-def partita(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "partita", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env={**os.environ, "COLUMNS": "80", **environment},
-    )
+class Command:
+    """The command line, run in this process as in one of its own: importing it anew takes most of the time.
+
+    Args:
+        commands: runs it.
+    """
+
+    def __init__(self, commands: Commands) -> None:
+        self._commands = commands
+
+    def __call__(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        with self._commands.monkeypatch.context() as patched:
+            for name, value in environment.items():
+                patched.setenv(name, value)
+            done = self._commands(*words)
+        return subprocess.CompletedProcess(words, done.code, done.out, done.err)
+
+
+@pytest.fixture
+def partita(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """The command line on 80 columns."""
+    return Command(Commands(tmp_path, monkeypatch, capsys, columns=80))
 
 
 def workload(folder: Path, **changes: object) -> Path:
@@ -61,7 +73,7 @@ def workload(folder: Path, **changes: object) -> Path:
 PROFILES = {"1g.6gb": 10, "2g.12gb": 22, "4g.24gb": 40}
 
 
-def test_the_table_says_what_is_proven_and_draws_the_gpus() -> None:
+def test_the_table_says_what_is_proven_and_draws_the_gpus(partita: Command) -> None:
     result = partita("plan", "-f", SAMPLE)
     assert result.returncode == 0, result.stderr
     assert "13 GPUs, proven optimal (bound 13)" in result.stdout
@@ -70,7 +82,7 @@ def test_the_table_says_what_is_proven_and_draws_the_gpus() -> None:
     assert max(len(line) for line in result.stdout.splitlines()) <= 80
 
 
-def test_json_on_stdout_and_in_the_file_is_one_plan(tmp_path: Path) -> None:
+def test_json_on_stdout_and_in_the_file_is_one_plan(partita: Command, tmp_path: Path) -> None:
     path = workload(tmp_path)
     result = partita("plan", "-f", str(path), "-o", "json", "--out", str(tmp_path / "plan.json"))
     plan = json.loads(result.stdout)
@@ -78,13 +90,15 @@ def test_json_on_stdout_and_in_the_file_is_one_plan(tmp_path: Path) -> None:
     assert plan["objective"] == {"name": "gpus", "value": 3, "lower_bound": 3, "gap": 0.0, "proven": True}
 
 
-def test_the_same_input_and_seed_give_the_same_bytes_but_for_the_seconds(tmp_path: Path) -> None:
+def test_the_same_input_and_seed_give_the_same_bytes_but_for_the_seconds(
+    partita: Command, tmp_path: Path
+) -> None:
     path = workload(tmp_path)
     first, second = (json.loads(partita("plan", "-f", str(path), "-o", "json").stdout) for _ in range(2))
     assert {**first, "solver": None} == {**second, "solver": None}
 
 
-def test_yaml_holds_the_same_plan_as_json(tmp_path: Path) -> None:
+def test_yaml_holds_the_same_plan_as_json(partita: Command, tmp_path: Path) -> None:
     path = str(workload(tmp_path))
     as_yaml = yaml.safe_load(partita("plan", "-f", path, "-o", "yaml").stdout)
     as_json = json.loads(partita("plan", "-f", path, "-o", "json").stdout)
@@ -112,7 +126,9 @@ def test_a_workload_is_read_from_stdin() -> None:
     assert "1 GPU" in result.stdout
 
 
-def test_a_right_plan_passes_the_check_and_a_changed_one_is_told_what_is_wrong(tmp_path: Path) -> None:
+def test_a_right_plan_passes_the_check_and_a_changed_one_is_told_what_is_wrong(
+    partita: Command, tmp_path: Path
+) -> None:
     path, out = workload(tmp_path), tmp_path / "plan.json"
     partita("plan", "-f", str(path), "--out", str(out))
     assert partita("plan", "-f", str(path), "--check", str(out)).returncode == 0
@@ -126,7 +142,9 @@ def test_a_right_plan_passes_the_check_and_a_changed_one_is_told_what_is_wrong(t
     assert "hint:" in result.stderr
 
 
-def test_too_few_gpus_exit_with_4_and_name_the_services_and_the_limit(tmp_path: Path) -> None:
+def test_too_few_gpus_exit_with_4_and_name_the_services_and_the_limit(
+    partita: Command, tmp_path: Path
+) -> None:
     path = workload(tmp_path, gpus=[{"model": "a30-24gb", "count": 2}])
     result = partita("plan", "-f", str(path), "--out", str(tmp_path / "plan.json"))
     assert result.returncode == 4
@@ -136,7 +154,7 @@ def test_too_few_gpus_exit_with_4_and_name_the_services_and_the_limit(tmp_path: 
     assert not (tmp_path / "plan.json").exists()
 
 
-def test_best_effort_meets_the_higher_priority(tmp_path: Path) -> None:
+def test_best_effort_meets_the_higher_priority(partita: Command, tmp_path: Path) -> None:
     path = workload(tmp_path, gpus=[{"model": "a30-24gb", "count": 2}])
     result = partita("plan", "-f", str(path), "--best-effort", "-o", "json")
     assert result.returncode == 0, result.stderr
@@ -145,14 +163,16 @@ def test_best_effort_meets_the_higher_priority(tmp_path: Path) -> None:
     assert capacity["first"] < 44
 
 
-def test_best_effort_is_the_exact_planners(tmp_path: Path) -> None:
+def test_best_effort_is_the_exact_planners(partita: Command, tmp_path: Path) -> None:
     result = partita("plan", "-f", str(workload(tmp_path)), "--best-effort", "--planner", "greedy")
     assert result.returncode == 2
     assert "--planner exact" in result.stderr
 
 
 @pytest.mark.parametrize("planner", ["exact", "greedy", "mcts", "genetic", "whole", "ones", "mix"])
-def test_every_planner_makes_a_plan_that_the_checker_accepts(tmp_path: Path, planner: str) -> None:
+def test_every_planner_makes_a_plan_that_the_checker_accepts(
+    partita: Command, tmp_path: Path, planner: str
+) -> None:
     path, out = workload(tmp_path, gpus=[{"model": "a30-24gb"}]), tmp_path / "plan.json"
     made = partita("plan", "-f", str(path), "--planner", planner, "--time-limit", "2", "--out", str(out))
     assert made.returncode == 0, made.stderr
@@ -160,7 +180,7 @@ def test_every_planner_makes_a_plan_that_the_checker_accepts(tmp_path: Path, pla
     assert checked.returncode == 0, checked.stdout
 
 
-def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
+def test_a_dry_run_writes_nothing(partita: Command, tmp_path: Path) -> None:
     path = workload(tmp_path)
     partita(
         "plan",
@@ -175,7 +195,7 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     assert sorted(each.name for each in tmp_path.iterdir()) == ["perf.csv", "workload.yaml"]
 
 
-def test_the_report_stands_alone(tmp_path: Path) -> None:
+def test_the_report_stands_alone(partita: Command, tmp_path: Path) -> None:
     partita("plan", "-f", str(workload(tmp_path)), "--html", str(tmp_path / "p.html"))
     page = Page((tmp_path / "p.html").read_text())
     assert "first" in page.text
@@ -183,7 +203,7 @@ def test_the_report_stands_alone(tmp_path: Path) -> None:
     assert not [tag for tag, attributes in page.tags if "src" in attributes]
 
 
-def test_the_environment_sets_an_option_and_a_flag_beats_it(tmp_path: Path) -> None:
+def test_the_environment_sets_an_option_and_a_flag_beats_it(partita: Command, tmp_path: Path) -> None:
     path = str(workload(tmp_path))
     by_environment = partita("plan", "-f", path, PARTITA_PLAN_OUTPUT="json")
     assert json.loads(by_environment.stdout)["kind"] == "Plan"

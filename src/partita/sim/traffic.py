@@ -77,7 +77,7 @@ def unit_arrivals(
         rng: random number generator.
 
     Raises:
-        InputError: the trace cannot be read, has too few queries, or all come at once.
+        InputError: the trace cannot be read, has too few queries, or all its queries come at once.
     """
     if process == "poisson":
         return poisson(1.0, count, rng)
@@ -86,6 +86,12 @@ def unit_arrivals(
     if process.gamma is not None:
         return gamma(1.0, count, rng, process.gamma.cv)
     gaps = _trace_gaps(str(process.trace))[0]
+    if len(gaps) + 1 < _FEWEST:
+        raise InputError(
+            f"too few queries to say how they come: {len(gaps) + 1}; at least {_FEWEST} are needed",
+            where=process.trace,
+            hint="give a longer trace: thousands of queries say more",
+        )
     return np.cumsum(gaps[_places(len(gaps), count, rng)])
 
 
@@ -133,14 +139,8 @@ _FEWEST = 20
 def _trace_gaps(path: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return the gaps of a trace, with a mean of 1 second, and the batch size of the query after each."""
     seen = read_trace(path)
-    if len(seen) < _FEWEST:
-        raise InputError(
-            f"too few queries to say how they come: {len(seen)}; at least {_FEWEST} are needed",
-            where=path,
-            hint="give a longer trace: thousands of queries say more",
-        )
     gaps = np.diff(seen.arrival)
-    if gaps.sum() <= 0.0:
+    if not len(gaps) or gaps.sum() <= 0.0:
         raise InputError(
             "all queries of the trace come at once", where=path, hint="give a trace with times that differ"
         )
