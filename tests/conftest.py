@@ -51,7 +51,9 @@ DEPENDENCIES = {
     "grpcio-health-checking": ["tests/serve/gateway/test_grpc_server.py"],
     "grpcio-reflection": ["tests/serve/gateway/test_grpc_server.py"],
     "protobuf": ["tests/serve/gateway/test_grpc_server.py"],
-    "prometheus-client": ["tests/serve/gateway/test_metrics.py"],
+    "prometheus-client": ["tests/serve/gateway/test_metrics.py", "tests/dash/test_gateway.py"],
+    "starlette": ["tests/dash/test_access.py", "tests/dash/test_server.py"],
+    "uvicorn": ["tests/dash/test_server.py"],
     "kubernetes": ["tests/kubernetes_units/test_api.py"],
     "urllib3": ["tests/kubernetes_units/test_api.py"],
 }

@@ -194,7 +194,8 @@ def test_a_service_that_is_nearly_right_is_named(api: Client) -> None:
 def test_other_methods_are_refused(api: Client) -> None:
     for method in ("POST", "PUT", "DELETE", "PATCH"):
         found = api.ask(method, "/api/v1/fleet")
-        assert (found.status, found.headers["allow"]) == (405, "GET, HEAD")
+        assert found.status == 405
+        assert set(found.headers["allow"].split(", ")) == {"GET", "HEAD"}
     assert api.ask("HEAD", "/api/v1/fleet").status == 200
 
 

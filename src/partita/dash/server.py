@@ -9,6 +9,7 @@ import hashlib
 import logging
 import queue
 import signal
+import socket
 import threading
 import time
 from concurrent.futures import Future
@@ -21,7 +22,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from partita import __version__
@@ -38,7 +39,6 @@ from partita.errors import InfeasibleError, InputError, PartitaError
 from partita.serve.gateway.access import listening
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Iterator, Mapping
 
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -82,20 +82,26 @@ SECURITY = {
 
 def application(api: ApiState, guard: Guard) -> ASGIApp:
     """Return the whole of API and dashboard as an ASGI application; somebody else must look at the source."""
-    routes = [
-        Route(f"{ROOT}/stream", _Streams(api, guard).answer, methods=["GET"]),
-        Route(f"{ROOT}/session", _session(guard), methods=["POST", "DELETE"]),
-        Route(f"{ROOT}/openapi.json", _openapi(guard), methods=["GET"]),
-    ]
     by_path: dict[str, list[Endpoint]] = {}
     for each in ALL:
         by_path.setdefault(each.path, []).append(each)
-    routes += [
-        Route(ROOT + path, _handler(api, guard, endpoints), methods=[each.method for each in endpoints])
-        for path, endpoints in by_path.items()
+    index = by_path.pop("")
+    routes = [
+        Route("/stream", _Streams(api, guard).answer, methods=["GET"]),
+        Route("/session", _session(guard), methods=["POST", "DELETE"]),
+        Route("/openapi.json", _openapi(guard), methods=["GET"]),
+        *(
+            Route(path, _handler(api, guard, endpoints), methods=[each.method for each in endpoints])
+            for path, endpoints in by_path.items()
+        ),
     ]
+    bundle = resources.files("partita.dash") / "bundle"
     app = Starlette(
-        routes=routes,
+        routes=[
+            Route(ROOT, _handler(api, guard, index), methods=["GET"]),
+            Mount(ROOT, routes=routes),
+            Mount("/", StaticFiles(directory=str(bundle), html=True)),
+        ],
         exception_handlers={
             RequestFault: _refused,
             HTTPException: _http_fault,
@@ -103,8 +109,6 @@ def application(api: ApiState, guard: Guard) -> ASGIApp:
             Exception: _broken,
         },
     )
-    bundle = resources.files("partita.dash") / "bundle"
-    app.mount("/", StaticFiles(directory=str(bundle), html=True))
     return _Secured(app, guard)
 
 
@@ -355,8 +359,7 @@ class _Streams:
 
 
 async def _sent(send: Send, body: bytes) -> None:
-    async with asyncio.timeout(SEND_S):
-        await send({"type": "http.response.body", "body": body, "more_body": True})
+    await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
 class _StreamResponse(Response):
@@ -387,7 +390,7 @@ class _StreamResponse(Response):
         finally:
             for each in (sending, gone):
                 each.cancel()
-                with contextlib.suppress(asyncio.CancelledError, TimeoutError, OSError):
+                with contextlib.suppress(asyncio.CancelledError, OSError):
                     await each
         with contextlib.suppress(OSError):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -609,6 +612,8 @@ class _Running:
             for each in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(each, self.end)
         looking = asyncio.create_task(look_on(api))
+        # Else a reader that is there and takes nothing keeps its connection for ever: whatever is sent waits for it.
+        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SEND_S * 1000))
         tell(self._access.url(bound.getsockname()[1]))
         try:
             await self._server.serve([bound])
