@@ -34,7 +34,7 @@ lint: .venv/dev build/entry_points.py
 
 # The dashboard's bundle from web/, into the package; needs Node.js 20 or newer. ARGS=--check only compares.
 web: web/node_modules
-	cd web && npm run --silent check && npm run --silent build -- $(ARGS)
+	cd web && npm run --silent types -- $(ARGS) && npm run --silent check && npm run --silent build -- $(ARGS)
 
 bench: .venv/dev
 	$(BIN)/python -m benchmarks

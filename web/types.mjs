@@ -1,7 +1,8 @@
-// Writes src/model.ts: the documents of the API and of reports as TypeScript types, from their schemas.
+// Writes src/model.ts: the documents of the API and of reports as TypeScript types, from their schemas; with --check,
+// fails where that is not what stands there.
 import { readFileSync, writeFileSync } from "node:fs";
 
-const specification = JSON.parse(readFileSync(process.argv[2] ?? "../docs/openapi.json", "utf8"));
+const specification = JSON.parse(readFileSync("../docs/openapi.json", "utf8"));
 const { $defs: inside, ...report } = JSON.parse(readFileSync("../docs/report.schema.json", "utf8"));
 const schemas = { ...inside, Report: report, ...specification.components.schemas };
 
@@ -68,4 +69,9 @@ const parts = Object.keys(schemas)
   .sort()
   .map((name) => declared(name, schemas[name]));
 const origin = "// Written by `make web` from docs/openapi.json and docs/report.schema.json.\n\n";
-writeFileSync(new URL("src/model.ts", import.meta.url), origin + parts.join("\n"));
+const text = origin + parts.join("\n");
+if (!process.argv.includes("--check")) writeFileSync("src/model.ts", text);
+else if (readFileSync("src/model.ts", "utf8") !== text) {
+  console.error("web/src/model.ts is not what docs/openapi.json says; run make web and commit it");
+  process.exit(1);
+}

@@ -70,10 +70,23 @@ const dated = new Intl.DateTimeFormat("en-GB", {
   second: "2-digit",
 });
 
-/** A time on the clock; with the date where it is not within half a day of `now`. */
+const SIMULATED = 1e8; // seconds: clocks that begin at 0 are of simulated clusters, and have no date
+
+/** A time on the clock; with the date where it is not within half a day of `now`. Of a simulated clock, as 1:02:03. */
 export function time(at: Maybe, now = Date.now() / 1000): string {
   if (at === null || at === undefined) return UNKNOWN;
+  if (at < SIMULATED) return stopwatch(at);
   return (Math.abs(now - at) < 43_200 ? clock : dated).format(at * 1000);
+}
+
+export const simulated = (at: number | undefined) => at !== undefined && at < SIMULATED;
+
+/** 1:02:03, or 2 d 1:02:03. */
+function stopwatch(seconds: number): string {
+  const whole = Math.floor(seconds);
+  const [days, hours, minutes] = [Math.floor(whole / 86_400), Math.floor(whole / 3600) % 24, Math.floor(whole / 60) % 60];
+  const two = (part: number) => String(part).padStart(2, "0");
+  return `${days ? `${days} d ` : ""}${hours}:${two(minutes)}:${two(whole % 60)}`;
 }
 
 const whole = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "short" });

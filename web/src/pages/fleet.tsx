@@ -62,10 +62,10 @@ function Summary({ of }: { of: FleetState }) {
     <Tiles>
       <Tile label="GPUs" value={number(of.gpus.length)} note={`on ${plural(of.nodes.length, "node")}; ${number(figures.empty)} without work`} />
       <Tile label="Held" value={share(figures.held)} note="of compute has work placed on it" />
-      <Tile label="Working" value={share(figures.working)} note="of compute is at work now" />
+      <Tile label="Working" value={share(figures.working)} note={figures.working === null ? "is not measured here" : "of compute is at work now"} />
       <Tile label="Instances" value={number(figures.instances)} note={`for ${plural(of.services.length, "service")} and jobs`} />
       <Tile label="Changing" value={number(figures.changing)} note={changing} />
-      <Tile label="Power" value={scaled(figures.watts, "W")} note={`of ${plural(figures.told, "GPU")} that ${figures.told === 1 ? "tells" : "tell"}`} />
+      <Tile label="Power" value={scaled(figures.watts, "W")} note={figures.told === of.gpus.length ? "of all GPUs" : `of ${plural(figures.told, "GPU")} whose power is known`} />
       {figures.lost > 0 && <Tile label="Lost" value={number(figures.lost)} note="GPUs" bad />}
     </Tiles>
   );
@@ -370,7 +370,7 @@ function Selected({ of, gpu: at }: { of: FleetState; gpu: number }) {
 function History() {
   const series = useDocument<api.Series>("fleet/series?seconds=3600", ["load"], 10);
   const found = series.data.value;
-  if (!found?.at.length) return null;
+  if (!found || found.at.length < 2) return null;
   const { at, values } = found;
   const line = (name: string, key: string) => (values[key] ? [{ name, values: values[key] }] : []);
   return (

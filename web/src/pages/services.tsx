@@ -22,7 +22,7 @@ export function ServicesPage() {
 }
 
 const promise = (service: api.Service) =>
-  service.slo_ms === null ? "no SLO" : `${share(service.quantile ?? 0.99)} in ${milliseconds(service.slo_ms)}`;
+  service.slo_ms === null ? "–" : `${share(service.quantile ?? 0.99)} in ${milliseconds(service.slo_ms)}`;
 
 const COLUMNS: readonly Column<api.Service>[] = [
   {
@@ -78,7 +78,7 @@ function AllServices({ of }: { of: readonly api.Service[] }) {
         <Tile
           label="Miss their SLO"
           value={known ? number(missing) : number(null)}
-          note={known === of.length ? "over the last minutes" : `of ${known} whose queries are seen`}
+          note={known === of.length ? "over the last minutes" : known ? `of ${known} whose queries are seen` : "no queries are seen here"}
           bad={missing > 0}
         />
         <Tile label="Below their floor" value={number(low)} note="capacity that is ready" bad={low > 0} />
@@ -111,7 +111,7 @@ function OneService({ service }: { service: api.Service }) {
         </p>
       </div>
       <Tiles>
-        <Tile label="In time" value={share(service.attainment)} note={`promised: ${promise(service)}`} bad={misses(service)} />
+        <Tile label="In time" value={share(service.attainment)} note={service.slo_ms === null ? "over the last minutes" : `promised: ${promise(service)}`} bad={misses(service)} />
         <Tile label="Rate" value={number(service.rate)} note={`items/s, of ${number(service.required)} required`} />
         <Tile
           label="Capacity"

@@ -4,7 +4,7 @@ import { useEffect, useMemo, useRef } from "preact/hooks";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
 import { LINES, css } from "../colours";
-import { duration, time, UNKNOWN } from "../format";
+import { duration, simulated, time, UNKNOWN } from "../format";
 import { dark } from "../state";
 import { Table, type Column } from "./table";
 
@@ -49,9 +49,12 @@ export function Chart(props: Props) {
   const under = useSignal<number | null>(null);
   const open = useSignal(false);
   const word = elapsed ? duration : (value: number) => time(value);
-  const shape = JSON.stringify([lines.map(({ name, reference, steps }) => [name, reference, steps]), elapsed, least, most, height, together]);
+  const known = lines.some((line) => !line.reference && line.values.some((value) => value !== null));
+  const counted = elapsed || simulated(at[0]);
+  const shape = JSON.stringify([lines.map(({ name, reference, steps }) => [name, reference, steps]), elapsed, counted, at.length === 1, least, most, height, together]);
 
   useEffect(() => {
+    if (!known) return;
     const element = holder.current!;
     const scheme = dark.value ? 1 : 0;
     const [ink, grid] = dark.value ? ["#a3b0bd", "#27313b"] : ["#54616f", "#e6ebf0"];
@@ -67,11 +70,11 @@ export function Chart(props: Props) {
         ...(together ? { sync: { key: together } } : {}),
       },
       scales: {
-        x: { time: !elapsed },
+        x: { time: !counted, range: (_plot, first, last) => (first === last ? [first - 60, last + 60] : [first, last]) },
         y: { range: (_plot, low, high) => [Math.min(least, low), most ?? rounded(Math.max(high, least + 1e-9))] },
       },
       axes: [
-        { ...axis, size: 28, space: 70, values: (_plot, ticks) => ticks.map(elapsed ? duration : clock(ticks)) },
+        { ...axis, size: 28, space: 70, values: (_plot, ticks) => ticks.map(elapsed ? duration : counted ? (tick) => time(tick) : clock(ticks)) },
         { ...axis, size: 64, space: 28, values: (_plot, ticks) => ticks.map((tick) => show(tick)) },
       ],
       series: [
@@ -80,7 +83,7 @@ export function Chart(props: Props) {
           label: line.name,
           stroke: line.reference ? ink : colourOf(lines, i)[scheme],
           width: line.reference ? 1 : 1.75,
-          points: { show: false },
+          points: { show: at.length === 1 && !line.reference, size: 5 },
           ...(line.reference ? { dash: [5, 4] } : {}),
           ...(line.steps ? { paths: uPlot.paths.stepped!({ align: 1 }) } : {}),
         })),
@@ -106,8 +109,8 @@ export function Chart(props: Props) {
       made.destroy();
       plot.current = null;
     };
-  }, [shape, dark.value]);
-  useEffect(() => plot.current?.setData(aligned(at, lines)), [at, lines, shape, dark.value]);
+  }, [shape, known, dark.value]);
+  useEffect(() => plot.current?.setData(aligned(at, lines)), [at, lines, shape, known, dark.value]);
   useEffect(() => plot.current?.redraw(false), [mark]);
 
   const pointed = under.value;
@@ -146,17 +149,23 @@ export function Chart(props: Props) {
           {pointed !== null && at[pointed] !== undefined && <li class="when">{word(at[pointed])}</li>}
         </ul>
       </figcaption>
-      {at.length ? (
-        <div ref={holder} class="plot" style={{ minHeight: `${height}px` }} role="img" aria-label={`${title}: ${lines.map((line) => said(line, show)).join("; ")}`} />
+      {known ? (
+        <>
+          <div
+            ref={holder}
+            class="plot"
+            style={{ minHeight: `${height}px` }}
+            role="img"
+            aria-label={`${title}: ${lines.map((line) => said(line, show)).join("; ")}`}
+          />
+          <details onToggle={(event) => (open.value = event.currentTarget.open)}>
+            <summary>As a table</summary>
+            {open.value && <Table label={title} rows={at.map((_, i) => i)} columns={columns} name={String} sort={-1} />}
+          </details>
+        </>
       ) : (
-        <div ref={holder} class="plot none">
-          No points yet.
-        </div>
+        <p class="empty">Nothing was measured in this time.</p>
       )}
-      <details onToggle={(event) => (open.value = event.currentTarget.open)}>
-        <summary>As a table</summary>
-        {open.value && <Table label={title} rows={at.map((_, i) => i)} columns={columns} name={String} sort={-1} />}
-      </details>
     </figure>
   );
 }

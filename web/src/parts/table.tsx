@@ -84,6 +84,10 @@ export function Table<Row>(props: Props<Row>) {
   useLayoutEffect(place);
   useScroll(place);
 
+  // A column that says nothing of any row is left out.
+  const drawn = columns.flatMap((column, i) =>
+    i === 0 || !rows.length || rows.some((row) => column.value(row) !== null) ? [[column, i] as const] : [],
+  );
   const { first, last, height } = range.value;
   const from = many ? first : 0;
   const until = many ? Math.max(last, from + 1) : shown.length;
@@ -113,7 +117,7 @@ export function Table<Row>(props: Props<Row>) {
             }}
           >
             <option value="">as it comes</option>
-            {columns.flatMap((column, i) => [
+            {drawn.flatMap(([column, i]) => [
               <option key={i} value={String(i)}>{`${column.title}, rising`}</option>,
               <option key={-1 - i} value={String(-1 - i)}>{`${column.title}, falling`}</option>,
             ])}
@@ -123,7 +127,7 @@ export function Table<Row>(props: Props<Row>) {
       <table role="table" aria-label={props.label} aria-rowcount={shown.length + 1} class={many ? "many" : ""}>
         <thead role="rowgroup">
           <tr role="row" aria-rowindex={1}>
-            {columns.map((column, i) => (
+            {drawn.map(([column, i]) => (
               <th
                 key={column.title}
                 role="columnheader"
@@ -153,7 +157,7 @@ export function Table<Row>(props: Props<Row>) {
                 class={key === props.current ? "current" : ""}
                 onClick={props.onRow && (() => props.onRow?.(row))}
               >
-                {columns.map((column) => (
+                {drawn.map(([column]) => (
                   <td key={column.title} role="cell" class={kind(column)}>
                     <span class="label" aria-hidden="true">
                       {column.title}

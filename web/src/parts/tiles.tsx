@@ -33,11 +33,14 @@ export const State = ({ state }: { state: api.InstanceState }) => (
   </span>
 );
 
-/** A share as a bar, with its words beside it. */
-export const Bar = ({ share, children }: { share: number | null; children: ComponentChildren }) => (
+/** A share as a bar, with its words beside it; the words alone where it is not known. */
+export const Bar = ({ share, children }: { share: number | null; children: ComponentChildren }) =>
+  share === null ? (
+    <>{children}</>
+  ) : (
   <span class="bar">
     <i aria-hidden="true">
-      <b style={{ width: `${Math.round(100 * Math.min(1, share ?? 0))}%` }} />
+      <b style={{ width: `${Math.round(100 * Math.min(1, share))}%` }} />
     </i>
     {children}
   </span>
