@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from enum import StrEnum
 from importlib import import_module
@@ -20,6 +21,8 @@ from partita.drive.state import state_path
 from partita.errors import InputError
 from partita.files import replacing
 from partita.mig_parted import as_layouts, read_config
+from partita.monitoring.boards import BoardName, grafana_board
+from partita.monitoring.rules import operator_rules, prometheus_rules
 from partita.registry import make
 from partita.transition.deployment import DeployedGpu
 from partita.transition.document import read_target, write_layouts
@@ -46,12 +49,7 @@ class Exporters(RegisteredCommands):
 
         def run(plan: PlanFile, out: ExportOut = None) -> None:
             made = make("exporters", entry.name, plan=read_target(plan))
-            text = made if isinstance(made, str) else to_yaml(made)
-            if out is None:
-                echo(text, newline=False)
-                return
-            with replacing(out) as stream:
-                stream.write(text)
+            _write(made if isinstance(made, str) else to_yaml(made), out)
 
         text, _ = described(entry.load())
         run.__doc__ = text or f"Write a plan for {entry.name}, with {entry.package}."
@@ -63,15 +61,56 @@ exports = typer.Typer(cls=Exporters, no_args_is_help=True)
 
 @exports.callback()
 def export() -> None:
-    """Write a plan in the format of another tool."""
+    """Write a plan in the format of another tool, boards for Grafana, or alerts for Prometheus."""
 
 
-def to_yaml(config: Mapping[str, Any]) -> str:
-    """Return a config as YAML, with the devices of an entry on one line and its counts on another."""
+Operator = Annotated[
+    bool, typer.Option("--operator", help="Write a PrometheusRule for the Prometheus Operator on Kubernetes.")
+]
+
+
+@exports.command("prometheus-rules")
+def export_prometheus_rules(*, operator: Operator = False, out: ExportOut = None) -> None:
+    """Write recording rules and alerts for Prometheus (YAML).
+
+    SLOs alert on how fast their budget of missed queries burns, over windows from 5 minutes to 3 days. The objectives
+    are metrics themselves, so the rules hold for every workload. Thresholds stand in the file: change them there.
+    """
+    _write(to_yaml(operator_rules() if operator else prometheus_rules(), flow=False), out)
+
+
+@exports.command("grafana")
+def export_grafana(
+    board: Annotated[BoardName, typer.Argument(metavar="BOARD", help=f"One of {', '.join(BoardName)}.")],
+    *,
+    out: ExportOut = None,
+) -> None:
+    """Write a board for Grafana (JSON), to import or to provision.
+
+    It asks which Prometheus to read. The board of GPUs joins Partita's metrics with those of NVIDIA's DCGM exporter.
+    """
+    _write(json.dumps(grafana_board(board), indent=2) + "\n", out)
+
+
+def _write(text: str, out: Path | None) -> None:
+    if out is None:
+        echo(text, newline=False)
+        return
+    with replacing(out) as stream:
+        stream.write(text)
+
+
+def to_yaml(config: Mapping[str, Any], *, flow: bool | None = None) -> str:
+    """Return a config as YAML, with the devices of an entry on one line and its counts on another.
+
+    Args:
+        config: plain data.
+        flow: whether lists and mappings are on one line; None where they hold no others.
+    """
     # The C writer is ten times as fast, and absent where PyYAML was built without libyaml.
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
     text: str = yaml.dump(
-        config, Dumper=dumper, sort_keys=False, default_flow_style=None, allow_unicode=True, width=2**30
+        config, Dumper=dumper, sort_keys=False, default_flow_style=flow, allow_unicode=True, width=2**30
     )
     return text
 

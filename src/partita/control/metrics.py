@@ -152,9 +152,14 @@ def instance_state(instance: ObservedInstance, *, job: bool = False) -> str:
 
 def _held(gpu: ObservedGpu, found: ClusterFacts) -> float:
     """Return the share of a GPU's compute slices whose instances have a replica, a job, or a foreign process."""
+    return _share(
+        gpu, [each for each in gpu.instances if each.replica is not None or found.is_busy(gpu, each)]
+    )
+
+
+def _share(gpu: ObservedGpu, instances: Sequence[ObservedInstance]) -> float:
     model = gpu_model(gpu.model)
-    at_work = (each for each in gpu.instances if each.replica is not None or found.is_busy(gpu, each))
-    profiles = (model.profile_called(each.placement.profile) for each in at_work)
+    profiles = (model.profile_called(each.placement.profile) for each in instances)
     return sum(each.compute for each in profiles if each is not None) / model.compute_slices
 
 
@@ -207,6 +212,12 @@ def _of_gpus(clusters: Clusters) -> Iterator[Metric]:
         *INSTANCE_LABELS,
         "service",
     )
+    share = _gauge(
+        clusters,
+        "partita_instance_share",
+        "Share of its GPU's compute slices that an instance has",
+        *INSTANCE_LABELS,
+    )
     instances = _gauge(clusters, "partita_instances", "Instances by what they do", "state")
     for labels, found in clusters:
         key = tuple(labels.values())
@@ -225,6 +236,7 @@ def _of_gpus(clusters: Clusters) -> Iterator[Metric]:
             for each in gpu.instances:
                 doing[instance_state(each, job=found.is_busy(gpu, each))] += 1
                 at = instance_labels(gpu.id, str(each.placement), gpu.uuid, each.identity.gi_id)
+                share.add_metric((*key, *at), _share(gpu, [each]))
                 for name in _services(each) or [""]:
                     info.add_metric((*key, *at, name), 1)
         wasted.add_metric(key, lost_all / free_all if free_all else 0.0)
@@ -233,7 +245,7 @@ def _of_gpus(clusters: Clusters) -> Iterator[Metric]:
                 gpus.add_metric((*key, model, state), counted[state])
         for state in INSTANCE_STATES:
             instances.add_metric((*key, state), doing[state])
-    yield from (observed, gpus, held, split, wasted, info, instances)
+    yield from (observed, gpus, held, split, wasted, info, share, instances)
 
 
 def _services(instance: ObservedInstance) -> list[str]:

@@ -1,0 +1,1 @@
+"""Alerts for Prometheus and boards for Grafana, made from the metrics that Partita has."""
