@@ -26,6 +26,7 @@ from partita.workload import ArrivalsSpec, GammaArrivals, PoolSpec, ServiceSpec,
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from partita.planning.formulate import Measured, Points
 
@@ -140,6 +141,20 @@ def test_a_stricter_promise_bursts_and_jitter_cost_capacity() -> None:
     assert held(process=ArrivalsSpec(gamma=GammaArrivals(cv=4))) < 0.9 * held()
     assert held(jitter=0.2) < held()
     assert held(process="constant") > held()
+
+
+def test_a_trace_that_changes_is_read_again(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.csv"
+
+    def held(gaps: Sequence[float]) -> float:
+        times = np.cumsum(gaps * 100)
+        trace.write_text("seconds,batch\n" + "".join(f"{time:.3f},1\n" for time in times))
+        process = ArrivalsSpec(trace=str(trace))
+        return model().holds(kind(), 2, Promise(0.15, 0.95, process))
+
+    steady, bursty = held([0.1] * 10), held([0.001] * 199 + [20.0])
+    assert bursty < 0.9 * steady
+    assert held([0.1] * 10) == steady
 
 
 def test_bursts_that_no_instance_holds_are_named() -> None:

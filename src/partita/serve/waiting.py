@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,6 +55,8 @@ _MOST_QUERIES = 200_000.0
 _WARM = 0.1
 _LEAST = 1e-3
 """Share of the arithmetic capacity below which an instance counts as unable."""
+_MOST_HELD = 50_000
+"""Most capacities that are kept."""
 _GRID = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256)
 """Numbers of instances whose capacity is simulated; between them the capacity of one is interpolated."""
 
@@ -116,7 +118,7 @@ class CapacityModel:
 
     def __init__(self, measured: Measured) -> None:
         self._measured = measured
-        self._held: dict[tuple[InstanceKind, int, Promise], float] = {}
+        self._held: dict[_Held, float] = {}
         self._gaps: dict[
             tuple[Literal["poisson", "constant"] | ArrivalsSpec, int, int], NDArray[np.float64]
         ] = {}
@@ -210,16 +212,19 @@ class CapacityModel:
     def holds(self, kind: InstanceKind, instances: int, promise: Promise) -> float:
         """Return the largest rate in items/s at which equal instances keep a promise; 0 if they keep it at none."""
         key = (kind, instances, promise)
-        if key not in self._held:
+        known = self._held if _is_trace(promise.process) else _held
+        if key not in known:
             most = instances * kind.arithmetic
             # More instances mostly hold no less each: the search begins with what as many single ones hold.
-            alone = self._held.get((kind, 1, promise), 0.0)
-            self._held[key] = _RESERVE * _largest(
+            alone = self.holds(kind, 1, promise) if instances > 1 else 0.0
+            if len(known) >= _MOST_HELD:
+                known.clear()
+            known[key] = _RESERVE * _largest(
                 lambda rate: self._keeps(kind, instances, rate, promise),
                 most,
                 max(instances * alone, 0.8 * most),
             )
-        return self._held[key]
+        return known[key]
 
     def held(self, service: ServiceSpec, instances: Mapping[Runs, int], rate: float) -> float:
         """Return the rate in items/s that a service's instances hold together, at most `rate`.
@@ -263,10 +268,29 @@ class CapacityModel:
     def _arrivals(
         self, process: Literal["poisson", "constant"] | ArrivalsSpec, count: int, seed: int
     ) -> NDArray[np.float64]:
+        if not _is_trace(process):
+            return _arrivals(process, count, seed)
         key = (process, count, seed)
         if key not in self._gaps:
             self._gaps[key] = unit_arrivals(process, count, np.random.default_rng(seed))
         return self._gaps[key]
+
+
+_Held = tuple[InstanceKind, int, Promise]
+
+_held: dict[_Held, float] = {}
+"""What equal instances hold, in items/s: plans for other rates ask for the same again. A trace's file may change."""
+
+
+def _is_trace(process: Literal["poisson", "constant"] | ArrivalsSpec) -> bool:
+    return not isinstance(process, str) and process.trace is not None
+
+
+@lru_cache(maxsize=32)
+def _arrivals(
+    process: Literal["poisson", "constant"] | ArrivalsSpec, count: int, seed: int
+) -> NDArray[np.float64]:
+    return unit_arrivals(process, count, np.random.default_rng(seed))
 
 
 def _largest(kept: Callable[[float], bool], most: float, guess: float) -> float:
