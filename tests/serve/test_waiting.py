@@ -146,7 +146,7 @@ def test_a_stricter_promise_bursts_and_jitter_cost_capacity() -> None:
 def test_a_trace_that_changes_is_read_again(tmp_path: Path) -> None:
     trace = tmp_path / "trace.csv"
 
-    def held(gaps: Sequence[float]) -> float:
+    def held(gaps: list[float]) -> float:
         times = np.cumsum(gaps * 100)
         trace.write_text("seconds,batch\n" + "".join(f"{time:.3f},1\n" for time in times))
         process = ArrivalsSpec(trace=str(trace))
