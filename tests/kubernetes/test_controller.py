@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
@@ -394,3 +396,59 @@ def test_without_partitas_resources_it_says_how_to_make_them(cluster: Cluster, t
 
 def config_map(data: Object) -> Object:
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "perf"}, "data": data}
+
+
+def test_the_controllers_own_api_shows_what_runs_and_approves(cluster: Cluster, tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    token = tmp_path / "token"
+    token.write_text("secret-of-those-who-approve")
+    token.chmod(0o600)
+    cluster.controller("--dash-port", str(port), "--dash-write-token-file", str(token))
+
+    def ask(path: str, method: str = "GET", **headers: str) -> tuple[int, Any]:
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/api/v1{path}", method=method)
+        for name, value in headers.items():
+            request.add_header(name.replace("_", "-"), value)
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 -- http alone
+                return answer.status, json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            return error.code, json.loads(error.read())
+        except OSError:
+            return 0, None
+
+    def newest() -> Any:
+        found = ask("/transitions")[1]["transitions"]
+        return found[0] if found else {"state": "", "id": ""}
+
+    cluster.create(spec(300, approve="Manual"))
+    cluster.wait(lambda: ask("")[0] == 200, "the API answers")
+    cluster.wait(lambda: newest()["state"] == "waiting", "the plan waits for approval")
+    waiting = newest()["id"]
+    assert waiting == f"{cluster.namespace}.serving-1"
+    path = f"/transitions/{waiting}/approve"
+    assert ask(path, "POST", if_match=f'"{waiting}.waiting"')[0] == 403
+    write = {"authorization": "Bearer secret-of-those-who-approve"}
+    assert ask(path, "POST", **write)[0] == 428
+    assert ask(path, "POST", **write, if_match=f'"{waiting}.running"')[0] == 412
+    plan = ask("/plan")[1]
+    assert (plan["gpus"], plan["proven"]) == (1, True)
+    status, told = ask(path, "POST", **write, if_match=f'"{waiting}.waiting"')
+    assert (status, told["text"]) == (200, "serving-1 is approved")
+    cluster.wait(lambda: cluster.state() == "Serving", "it serves")
+    cluster.wait(lambda: newest()["state"] == "reached", "the transition is seen to be reached")
+    assert ask(f"/transitions/{newest()['id']}")[1]["transition"]["done"] == newest()["done"] > 0
+
+    def serving() -> bool:
+        fleet = ask("/fleet")[1]
+        return fleet["services"] == ["resnet50"] and 0 in fleet["instances"]["service"]
+
+    cluster.wait(serving, "the replica is in the fleet")
+    (service,) = ask("/services")[1]["services"]
+    assert service["capacity"] >= service["required"] == 300
+    assert service["slo_ms"] is not None
+    assert ask("")[1]["parts"] == ["fleet", "services", "plan", "transitions"]
+    assert ask("/plan/difference")[1]["actions"] == 0
+    assert {each["kind"] for each in ask("/events")[1]["events"]} == {"goal", "state"}
+    assert ask("/jobs")[0] == 404
+    assert ask("/apply", "POST", **write, if_match='"x"')[0] in (409, 412, 415)

@@ -140,7 +140,7 @@ def test_the_page_leads_from_an_empty_cluster_to_a_served_query(
                 if why is None:
                     said[text] = reader.type(text)
                 if "helm install" in text:
-                    reader.run_deployment("partita-controller", port="0", hold="1", poll="0.5")
+                    reader.run_deployment("partita-controller", port="0", dash_port="0", hold="1", poll="0.5")
                 if "helm upgrade" in text:
                     reader.run_deployment(
                         "partita-gateway", listen="127.0.0.1", port=str(reader.gateway_port), grpc_port="0",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import signal
 import threading
-from contextlib import nullcontext
+from contextlib import ExitStack, closing, contextmanager
 from datetime import datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,6 +15,7 @@ import typer
 from partita.cli.options import Kubeconfig, KubeContext
 from partita.cli.output import stderr
 from partita.control.reconciler import Hysteresis
+from partita.errors import InputError
 from partita.files import read_text
 from partita.kubernetes.connecting import open_api
 from partita.kubernetes.controller import ClusterController
@@ -29,6 +31,8 @@ from partita.metrics import serving_pages
 from partita.serve.worker.listening import read_token
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from partita.kubernetes.api import KubernetesApi
 
 GatewayTokenFile = Annotated[
@@ -45,6 +49,26 @@ GatewayCa = Annotated[
         "--gateway-ca",
         metavar="FILE",
         help="Reach those gateways over TLS; this CA (PEM) signed their certificates.",
+    ),
+]
+
+
+DashPort = Annotated[
+    int,
+    typer.Option(
+        "--dash-port",
+        min=0,
+        max=65535,
+        help="Port of the dashboard and the API /api/v1 on the pod's own loopback, for `kubectl port-forward`; "
+        "0 for none.",
+    ),
+]
+DashWriteTokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--dash-write-token-file",
+        metavar="FILE",
+        help="Let those who have this token approve plans there. (default: nobody may)",
     ),
 ]
 
@@ -105,6 +129,8 @@ def controller(
     ] = "DeviceTaints",
     gateway_token_file: GatewayTokenFile = None,
     gateway_ca: GatewayCa = None,
+    dash_port: DashPort = 0,
+    dash_write_token_file: DashWriteTokenFile = None,
 ) -> None:
     """Run Workloads on a Kubernetes cluster: plan them, and place their pods on exact slices.
 
@@ -130,7 +156,11 @@ def controller(
         number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)
     }
     try:
-        with serving_pages(controller_pages(made), "", port) if port else nullcontext():
+        with ExitStack() as stack:
+            if port:
+                stack.enter_context(serving_pages(controller_pages(made), "", port))
+            if dash_port:
+                stack.enter_context(_dash(made, dash_port, dash_write_token_file))
             _tell_missing_rights(api, namespace)
             made.run(stop)
     finally:
@@ -138,6 +168,33 @@ def controller(
             signal.signal(number, handler)
         drivers.close()
         api.close()
+
+
+@contextmanager
+def _dash(made: ClusterController, port: int, write: Path | None) -> Iterator[None]:
+    """While the block runs, serve the dashboard and the API of a controller.
+
+    Raises:
+        InputError: the extra is not installed, or the port or the token's file cannot be used.
+    """
+    if missing := [name for name in ("starlette", "uvicorn", "httptools") if find_spec(name) is None]:
+        raise InputError(
+            f"{', '.join(missing)} is not installed", where="--dash-port", hint='pip install "partita[dash]"'
+        )
+    from partita.dash.access import read_access  # noqa: PLC0415 -- of another extra
+    from partita.dash.history import History  # noqa: PLC0415 -- likewise
+    from partita.dash.server import BackgroundServer  # noqa: PLC0415 -- likewise
+    from partita.kubernetes.dash_source import (  # noqa: PLC0415 -- likewise
+        ControllerOnDemand,
+        ControllerSource,
+    )
+
+    source = ControllerSource(made)
+    access = read_access("127.0.0.1", port, read=None, write=write, cert=None, key=None, names=())
+    answers = ControllerOnDemand(source, made, threading.Lock())
+    with closing(BackgroundServer(source, access, History(None), on_demand=answers)) as server:
+        _tell(f"dashboard: {server.url}")
+        yield
 
 
 def _gateway_access(token_file: Path | None, ca: Path | None) -> GatewayAccess:

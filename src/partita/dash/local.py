@@ -320,7 +320,7 @@ class LocalSource:
             gpu.uuid,
             gpu.model,
             node,
-            LOST if gpu.lost else MIG_OFF if not gpu.mig else LEAVING if gpu.leaving else USABLE,
+            gpu_state(gpu),
             tuple(sorted(instances, key=lambda each: each.start)),
         )
         if self._seen.get(name) == made:
@@ -338,19 +338,7 @@ class LocalSource:
         self, gpu: ObservedGpu, each: ObservedInstance, acting: Mapping[Placement, ActionKind]
     ) -> InstanceDetail:
         job = self._jobs.get((gpu.id, str(each.placement)))
-        replica = each.replica.replica if each.replica is not None else None
-        return InstanceDetail(
-            each.placement.profile,
-            each.placement.start,
-            InstanceState.LOST if gpu.lost else _state(each, job, acting.get(each.placement)),
-            each.identity.mig_uuid,
-            each.identity.gi_id,
-            () if replica is None else tuple(name for name, _ in replica.serves),
-            job,
-            throughput=None if replica is None else replica.throughput,
-            batch=None if replica is None else replica.batch,
-            latency_ms=None if replica is None else replica.latency_ms,
-        )
+        return instance_detail(gpu, each, job, acting.get(each.placement))
 
     def _described(self) -> dict[str, Service]:
         """Return all services that run or are wanted, by name."""
@@ -479,6 +467,37 @@ def _identity(path: Path) -> object:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def gpu_state(gpu: ObservedGpu) -> int:
+    """Return the state of a GPU, as `GpuColumns.state` has it."""
+    return LOST if gpu.lost else MIG_OFF if not gpu.mig else LEAVING if gpu.leaving else USABLE
+
+
+def instance_detail(
+    gpu: ObservedGpu, each: ObservedInstance, job: str | None = None, acting: ActionKind | None = None
+) -> InstanceDetail:
+    """Return an instance as the API shows it.
+
+    Args:
+        gpu: the GPU.
+        each: the instance.
+        job: id of the job on it.
+        acting: the action on it that is in progress.
+    """
+    replica = each.replica.replica if each.replica is not None else None
+    return InstanceDetail(
+        each.placement.profile,
+        each.placement.start,
+        InstanceState.LOST if gpu.lost else _state(each, job, acting),
+        each.identity.mig_uuid,
+        each.identity.gi_id,
+        () if replica is None else tuple(name for name, _ in replica.serves),
+        job,
+        throughput=None if replica is None else replica.throughput,
+        batch=None if replica is None else replica.batch,
+        latency_ms=None if replica is None else replica.latency_ms,
+    )
 
 
 def _state(each: ObservedInstance, job: str | None, acting: ActionKind | None) -> InstanceState:

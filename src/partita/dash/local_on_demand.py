@@ -22,6 +22,7 @@ from partita.dash import jobs as queue
 from partita.dash import plans, transitions
 from partita.dash.endpoint import RequestFault
 from partita.dash.model import Accepted, Explanation, Part
+from partita.dash.on_demand import OnDemand
 from partita.dash.searches import Searches, SupersededError
 from partita.dash.what_if import inputs, prices_of
 from partita.drive.state import VARIABLE
@@ -77,20 +78,17 @@ _KEPT_PLANS = 20
 WHO = "the dashboard"
 
 
-class LocalOnDemand:
+class LocalOnDemand(OnDemand):
     """Answers for the cluster of a state folder.
 
     Args:
         source: the cluster as it is seen.
         driver: name of its driver.
         lock: held while the source is asked.
-
-    Attributes:
-        lock: likewise.
     """
 
     def __init__(self, source: LocalSource, driver: str, lock: Lock) -> None:
-        self.lock = lock
+        super().__init__(lock)
         self._source = source
         self._driver = driver
         self._folder = source.folder

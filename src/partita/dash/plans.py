@@ -125,9 +125,31 @@ def difference_to(
         InputError: it is no plan, or it needs GPUs that are not there.
         InfeasibleError: there are too few GPUs.
     """
-    plan = parse_plan(json.dumps(document), "plan")
-    refuse_missing(plan, seen)
     promised, unfinished = (None, None) if journal is None else (journal.promised(), journal.unfinished())
+    return difference_of(parse_plan(json.dumps(document), "plan"), promised, unfinished, seen, durations)
+
+
+def difference_of(
+    plan: Plan,
+    promised: Mapping[str, float] | None,
+    unfinished: Goal | None,
+    seen: Observation,
+    durations: Durations,
+) -> Difference:
+    """Return what lies between what runs and a plan.
+
+    Args:
+        plan: the plan.
+        promised: items/s that are to be kept; None for what runs.
+        unfinished: the goal that is in progress.
+        seen: what runs.
+        durations: how long actions are predicted to take.
+
+    Raises:
+        InputError: it needs GPUs that are not there.
+        InfeasibleError: there are too few GPUs.
+    """
+    refuse_missing(plan, seen)
     rates = standing_rates(promised, deployed(seen))
     return _difference(
         goal_for(plan, rates, unfinished, algorithm="shortest", extra_gpus=None), seen, durations
