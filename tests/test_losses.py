@@ -15,7 +15,7 @@ from partita.errors import InputError
 from partita.planner import check, plan, read_prepared
 from partita.planning.document import read_plan
 from partita.planning.domains import domain
-from partita.planning.overview import survival
+from partita.planning.overview import percent, survival
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -106,6 +106,22 @@ def test_one_kind_of_loss_is_named(tmp_path: Path) -> None:
     assert "surviving any one GPU takes" in str(survival(found))
     twice = replace(found.objective, value=2 * found.without_survival.value)
     assert "GPUs more (100 %)" in str(survival(replace(found, objective=twice)))
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [
+        (0, "0 %"),
+        (1e-9, "0 %"),
+        (0.00021, "0.021 %"),
+        (0.0312, "3.1 %"),
+        (0.99, "99 %"),
+        (0.996, "100 %"),
+        (12, "1,200 %"),
+    ],
+)
+def test_shares_need_no_exponent(share: float, text: str) -> None:
+    assert percent(share) == text
 
 
 def test_the_plan_is_written_reported_and_explained(

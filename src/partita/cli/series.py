@@ -12,7 +12,7 @@ from partita.cli.plan import search_progress, stoppable
 from partita.deadline import Deadline
 from partita.errors import InputError
 from partita.files import replacing
-from partita.planning.overview import number
+from partita.planning.overview import number, percent
 from partita.series.document import SCHEDULE, save_series, series_document, write_series
 from partita.series.forecast import forecast_file
 from partita.series.overview import SeriesOverview
@@ -150,7 +150,7 @@ class SeriesTable:
         chosen = planned.chosen
         text = Text(f"{number(round(chosen.total, 2))} {self._overview.unit}", style="bold")
         text.append(
-            f" in {planned.series.hours:,.6g} h, {planned.gap * 100:.2g} % above the bound "
+            f" in {planned.series.hours:,.6g} h, {percent(planned.gap)} above the bound "
             f"({number(round(planned.bound, 2))})",
             style="green" if planned.gap < 0.03 else "yellow",
         )

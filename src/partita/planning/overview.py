@@ -139,7 +139,7 @@ def verdict(plan: Plan) -> str:
     bound = f"bound {number(plan.objective.lower_bound)}"
     if plan.objective.proven:
         return f"proven optimal ({bound})"
-    return f"gap {plan.objective.gap * 100:.2g} % ({bound})"
+    return f"gap {percent(plan.objective.gap)} ({bound})"
 
 
 def plan_line(plan: Plan) -> str:
@@ -205,7 +205,7 @@ def survival(plan: Plan) -> str | None:
     more = objective.value - without.value
     unit = {"cost": " per hour", "watts": " W"}.get(objective.name, " GPU" if more == 1 else " GPUs")
     text = (
-        f"surviving {what} takes {number(more)}{unit} more ({number(round(more / without.value * 100, 1))} %): "
+        f"surviving {what} takes {number(more)}{unit} more ({percent(more / without.value)}): "
         f"{number(objective.value)}, and {number(without.value)} without"
     )
     if objective.proven and without.proven:
@@ -219,6 +219,17 @@ def number(value: float) -> str:
     """Return a whole number in full, another with the digits that matter."""
     value = round(value, 6)
     return f"{value:z,.0f}" if value == int(value) else f"{value:z,.2f}"
+
+
+def percent(share: float) -> str:
+    """Return a share in percent with the two digits that matter, all of a large one: 0.35 %, 12 %, 208 %."""
+    value = share * 100
+    return f"{value:,.0f} %" if value >= _IN_FULL else f"{value:.2g} %" if value >= _LEAST_PERCENT else "0 %"
+
+
+_IN_FULL = 99.5
+_LEAST_PERCENT = 1e-4
+"""Less is written as 0: two digits of it would need an exponent."""
 
 
 _INDEXED = re.compile(r"(.*\D)(\d+)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from partita import __version__
-from partita.planning.overview import VALUE_NAMES, amount, number, survival, trade_rows, verdict
+from partita.planning.overview import VALUE_NAMES, amount, number, percent, survival, trade_rows, verdict
 from partita.web.fleet import planned_gpus
 from partita.web.report import Column, ColumnKind, Figure, Report, Section, Table
 
@@ -63,7 +63,7 @@ def _figures(overview: PlanOverview) -> Iterator[tuple[str, str]]:
     if objective.name != "gpus":
         yield VALUE_NAMES.get(objective.name, "value"), number(objective.value)
     yield "lower bound", number(objective.lower_bound)
-    yield "gap", f"{objective.gap * 100:.2g} %"
+    yield "gap", percent(objective.gap)
     yield "services", f"{len(plan.services):,}"
     yield "instances", f"{overview.instances:,}"
     yield "compute used", "none" if used is None else f"{used * 100:.0f} %"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from partita import __version__
-from partita.planning.overview import number
+from partita.planning.overview import number, percent
 from partita.web.report import Chart, Column, ColumnKind, Figure, Line, Report, Section, Table
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def series_report(overview: SeriesOverview) -> Report:
     return Report(
         title=f"Series: {total}",
         headline=total,
-        verdict=f"{planned.gap * 100:.2g} % above the bound",
+        verdict=f"{percent(planned.gap)} above the bound",
         good=planned.gap < 0.03,
         figures=tuple(Figure(name, text) for name, text in figures.items()),
         sections=(
