@@ -115,7 +115,7 @@ class Answers:
             "GET plan/difference": lambda: self.difference,
             "GET jobs": lambda: JobPage(self.jobs, {"waiting": 1, "running": 1, "killed": 1}),
             "GET energy": lambda: Energy(0.0, self.energy, 1840.0),
-            "DELETE jobs/7": lambda: Accepted("7", "it will be cancelled"),
+            "POST jobs/7/cancel": lambda: Accepted("7", "it will be cancelled"),
             "POST jobs": lambda: Accepted("9", "submitted"),
             **{f"GET jobs/{each.id}": (lambda each=each: each) for each in self.jobs},  # type: ignore[misc]
         }

@@ -159,6 +159,7 @@ def _part(
                     floor=each.floor,
                     predicted=_steps(predicted.capacity[each.name]),
                     actual=_steps(capacity.get(each.name, ())),
+                    before=each.before,
                 )
                 for each in changes[:MOST_LINES]
             ),
@@ -167,8 +168,9 @@ def _part(
         in_use=CapacityLine(
             service="GPUs in use",
             floor=max(before, after),
-            predicted=((0.0, float(before)), *_steps(predicted.gpus)),
-            actual=() if course is None else ((0.0, float(before)), *_steps(course.gpus)),
+            predicted=_steps(predicted.gpus),
+            actual=() if course is None else _steps(course.gpus),
+            before=before,
         ),
         left=len(predicted.bars) - len(bars),
     )

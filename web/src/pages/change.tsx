@@ -111,8 +111,8 @@ function Controls({ transition }: { transition: api.Transition }) {
   const send = async (what: string) => {
     busy.value = true;
     try {
-      const { state } = (await source.get("")) as api.Index;
-      await source.send("POST", `transitions/${encodeURIComponent(transition.id)}/${what}`, undefined, state);
+      // What is sent holds for the state that is shown, and is refused in another one.
+      await source.send("POST", `transitions/${encodeURIComponent(transition.id)}/${what}`, undefined, `${transition.id}.${transition.state}`);
       error.value = null;
     } catch (caught) {
       error.value = caught as Error;

@@ -4,24 +4,23 @@ import { duration, number, scaled, share } from "../format";
 import type * as api from "../model";
 import { Table, type Column } from "../parts/table";
 import { Bar, Choice, Loaded, Tile, Tiles } from "../parts/tiles";
-import { index, link, useDocument } from "../state";
+import { link, useDocument } from "../state";
 
+/** Seconds back from now; a million and more are seconds since 1970. */
 const SPANS = [
   ["3600", "Hour"],
   ["86400", "Day"],
   ["2592000", "30 days"],
-  ["0", "All"],
+  ["1000000", "All"],
 ] as const;
 
 export function EnergyPage() {
   const seconds = useSignal<(typeof SPANS)[number][0]>("86400");
-  const span = Number(seconds.value);
-  const since = span ? Math.max(0, Math.floor((index.value?.now ?? 0) - span)) : 0;
   return (
     <>
       <h1>Energy and cost</h1>
       <Choice legend="Over" name="span" value={seconds} of={SPANS} />
-      <Rows key={seconds.value} since={since} />
+      <Rows key={seconds.value} since={Number(seconds.value)} />
     </>
   );
 }

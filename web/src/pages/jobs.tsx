@@ -24,8 +24,7 @@ const COLUMNS: readonly Column<api.Job>[] = [
   { title: "Submitted", value: (one) => one.submitted, show: (one) => time(one.submitted) },
   { title: "GPU", value: (one) => one.gpu, show: (one) => one.gpu && <a href={link("gpu", one.gpu)}>{`${one.gpu} ${one.placement ?? ""}`}</a> },
   { title: "Memory", value: (one) => one.memory_bytes?.[0] ?? null, show: (one) => expected(one.memory_bytes), number: true, hint: "Least and most that it is expected to need" },
-  { title: "Attempts", value: (one) => one.attempts.length, number: true },
-  { title: "Command", value: (one) => one.command, wide: true },
+  { title: "Command", value: (one) => one.name || one.command || null, wide: true },
 ];
 
 function expected(memory: api.Job["memory_bytes"]): string {
@@ -140,17 +139,20 @@ const ATTEMPTS: readonly Column<api.JobAttempt>[] = [
 
 function Shown({ job, path }: { job: api.Job; path: string }) {
   const error = useSignal<Error | null>(null);
-  const over = !["waiting", "queued", "pending", "starting", "running", "held"].includes(job.state);
+  const over = ["done", "failed", "cancelled"].includes(job.state);
   const cancel = () =>
-    void source.send("DELETE", path).then(
+    void source.send("POST", `${path}/cancel`, undefined, `${job.id}.${job.state}`).then(
       () => (error.value = null),
       (caught: unknown) => (error.value = caught as Error),
     );
   return (
     <>
-      <p>
-        <code>{job.command}</code>
-      </p>
+      {job.command && (
+        <p>
+          {job.name && `${job.name}: `}
+          <code>{job.command}</code>
+        </p>
+      )}
       <Tiles>
         <Tile label="State" value={job.state} note={job.reason ?? ""} />
         <Tile label="Predicted start" value={time(job.predicted_start)} note={job.predicted_start === null ? "of jobs that wait" : ""} />
@@ -187,9 +189,17 @@ function Log({ path }: { path: string }) {
     let ended = false;
     let timer = 0;
     let after = 0;
+    let attempt = 0;
     const more = async () => {
       try {
         const log = (await source.get(`${path}/log?after=${after}`)) as api.JobLog;
+        if (log.attempt !== attempt && after > 0) {
+          after = 0;
+          text.value = "";
+          again(0);
+          return;
+        }
+        attempt = log.attempt;
         const element = box.current;
         const atEnd = !element || element.scrollHeight - element.scrollTop - element.clientHeight < 40;
         const wrote = log.next > after;
@@ -236,6 +246,7 @@ function Submit() {
         command: words(said("command")),
         memory_bytes: memory ? Number(memory) * 2 ** 30 : null,
         directory: said("directory") || null,
+        name: said("name"),
       })) as api.Accepted;
       error.value = null;
       form.reset();
@@ -259,7 +270,10 @@ function Submit() {
           Memory, GiB <input name="memory" type="number" min="0.1" step="any" placeholder="forecast" />
         </label>
         <label>
-          Folder <input name="directory" placeholder="as the daemon has it" />
+          Name <input name="name" maxLength={64} />
+        </label>
+        <label>
+          Folder <input name="directory" placeholder="your home" />
         </label>
         <button type="submit">Submit</button>
       </form>

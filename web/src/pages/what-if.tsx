@@ -29,32 +29,34 @@ interface Answers {
   readonly waiting: boolean;
 }
 
-/** Answers of what is asked for: the bound first, then the plan. One request at a time; of several questions that come
- * meanwhile only the last is asked. */
+/** Of this page: the server ends an older search of the same client. */
+const CLIENT = String(Math.random()).slice(2);
+
+/** Answers of what is asked for: the bound first, then the plan. While a bound is on its way, only the last of several
+ * questions waits; a plan that is on its way is not waited for. */
 function useAnswers(services: Services, pools: Pools): Answers {
   const state = useSignal<Answers>({ answer: null, error: null, waiting: true });
   const wanted = useRef({ services, pools });
-  const running = useRef(false);
+  const busy = useRef(false);
   wanted.current = { services, pools };
-  const ask = async () => {
-    if (running.current) return;
-    running.current = true;
-    for (;;) {
-      const asked = wanted.current;
-      const superseded = () => wanted.current.services !== asked.services || wanted.current.pools !== asked.pools;
-      try {
-        for (const until of ["bound", "plan"]) {
-          const question = { services: asked.services, pools: asked.pools, until, seconds: SECONDS, document: false };
-          const answer = (await source.send("POST", "what-if", question)) as api.WhatIfAnswer;
-          state.value = { answer, error: null, waiting: until === "bound" || superseded() };
-          if (superseded()) break;
-        }
-      } catch (error) {
-        state.value = { answer: state.value.answer, error: error as Error, waiting: superseded() };
-      }
-      if (!superseded()) break;
+  const answered = async (until: "bound" | "plan"): Promise<boolean> => {
+    const asked = wanted.current;
+    const newest = () => wanted.current.services === asked.services && wanted.current.pools === asked.pools;
+    try {
+      const question = { ...asked, until, seconds: SECONDS, document: false, client: CLIENT };
+      const answer = (await source.send("POST", "what-if", question)) as api.WhatIfAnswer;
+      if (until === "bound" || newest()) state.value = { answer, error: null, waiting: until === "bound" };
+    } catch (error) {
+      if (newest()) state.value = { answer: state.value.answer, error: error as Error, waiting: false };
     }
-    running.current = false;
+    return newest();
+  };
+  const ask = async () => {
+    if (busy.current) return;
+    busy.current = true;
+    while (!(await answered("bound")));
+    busy.current = false;
+    if (!state.value.error) await answered("plan");
   };
   useEffect(() => {
     state.value = { ...state.value, waiting: true };
@@ -127,7 +129,7 @@ function Answer({ found, objective }: { found: Answers; objective: string }) {
         <Tiles>
           <Tile
             label="GPUs"
-            value={answer.feasible ? (plan ? number(plan.gpus) : "…") : "do not suffice"}
+            value={answer.feasible ? (plan ? number(plan.gpus) : objective === "gpus" ? `≥ ${number(answer.bound)}` : "…") : "do not suffice"}
             note={answer.now === null ? "no plan was applied" : `now ${number(answer.now)}${more ? `, ${more > 0 ? "+" : "−"}${number(Math.abs(more))}` : ""}`}
             bad={!answer.feasible}
           />

@@ -329,16 +329,16 @@ interface CapacityProps {
 }
 
 function Capacity({ label, line, gpus, until, ticks, at }: CapacityProps) {
-  const { actual, predicted, floor } = line;
+  const { actual, predicted, floor, before } = line;
   const ran = actual.length > 0;
   const told = ran ? actual : predicted;
-  const least = Math.min(...told.map(([, value]) => value));
+  const least = Math.min(before, ...told.map(([, value]) => value));
   const most = Math.max(...told.map(([, value]) => value));
   const value = at === null ? null : valueAt(told, at);
   const drawn: StepLine[] = [
     { name: "floor", points: [[0, floor]], look: "dots" },
-    { name: "predicted", points: predicted, look: ran ? "dashes" : "area" },
-    ...(ran ? [{ name: "actual", points: actual, look: "area" } as const] : []),
+    { name: "predicted", points: [[0, before], ...predicted], look: ran ? "dashes" : "area" },
+    ...(ran ? [{ name: "actual", points: [[0, before] as const, ...actual], look: "area" } as const] : []),
   ];
   const unit = gpus ? "" : "/s";
   const summary = gpus
