@@ -1,6 +1,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -188,6 +193,25 @@ def test_all_services_of_a_plan_are_simulated(partita: Commands, planned: tuple[
     assert data["keeps"]
     assert [each["service"] for each in data["services"]] == ["moderation", "photo-search"]
     assert {each["kept"] for each in data["services"]} == {"yes"}
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core simulates without other processes")
+def test_ctrl_c_while_its_processes_begin_is_told_by_none_of_them(planned: tuple[Path, Path]) -> None:
+    words = ["simulate", "-f", str(planned[0]), "--plan", str(planned[1]), "--queries", "1000000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "partita", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    begun = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while process.poll() is None and len(begun.read_text().split()) < 3:
+        time.sleep(0.001)
+    os.killpg(process.pid, signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in told
 
 
 def test_a_promise_that_is_not_kept_is_named_and_fails(partita: Commands, planned: tuple[Path, Path]) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from partita.errors import InputError, PartitaError, nearest
+from partita.process.keeper import uninterrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -60,7 +61,9 @@ class Searches:
 
     def warm(self) -> None:
         """Start the process and have it prepare the workload; return at once."""
-        self._started().submit(_warm, self._workload)
+        pool = self._started()
+        with uninterrupted():
+            pool.submit(_warm, self._workload)
 
     def what_if(self, asked: WhatIf, applied: Mapping[str, int] | None) -> WhatIfAnswer:
         """Answer a what-if. It ends searches of the same `client` that go on, but one for a plan none for a bound.
@@ -121,7 +124,9 @@ class Searches:
     def _run(self, search: Callable[..., T], *arguments: object) -> T:
         pool = self._started()
         try:
-            return pool.submit(search, *arguments).result()
+            with uninterrupted():
+                asked = pool.submit(search, *arguments)
+            return asked.result()
         except BrokenProcessPool:
             with self._lock:
                 if self._pool is pool:

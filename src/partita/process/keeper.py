@@ -14,7 +14,7 @@ import signal
 import subprocess
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -23,13 +23,23 @@ from partita.process import table
 from partita.process.logs import keep_short
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 PIPE = subprocess.PIPE
 KILLED_S = 30.0
 """Seconds after SIGKILL when a process that has not ended (its GPU hangs) is given up."""
 _LOOK_S = 0.05
 _SET_DEATH_SIGNAL = 1
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Have Ctrl-C wait until the block ends, and never reach processes that begin in it: their parent ends them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def start(

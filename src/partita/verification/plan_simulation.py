@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import signal
 from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from multiprocessing import get_context
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from partita.process.keeper import uninterrupted
 from partita.serve.dispatching.turns import InstanceTurns
 from partita.serve.live_simulation import LiveSimulation, SimulatedTime, Traffics, run_together
 from partita.serve.routers import live_router
@@ -133,7 +133,8 @@ def _side_by_side(
     told = context.Event()
     with ProcessPoolExecutor(cores, context, _begin, (told,)) as pool:
         try:
-            numbers = {pool.submit(_simulate_apart, group, trial): at for at, group in enumerate(groups)}
+            with uninterrupted():
+                numbers = {pool.submit(_simulate_apart, group, trial): at for at, group in enumerate(groups)}
             waiting = set(numbers)
             while waiting and not stop():
                 ended, waiting = wait(waiting, _LOOK_S, FIRST_COMPLETED)
@@ -151,10 +152,9 @@ _told: Event | None = None
 
 
 def _begin(told: Event) -> None:
-    """Begin a process of a pool, which ends when it is told to, not by Ctrl-C."""
+    """Begin a process of a pool, which ends when it is told to."""
     global _told  # noqa: PLW0603 -- what a pool gives its processes has no other place
     _told = told
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _simulate_apart(group: tuple[Task, ...], trial: Trial) -> tuple[ServiceOutcome, ...] | None:
