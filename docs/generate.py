@@ -1,10 +1,10 @@
 """Make the generated parts of the documentation, or check them: `python -m docs.generate [--check]`.
 
-Generated are docs/cli.md, docs/workload.schema.json, docs/openapi.json, docs/report.schema.json, the tables of
-fields in docs/file-formats.md, the output of console sessions, deploy/crds, and the rights in the chart and in
-docs/kubernetes.md. With `--check` nothing is written; what is stale, a dead link, a command that does not exist or is
-not described, and a session that fails are named, and the exit code is 1. What is stale is decided by shape
-(docs/shape.py), on any versions of what the project depends on.
+Generated are docs/cli.md, docs/workload.schema.json, docs/openapi.json, docs/report.schema.json, the table of
+endpoints in docs/api.md, the tables of fields in docs/file-formats.md, the output of console sessions, deploy/crds,
+and the rights in the chart and in docs/kubernetes.md. With `--check` nothing is written; what is stale, a dead link,
+a command that does not exist or is not described, and a session that fails are named, and the exit code is 1. What is
+stale is decided by shape (docs/shape.py), on any versions of what the project depends on.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from docs.checks import command_faults, link_faults, undocumented
 from docs.pages import (
     cli_page,
+    endpoint_table,
     openapi_text,
     report_schema_text,
     rights_tables,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 CLI, SCHEMA, FORMATS = "docs/cli.md", "docs/workload.schema.json", "docs/file-formats.md"
-OPENAPI = "docs/openapi.json"
+OPENAPI, API = "docs/openapi.json", "docs/api.md"
 REPORT = "docs/report.schema.json"
 KUBERNETES = "docs/kubernetes.md"
 SESSIONS = ("README.md", "docs/getting-started.md", "docs/serving.md", "docs/jobs.md")
@@ -46,6 +47,7 @@ _SHOWN = 40
 """Lines of difference that are shown of a page."""
 
 _TABLES = re.compile(r"(<!-- begin workload -->\n).*?(<!-- end workload -->)", re.DOTALL)
+_ENDPOINTS = re.compile(r"(<!-- begin endpoints -->\n).*?(<!-- end endpoints -->)", re.DOTALL)
 _RIGHTS = re.compile(r"(<!-- begin rights -->\n).*?(<!-- end rights -->)", re.DOTALL)
 
 
@@ -59,6 +61,7 @@ def generated() -> Iterator[tuple[str, str]]:
     yield SCHEMA, _kept(_read(SCHEMA) or "null", schema_text(), json.loads)
     yield OPENAPI, _kept(_read(OPENAPI) or "null", openapi_text(), json.loads)
     yield REPORT, _kept(_read(REPORT) or "null", report_schema_text(), json.loads)
+    yield API, _ENDPOINTS.sub(lambda found: f"{found[1]}{endpoint_table()}{found[2]}", _read(API))
     yield from deployed()
     yield FORMATS, _TABLES.sub(lambda found: f"{found[1]}{workload_tables()}{found[2]}", _read(FORMATS))
     with ThreadPoolExecutor() as pool:  # each page waits for its commands most of the time

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import redirect_stdout
 from functools import cache
 from io import StringIO
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from partita.cli.commands import RegisteredCommands
 from partita.cli.main import command_line
+from partita.dash.endpoints import ALL as ENDPOINTS
+from partita.dash.model import Role
 from partita.dash.openapi import document as openapi
 from partita.documents.codec import schema as schema_of
 from partita.kubernetes.rights import ADVICE, APPROVAL, CONTROLLER, GATEWAY, MIG_MANAGER
@@ -92,6 +95,18 @@ def openapi_text() -> str:
 def report_schema_text() -> str:
     """Return docs/report.schema.json: the document inside a report."""
     return json.dumps(schema_of(Report), indent=2, ensure_ascii=False) + "\n"
+
+
+def endpoint_table() -> str:
+    """Return a table of all endpoints of the API."""
+    lines = ["| | path under `/api/v1` | | returns |", "|---|---|---|---|"]
+    for each in sorted(ENDPOINTS, key=lambda each: (each.path, each.method)):
+        path = re.sub(r"{(\w+):path}", r"{\1}", each.path) or "(itself)"
+        more = " Needs a token that may write." if each.role is Role.WRITE else ""
+        lines.append(f"| {each.method} | `{path}` | {each.about}{more} | `{each.returns.__name__}` |")
+    lines.append("| GET | `/stream` | Everything that changes, as it changes. | events |")
+    lines.append("| POST, DELETE | `/session` | Sign in with a token, and out. | `Session` |")
+    return "\n".join(lines) + "\n"
 
 
 def workload_tables() -> str:
