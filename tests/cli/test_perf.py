@@ -149,7 +149,7 @@ def test_show_marks_estimates_on_every_number(partita: Callable[..., Done], perf
         (["--quantile", "p99"], "no latency at quantile 0.99"),
         (["--quantile", "99"], "it must lie between 0 and 1"),
         (["--slo", "0"], "an SLO of 0 ms cannot be kept"),
-        (["--slo", "nan"], "an SLO of nan ms cannot be kept"),
+        (["--slo", "nan"], "--slo: must be a finite number, not nan"),
     ],
 )
 def test_show_refuses_what_is_not_there(

@@ -164,7 +164,7 @@ class Running:
         self.process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
     def until(self, holds: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while not (self.partita.state / "cluster.sqlite3").exists() or not holds():
             assert self.process.poll() is None, self.process.communicate()
             assert time.monotonic() < deadline, "it never came about"
