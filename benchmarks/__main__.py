@@ -32,6 +32,7 @@ NAMES = (
     "kubernetes_scale",
     "series",
     "dash",
+    "dash_browser",
 )
 
 

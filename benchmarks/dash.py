@@ -160,7 +160,7 @@ async def _measured(folder: Path, pid: int, url: str, size: tuple[int, int], sec
     before, at = _cpu_s(pid), time.monotonic()
     for each in watching:
         each.events = each.size = 0
-    changed = await asyncio.to_thread(_change, folder, changes, seconds, seed=viewers)
+    changed = await asyncio.to_thread(change, folder, changes, seconds, seed=viewers)
     cpu, took = _cpu_s(pid) - before, time.monotonic() - at
     await asyncio.sleep(3)
     memory = _memory_mib(pid)
@@ -196,7 +196,7 @@ def _request(path: str, port: int, more: str) -> bytes:
     return f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{more}\r\n".encode()
 
 
-def _change(folder: Path, changes: int, seconds: float, *, seed: int) -> int:
+def change(folder: Path, changes: int, seconds: float, *, seed: int) -> int:
     """Change the service on so many slices each second; return on how many GPUs, counted anew each second."""
     rng, count = random.Random(seed), 0
     with closing(sqlite3.connect(folder / CLUSTER, isolation_level=None, timeout=30)) as db:
