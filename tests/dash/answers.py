@@ -27,6 +27,7 @@ from partita.dash.model import (
     Role,
     ServiceDifference,
     ServiceInput,
+    Session,
     Transition,
     TransitionDetail,
     TransitionPage,
@@ -102,6 +103,9 @@ class Answers:
             verb = path.rpartition("/")[2]
             self.state = TransitionState.PAUSED if verb == "pause" else TransitionState.RUNNING
             return Accepted("t-2", verb)
+        if (method, path) == ("POST", "session"):
+            self.role = Role.WRITE
+            return Session(self.role)
         if path.endswith("/log"):
             return JobLog(f"epoch 1\n{self.name}\n", 8 + len(self.name) + 1, over=True)
         known: dict[str, Callable[[], Value]] = {
@@ -113,7 +117,7 @@ class Answers:
                 "v", 12, 12.0, True, "proven optimal (bound 12)", 30.0, instances=40
             ),
             "GET plan/difference": lambda: self.difference,
-            "GET jobs": lambda: JobPage(self.jobs, {"waiting": 1, "running": 1, "killed": 1}),
+            "GET jobs": lambda: JobPage(self.jobs, {"waiting": 1, "running": 1}),
             "GET energy": lambda: Energy(0.0, self.energy, 1840.0),
             "POST jobs/7/cancel": lambda: Accepted("7", "it will be cancelled"),
             "POST jobs": lambda: Accepted("9", "submitted"),
@@ -198,7 +202,7 @@ class Answers:
 
     @property
     def jobs(self) -> tuple[Job, ...]:
-        """One that waits, one that runs in its second attempt, one that was killed."""
+        """One that waits, one that runs in its second attempt, one that failed."""
         first = JobAttempt(1, "node-0/gpu-3", "1g.10gb@2", 10 * GIB, NOW - 400, NOW - 390, NOW - 300, "out of memory",
                            "it needed more than the slice has", 137, 9.8 * GIB)  # fmt: skip
         second = JobAttempt(2, "node-0/gpu-3", "2g.20gb@4", 20 * GIB, NOW - 299, NOW - 290)
@@ -207,7 +211,7 @@ class Answers:
                 "ask for less memory, or wait", NOW + 900, memory_bytes=(22 * GIB, 31 * GIB)),
             Job("6", "ada", "python finetune.py", "running", NOW - 500, gpu="node-0/gpu-3", placement="2g.20gb@4",
                 memory_bytes=(12 * GIB, None), attempts=(first, second)),
-            Job("5", "ada", "python huge.py", "killed", NOW - 9000, "no slice is large enough",
+            Job("5", "ada", "python huge.py", "failed", NOW - 9000, "no slice is large enough",
                 "use a GPU with more memory", attempts=(first,)),
         )  # fmt: skip
 

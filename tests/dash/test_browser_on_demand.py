@@ -134,6 +134,10 @@ def test_whoever_may_only_look_is_offered_no_change(look: Callable[..., Watched]
     page.evaluate("location.hash = '#/jobs'")
     page.wait_for_selector("td a")
     assert page.locator("text=Submit a job").count() == 0
+    page.click("button >> text=Sign in")
+    page.fill("input[name=token]", "secret")
+    page.click("button >> text=Enter")
+    page.wait_for_selector("text=Submit a job")
 
 
 def test_a_job_says_why_and_what_to_do_and_is_submitted_and_cancelled(look: Callable[..., Watched]) -> None:

@@ -5,7 +5,7 @@ import { time } from "./format";
 import { PAGES, type Page } from "./pages";
 import { Trouble } from "./parts/tiles";
 import { Refusal } from "./source";
-import { connect, connection, fault, filter, has, index, link, route, scheme, source, trouble, type Scheme } from "./state";
+import { connection, fault, filter, has, index, link, route, scheme, source, trouble, type Scheme } from "./state";
 
 const here = (page: Page) => (page.part === null ? source.live : has(page.part));
 const listed = () => PAGES.filter((page) => page.title !== null && here(page));
@@ -15,6 +15,7 @@ const CONNECTION = { live: "live", connecting: "connecting …", saved: "saved" 
 
 export function Shell() {
   const help = useSignal(false);
+  const entering = useSignal(false);
   const search = useRef<HTMLInputElement>(null);
   useEffect(() => {
     const pressed = (event: KeyboardEvent) => {
@@ -82,6 +83,11 @@ export function Shell() {
           <button type="button" aria-expanded={help.value} aria-label="Keys" onClick={() => (help.value = !help.value)}>
             ?
           </button>
+          {source.live && known?.role === "read" && (
+            <button type="button" aria-expanded={entering.value} onClick={() => (entering.value = !entering.value)}>
+              Sign in
+            </button>
+          )}
           <span class={`connection ${connection.value}`} role="status">
             {source.live ? CONNECTION[connection.value] : `as of ${time(known?.now)}`}
           </span>
@@ -89,7 +95,9 @@ export function Shell() {
       </header>
       {help.value && <Keys />}
       <main id="main" tabIndex={-1}>
-        {trouble.value && (refused ? <WayIn /> : <Trouble error={trouble.value} />)}
+        {trouble.value && !refused && <Trouble error={trouble.value} />}
+        {refused && <WayIn why="This dashboard asks for a token. Whoever runs it has one for you." />}
+        {!refused && entering.value && <WayIn why="With a token that may write you pause and approve changes, and submit and cancel jobs." />}
         {fault.value && (
           <div class="trouble" role="alert">
             <p>The cluster cannot be seen now, and what is shown is older: {fault.value.error}</p>
@@ -137,14 +145,13 @@ const Keys = () => (
   </section>
 );
 
-/** Asks for the token, and trades it for a cookie. */
-function WayIn() {
+/** Asks for the token, and trades it for a cookie, with which the page is loaded anew. */
+function WayIn({ why }: { why: string }) {
   const wrong = useSignal<Error | null>(null);
   const enter = async (form: HTMLFormElement) => {
     try {
       await source.send("POST", "session", { token: new FormData(form).get("token") });
-      wrong.value = null;
-      await connect();
+      location.reload();
     } catch (error) {
       wrong.value = error as Error;
     }
@@ -158,7 +165,7 @@ function WayIn() {
       }}
     >
       <h1>Token</h1>
-      <p>This dashboard asks for a token. Whoever runs it has one for you.</p>
+      <p>{why}</p>
       <label>
         Token <input name="token" type="password" autocomplete="current-password" required />
       </label>

@@ -7,7 +7,7 @@ import { EVENT_COLUMNS } from "../parts/events";
 import { Table, type Column } from "../parts/table";
 import { Bar, Loaded, Tile, Tiles, Trouble } from "../parts/tiles";
 import { TransitionView } from "../parts/timeline";
-import { has, index, link, mayWrite, route, source, useDocument } from "../state";
+import { has, link, mayWrite, route, source, useDocument } from "../state";
 
 const WORDS: Readonly<Record<api.TransitionState, string>> = {
   waiting: "waits for approval",
@@ -155,7 +155,7 @@ function Planned() {
       <Loaded of={plan}>
         {(one) => (
           <Tiles>
-            <Tile label="GPUs" value={number(one.gpus)} note={`of the plan${index.value?.workload ? ` for ${index.value.workload}` : ""}`} />
+            <Tile label="GPUs" value={number(one.gpus)} note="of the plan that was applied last" />
             <Tile label="Proof" value={one.proven ? "optimal" : "open"} note={one.verdict} />
             <Tile label="Instances" value={number(one.instances)} />
             {one.cost !== null && <Tile label="Cost per hour" value={number(one.cost)} />}

@@ -7,6 +7,7 @@ import { Table, type Column } from "../parts/table";
 import { Loaded, Tile, Tiles, Trouble } from "../parts/tiles";
 import { filter, link, mayWrite, on, route, source, useDocument } from "../state";
 
+const STATES = ["running", "waiting", "starting", "stopping", "done", "failed", "cancelled"];
 const PAGE = 200;
 const SECOND = 1000;
 
@@ -30,6 +31,7 @@ const COLUMNS: readonly Column<api.Job>[] = [
 function expected(memory: api.Job["memory_bytes"]): string {
   if (!memory) return "–";
   const [least, most] = memory;
+  if (least === 0 && most !== null) return `at most ${bytes(most)}`;
   return most === null ? `${bytes(least)} or more` : least === most ? bytes(least) : `${bytes(least)} to ${bytes(most)}`;
 }
 
@@ -75,7 +77,6 @@ function AllJobs() {
       ends.forEach((end) => end());
     };
   }, [state.value]);
-  const all = Object.values(counts.value).reduce((sum, count) => sum + count, 0);
   return (
     <>
       <h1>Jobs</h1>
@@ -84,9 +85,11 @@ function AllJobs() {
         <label>
           State{" "}
           <select value={state.value} onChange={(event) => (state.value = event.currentTarget.value)}>
-            <option value="">{`all (${number(all)})`}</option>
-            {Object.entries(counts.value).map(([name, count]) => (
-              <option key={name} value={name}>{`${name} (${number(count)})`}</option>
+            <option value="">all</option>
+            {STATES.map((name) => (
+              <option key={name} value={name}>
+                {name in counts.value ? `${name} (${number(counts.value[name])})` : name}
+              </option>
             ))}
           </select>
         </label>
