@@ -10,6 +10,8 @@ from tests.control.world import World, deployment, goal
 from tests.dash.client import client, local
 
 from partita.control.executor import snapshot
+from partita.dash.model import Service
+from partita.dash.source import Look
 from partita.drive.simulated import SimulatedCluster
 from partita.drive.state import CLUSTER
 from partita.mig.layout import Placement
@@ -215,3 +217,21 @@ def test_a_change_is_told_once_it_is_seen(live: Client, world: World, tmp_path: 
     after = live.api.stream.last
     live.look()
     assert live.api.stream.last == after, "nothing has changed, so nothing is told"
+
+
+def test_a_thousand_services_are_not_told_with_every_reading(
+    live: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = [Service(f"service-{i:04}", 1.0, 1.0, 1.0, 1.0, 1) for i in range(1000)]
+    clock = [1e9]
+    monkeypatch.setattr("partita.dash.state.time.monotonic", lambda: clock[0])
+    told = []
+    for second in range(25):
+        clock[0] += 1.0
+        changed = tuple(each.replace(rate=float(second)) for each in many)
+        found = live.api.services_due(Look(0.0, services=changed))
+        told.append(len(found))
+        if found:
+            assert {each.rate for each in found} == {float(second)}, "as they are now"
+    assert [second for second, count in enumerate(told) if count] == [0, 10, 20]
+    assert set(told) == {0, 1000}

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from partita.dash.fleet import FleetState, fragmentation
-from partita.dash.model import GpuChange, InstanceDetail, InstanceState, LoadChange, Reset
+from partita.dash.model import GpuChange, InstanceDetail, InstanceState, LoadChange, Reset, Service
 from partita.dash.source import InstanceLoad, Look, SeenGpu
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import Layout, Placement, legal_layouts
@@ -206,3 +206,15 @@ def test_fragmentation_is_what_the_largest_instance_leaves() -> None:
 
 def test_someone_else_s_cut_has_no_fragmentation() -> None:
     assert fragmentation("a100-40gb", ((0, "9g.90gb"),)) == 0.0
+
+
+def test_a_service_that_went_is_told_by_a_reset_and_one_that_came_too() -> None:
+    fleet = FleetState()
+    fleet.update(Look(0.0, services=[Service(name, 1.0, 1.0, 1.0, 1.0, 1) for name in ("chat", "search")]))
+    assert fleet.fleet().services == ("chat", "search")
+    ((name, document),) = fleet.update(Look(1.0, gone_services=["chat"]))
+    assert (name, document) == ("reset", Reset(fleet.version, "services went"))
+    assert (fleet.fleet().services, list(fleet.services)) == (("search",), ["search"])
+    ((name, document),) = fleet.update(Look(2.0, services=[Service("vision", 1.0, 1.0, 1.0, 1.0, 1)]))
+    assert (name, document) == ("reset", Reset(fleet.version, "services came"))
+    assert fleet.fleet().services == ("search", "vision")

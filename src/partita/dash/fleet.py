@@ -221,11 +221,16 @@ class FleetState:
                 self._put(self._index[gpu.id], gpu)
             self._nodes = {name: i for i, name in enumerate(dict.fromkeys(g.node for g in self._gpus))}
             self._models = {name: i for i, name in enumerate(dict.fromkeys(g.model for g in self._gpus))}
-        names = self._names.keys() | {each.name for each in look.services}
+        went = self.services.keys() & set(look.gone_services)
+        names = {each.name for each in look.services}
         names |= {name for gpu in look.gpus for each in gpu.instances for name in each.services}
-        if len(names) > len(self._names):
-            why = why or "services came"
-            self._names = {name: index for index, name in enumerate(sorted(names))}
+        if went:
+            names |= self.services.keys() - went
+            names |= {name for gpu in self._gpus for each in gpu.instances for name in each.services}
+        if went or not names <= self._names.keys():
+            why = why or ("services went" if went else "services came")
+            kept = names if went else names | self._names.keys()
+            self._names = {name: index for index, name in enumerate(sorted(kept))}
         if look.goal != self._goal:
             why = why or "another deployment is wanted"
             self._goal = look.goal

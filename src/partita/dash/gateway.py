@@ -7,11 +7,11 @@ the last minutes. A counter that falls belongs to a gateway that was started aga
 
 from __future__ import annotations
 
+import http.client
 import re
 import ssl
 import threading
 import time
-import urllib.error
 import urllib.request
 from bisect import bisect_left
 from collections import defaultdict, deque
@@ -114,7 +114,11 @@ class GatewayPage:
         base = url if "://" in url else f"http://{url}"
         self.url = base if base.rstrip("/").endswith("/metrics") else f"{base.rstrip('/')}/metrics"
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        self._tls = ssl.create_default_context(cafile=ca) if self.url.startswith("https:") else None
+        tls = ssl.create_default_context(cafile=ca) if self.url.startswith("https:") else None
+        # Neither a proxy nor a redirect gets to see the token.
+        self._opener = urllib.request.OpenerDirector()
+        for each in (urllib.request.HTTPHandler(), urllib.request.HTTPSHandler(context=tls)):
+            self._opener.add_handler(each)
         self._kept: deque[_Reading] = deque()
 
     def read(self, now: float) -> None:
@@ -125,10 +129,12 @@ class GatewayPage:
         """
         request = urllib.request.Request(self.url, headers=self._headers)  # noqa: S310 -- the user's own URL
         try:
-            with urllib.request.urlopen(request, timeout=_TIMEOUT_S, context=self._tls) as answer:  # noqa: S310
-                page = answer.read(_LARGEST).decode("utf-8", "replace")
-        except (OSError, ValueError, urllib.error.HTTPError) as error:
+            with self._opener.open(request, timeout=_TIMEOUT_S) as answer:
+                status, page = answer.status, answer.read(_LARGEST).decode("utf-8", "replace")
+        except (OSError, ValueError, http.client.HTTPException) as error:
             raise PartitaError(f"the gateway does not answer: {error}", where=self.url) from None
+        if status != 200:
+            raise PartitaError(f"the gateway answers {status}", where=self.url)
         try:
             self.take(now, page)
         except ValueError as error:

@@ -36,7 +36,7 @@ _FORMAT = DatabaseFormat(
         0: [
             (
                 "CREATE TABLE chunks (tier INTEGER NOT NULL, series TEXT NOT NULL, chunk INTEGER NOT NULL,"
-                " points BLOB NOT NULL, PRIMARY KEY (tier, series, chunk)) WITHOUT ROWID"
+                " points BLOB NOT NULL, PRIMARY KEY (tier, series, chunk))"
             ),
             "CREATE INDEX chunks_age ON chunks (tier, chunk)",
         ]

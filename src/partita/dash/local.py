@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from partita.control.executor import ClusterView, serving, snapshot
 from partita.control.journal import END, FILE, Journal, Position, State
 from partita.dash.gateway import GatewayNow, GatewayWatch, ServiceNow
+from partita.dash.jobs import jobs
 from partita.dash.model import (
     Event,
     EventPage,
@@ -22,6 +23,7 @@ from partita.dash.model import (
     GpuHistory,
     InstanceDetail,
     InstanceState,
+    Job,
     Part,
     Service,
     Transition,
@@ -50,6 +52,9 @@ if TYPE_CHECKING:
 
 _SOON_S = 0.5
 """How long the queue may take to answer."""
+
+_WATCHED_JOBS = 200
+"""Jobs of which every change is told: those that run and wait first."""
 
 _MOST_OPEN, _MOST_OF_A_GPU = 2000, 500
 """Records that are read at the start, to find actions in progress; and of one GPU."""
@@ -100,6 +105,7 @@ class LocalSource:
         self._capacity: dict[str, list[tuple[str, float, str]]] = {}
         self._services: dict[str, Service] = {}
         self._jobs: dict[tuple[str, str], str] = {}
+        self._first_jobs: dict[str, Job] = {}
         self._goal: Deployment | None = None
         self._gateway = GatewayNow()
 
@@ -132,9 +138,9 @@ class LocalSource:
         """
         driver, anew = self._current()
         events, transition, acting = self._read_journal()
-        jobs = self._read_jobs()
+        busy, changed_jobs = self._read_jobs()
         differing = self._view.look().gpus
-        ids = set(differing) | acting | jobs
+        ids = set(differing) | acting | busy
         gone = [name for name in ids if self._view.gpu(name) is None and name in self._seen]
         gpus = [made for name in ids if (made := self._made(name)) is not None]
         for name in gone:
@@ -155,6 +161,7 @@ class LocalSource:
             gone_services=lost,
             goal=self._goal,
             transition=transition,
+            jobs=changed_jobs,
             events=events,
             reset="the cluster was made anew" if anew else None,
         )
@@ -241,9 +248,9 @@ class LocalSource:
     def _watts(self, changed: Iterable[str]) -> Mapping[str, float | None]:
         if self._power is None:
             return {}
-        jobs = [(gpu, Placement.parse(place).start) for gpu, place in self._jobs]
+        running = [(gpu, Placement.parse(place).start) for gpu, place in self._jobs]
         known = [gpu for name in changed if (gpu := self._view.gpu(name)) is not None]
-        return self._power.read(time.monotonic(), known, jobs)
+        return self._power.read(time.monotonic(), known, running)
 
     def _opened(self) -> Journal | None:
         if self._journal is None and (self.folder / FILE).exists():
@@ -283,19 +290,21 @@ class LocalSource:
             touched,
         )
 
-    def _read_jobs(self) -> set[str]:
-        """Read which jobs run where; return the GPUs on which that changed."""
+    def _read_jobs(self) -> tuple[set[str], list[Job]]:
+        """Read which jobs run where, and the first of all; return the GPUs where that changed, and changed jobs."""
         now: dict[tuple[str, str], str] = {}
+        first: dict[str, Job] = {}
         try:
             with QueueClient(jobs_folder(self.folder), _SOON_S) as daemon:
                 found = daemon.ask("instances")["jobs"]
+                first = {each.id: each for each in jobs(daemon, None, _WATCHED_JOBS).jobs}
             now = {(job["gpu"], job["instance"]): job["id"] for job in found}
         except PartitaError:
             pass  # no daemon runs, or it does not answer us
-        changed = {key[0] for key in now.keys() ^ self._jobs.keys()}
-        changed |= {key[0] for key, job in now.items() if self._jobs.get(key) not in (job, None)}
-        self._jobs = now
-        return changed
+        gpus = {key[0] for key in now.keys() | self._jobs.keys() if now.get(key) != self._jobs.get(key)}
+        changed = [each for number, each in first.items() if self._first_jobs.get(number) != each]
+        self._jobs, self._first_jobs = now, first
+        return gpus, changed if self._seen else []  # at the first look all of them are known by their page
 
     def _made(self, name: str) -> SeenGpu | None:
         """Return a GPU as it is now, if it is another than before."""

@@ -469,8 +469,8 @@ async def look(api: ApiState) -> None:
         api.fault = None
         events.append(("fault", ClusterFault(None)))
     events += api.fleet.update(seen)
-    if seen.services:
-        events.append(("services", tuple(seen.services)))
+    if changed := api.services_due(seen):
+        events.append(("services", changed))
     if seen.transition is not None:
         events.append(("transition", seen.transition))
     events += (("job", each) for each in seen.jobs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -17,13 +18,14 @@ from partita.dash.history import History
 from partita.dash.stream import EventStream
 
 if TYPE_CHECKING:
-    from partita.dash.model import Part
+    from partita.dash.model import Part, Service
     from partita.dash.on_demand import OnDemand
-    from partita.dash.source import Source
+    from partita.dash.source import Look, Source
     from partita.documents.codec import Value
     from partita.errors import PartitaError
 
 MOST_THREADS = 16
+SERVICES_PER_S = 100
 _GZIP_LEVEL = 4
 
 
@@ -50,6 +52,8 @@ class ApiState:
     looker: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "look"))
     _encoded: dict[str, tuple[str, Encoded]] = field(default_factory=dict)
     _state: tuple[str, str] | None = None
+    _untold: dict[str, Service] = field(default_factory=dict)
+    _services_next: float = 0.0
 
     @classmethod
     def of(cls, source: Source, history: History, on_demand: OnDemand | None) -> ApiState:
@@ -73,6 +77,22 @@ class ApiState:
             with self.lock:
                 self._state = (version, self.source.state())
         return self._state[1]
+
+    def services_due(self, seen: Look) -> tuple[Service, ...]:
+        """Return changed services to tell, as they are now.
+
+        A thousand services whose rates change with every reading of a gateway are told every ten seconds.
+        """
+        self._untold.update((each.name, each) for each in seen.services)
+        for name in seen.gone_services:
+            self._untold.pop(name, None)
+        now = time.monotonic()
+        if len(self._untold) > SERVICES_PER_S and now < self._services_next:
+            return ()
+        told = tuple(self._untold.values())
+        self._untold.clear()
+        self._services_next = now + len(told) / SERVICES_PER_S
+        return told
 
     def encoded(self, name: str, version: str, document: Value) -> Encoded:
         """Return a large document as bytes, kept until its version is another."""
