@@ -246,6 +246,21 @@ def test_streams_and_idle_connections_end_with_the_server() -> None:
     idle.close()
 
 
+def test_a_head_without_an_end_is_refused() -> None:
+    with serving(Told()) as made:
+        asked = connect(made.url)
+        asked.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ")
+        sent = 0
+        try:
+            while sent < 64 << 20:
+                asked.sendall(b"x" * 65536)
+                sent += 65536
+        except OSError:
+            pass  # it was closed
+        assert sent < 8 << 20
+        asked.close()
+
+
 def test_tls_and_a_token_beyond_this_host(certificate: tuple[Path, Path]) -> None:
     from partita.serve.gateway.access import Tls  # noqa: PLC0415 -- for this test alone
 

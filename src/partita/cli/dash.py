@@ -92,7 +92,7 @@ GatewayCa = Annotated[
 
 app = typer.Typer()
 
-_NEEDED = ("starlette", "uvicorn", "httptools", "prometheus_client")
+_NEEDED = ("starlette", "uvicorn", "prometheus_client")
 
 
 @app.command(epilog=EXAMPLES)

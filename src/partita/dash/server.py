@@ -595,7 +595,7 @@ class _Running:
         tls = self._access.tls
         config = uvicorn.Config(
             application(api, Guard(self._access)),
-            http="httptools",
+            http="h11",  # which limits heads, as httptools does not; what it costs more is not seen at this load
             ws="none",
             lifespan="off",
             log_config=None,
