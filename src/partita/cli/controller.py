@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from partita.cli.options import Kubeconfig, KubeContext
+from partita.cli.options import Kubeconfig, KubeContext, LogForm, LogFormat
 from partita.cli.output import stderr
 from partita.control.reconciler import Hysteresis
 from partita.errors import InputError
@@ -131,6 +131,7 @@ def controller(
     gateway_ca: GatewayCa = None,
     dash_port: DashPort = 0,
     dash_write_token_file: DashWriteTokenFile = None,
+    log_format: LogForm = LogFormat.TEXT,
 ) -> None:
     """Run Workloads on a Kubernetes cluster: plan them, and place their pods on exact slices.
 
@@ -140,6 +141,7 @@ def controller(
     the state, and `kubectl describe` the reasons. On SIGTERM or Ctrl-C the controller begins nothing new and releases
     the Lease; the next controller continues the actions under way.
     """
+    del log_format  # read in main()
     api = open_api(kubeconfig, context)
     stop = threading.Event()
     leader = Leader(api, lease, _tell)

@@ -23,7 +23,7 @@ from partita.cli.cluster import (
     open_driver,
     simulated_gpus,
 )
-from partita.cli.options import read_bytes, read_limit, read_seconds
+from partita.cli.options import LogForm, LogFormat, read_bytes, read_limit, read_seconds
 from partita.cli.output import inline, stderr
 from partita.control.journal import controlling
 from partita.control.metrics import ClusterFacts, cluster_metrics
@@ -80,6 +80,7 @@ def daemon(
     memory_scale: Scale = 1 / 64,
     allow_mig_mode: AllowMigMode = False,
     metrics_port: MetricsPort = None,
+    log_format: LogForm = LogFormat.TEXT,
 ) -> None:
     """Run the queue of jobs on a cluster, until stopped.
 
@@ -88,6 +89,7 @@ def daemon(
     that user. On a simulated cluster processes and memory limits are real. `partita run --jobs` runs the same queue
     on slices that services leave free.
     """
+    del log_format  # read in main()
     keeping = Keeping(log_size, keep, keep_logs, half_life, oom_pattern)
     limits = JobLimits(max_waiting, default_time, max_time)
     queue = queue_options(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from partita.cli.cluster import NVML, SIMULATED, Cluster, DriverOption, open_driver
-from partita.cli.options import Listen, TlsCert, TlsKey
+from partita.cli.options import Listen, LogForm, LogFormat, TlsCert, TlsKey
 from partita.cli.output import echo
 from partita.drive.driver import EnergyMeter
 from partita.drive.state import state_path
@@ -110,11 +110,13 @@ def dash(
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
     name: Name = None,
+    log_format: LogForm = LogFormat.TEXT,
 ) -> None:
     """Serve the dashboard and the API under /api/v1: fleet, services, jobs, plans and transitions, live.
 
     It changes nothing by itself, and may run beside a controller, a daemon and a gateway. SIGTERM or Ctrl-C end it.
     """
+    del log_format  # read in main()
     if missing := [each for each in _NEEDED if find_spec(each) is None]:
         raise InputError(f"{', '.join(missing)} is not installed", hint='pip install "partita[dash]"')
     from partita.dash.access import read_access  # noqa: PLC0415 -- of an extra

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import nullcontext
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,7 @@ import typer
 
 from partita import __version__
 from partita.cli.commands import RegisteredCommands, finish
+from partita.cli.json_log import json_stderr, wants_json
 from partita.cli.options import GpusFile, hoisted, use_gpu_files
 from partita.cli.output import ReaderGoneError, echo, fill_gaps, guard_stdout, is_shown, shown
 from partita.errors import InputError, PartitaError
@@ -115,6 +117,11 @@ def _run(make: Callable[[], Any], name: str) -> None:
         sys.stderr.reconfigure(
             errors="backslashreplace"
         )  # a terminal that cannot show a name still shows the rest
+    with json_stderr() if wants_json(arguments) else nullcontext():
+        _carry_out(make, name, arguments, debug=debug)
+
+
+def _carry_out(make: Callable[[], Any], name: str, arguments: list[str], *, debug: bool) -> None:
     try:
         _require_shown(arguments)
         require_current()

@@ -45,7 +45,7 @@ from partita.cli.daemon import (
     safe_state_folder,
     shared_with_jobs,
 )
-from partita.cli.options import Algorithm, ExtraGpus
+from partita.cli.options import Algorithm, ExtraGpus, LogForm, LogFormat
 from partita.cli.output import WorkloadFile, stderr
 from partita.cli.what_runs import gpus_for
 from partita.control.controller import StopRequestedError
@@ -158,6 +158,7 @@ def run(
     recover: Recover = False,
     memory_scale: Scale = 1 / 64,
     metrics_port: MetricsPort = None,
+    log_format: LogForm = LogFormat.TEXT,
 ) -> None:
     """Keep a cluster to a workload, until stopped.
 
@@ -170,6 +171,7 @@ def run(
     With --jobs it also runs the queue of `partita daemon`: jobs run on slices that services leave free, and
     checkpoint and wait again when a transition needs their slices.
     """
+    del log_format  # read in main()
     keeping = Keeping(log_size, keep, keep_logs, half_life, oom_pattern)
     limits = JobLimits(max_waiting, default_time, max_time)
     queue = (

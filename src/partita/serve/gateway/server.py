@@ -289,25 +289,27 @@ async def _tell_silence(gateway: Gateway) -> None:
 
 # The log on stderr
 
-_LEVELS = {"partita": logging.INFO, "asyncio": logging.ERROR, "grpc": logging.ERROR}
+_LEVELS = {"": logging.WARNING, "partita": logging.INFO, "asyncio": logging.ERROR, "grpc": logging.ERROR}
 _KEPT = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
 
 @contextmanager
 def logged(*, as_json: bool) -> Iterator[None]:
-    """While the block runs, write Partita's log and the errors of other libraries to stderr."""
+    """While the block runs, write Partita's log and the warnings and errors of all libraries to stderr."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
     loggers = [(logging.getLogger(name), level) for name, level in _LEVELS.items()]
     before = [logger.level for logger, _ in loggers]
+    logging.getLogger().addHandler(handler)
     for logger, level in loggers:
-        logger.addHandler(handler)
         logger.setLevel(level)
+    logging.captureWarnings(as_json)
     try:
         yield
     finally:
+        logging.captureWarnings(False)
+        logging.getLogger().removeHandler(handler)
         for (logger, _), level in zip(loggers, before, strict=True):
-            logger.removeHandler(handler)
             logger.setLevel(level)
 
 

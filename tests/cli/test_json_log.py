@@ -1,0 +1,117 @@
+"""With `--log-format json` each line on stderr is a JSON object, from the first to the last, whoever writes it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from partita.cli.json_log import wants_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PATIENCE_S = 60.0
+
+
+def logged(*words: str, code: int, folder: Path) -> list[dict[str, Any]]:
+    done = subprocess.run(
+        [sys.executable, *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
+        cwd=folder,
+        env={**os.environ, "PARTITA_STATE": str(folder / "state")},
+    )
+    assert done.returncode == code, done.stderr
+    found = [json.loads(line) for line in done.stderr.splitlines()]
+    assert all({"time", "level", "logger", "message"} <= each.keys() for each in found)
+    return found
+
+
+NOISY = textwrap.dedent("""
+    import ctypes, logging, os, subprocess, sys, threading, warnings
+    from partita.cli import main
+    from partita.errors import InputError
+    from partita.serve.gateway.server import logged
+
+    def command(*_, **__):
+        sys.stderr.write("the first\\n")
+        with logged(as_json=True):
+            logging.getLogger("partita.serve").info("of Partita", extra={"event": "told"})
+            logging.getLogger("some.library").warning("of a library")
+            warnings.warn("of Python", stacklevel=1)
+            os.write(1, b"of C on stdout\\n")
+            os.write(2, b"of C, \\xff\\n{not json\\n[1]\\n")
+            subprocess.run(["sh", "-c", "echo of a child >&2"], check=True)
+            thread = threading.Thread(target=lambda: 1 / 0)
+            thread.start()
+            thread.join()
+        LAST
+
+    sys.argv = ["partita", "serve", "--log-format=json", *sys.argv[1:]]
+    main._run(lambda: __import__("partita.cli.commands").cli.commands._kept_apart(command), "partita")
+""")
+
+
+@pytest.mark.parametrize(
+    ("last", "words", "code", "end"),
+    [
+        ("os.write(2, b'without an end of line')", (), 0, ("info", "without an end of line")),
+        (
+            "raise InputError('it is wrong', where='FILE', hint='mend it')",
+            (),
+            2,
+            ("info", "hint: mend it"),
+        ),
+        ("raise ValueError('a fault')", ("--debug",), 1, ("error", "ValueError: a fault")),
+        ("raise KeyboardInterrupt", (), 130, ("error", "ZeroDivisionError: division by zero")),
+        ("raise ZeroDivisionError('é')", (), 1, None),
+    ],
+)
+def test_every_line_is_json(
+    last: str, words: tuple[str, ...], code: int, end: tuple[str, str] | None, tmp_path: Path
+) -> None:
+    found = logged("-c", NOISY.replace("LAST", last), *words, code=code, folder=tmp_path)
+    said = {each["message"]: each for each in found}
+    assert found[0]["message"] == "the first"
+    assert said["of Partita"]["event"] == "told"
+    assert said["of a library"]["level"] == "warning"
+    assert any("UserWarning: of Python" in each["message"] for each in found)
+    assert {"of C on stdout", "of C, \\xff", "{not json", "[1]", "of a child"} <= said.keys()
+    thread = said["ZeroDivisionError: division by zero"]
+    assert thread["exception"].startswith("Traceback (most recent call last):\n")
+    if end is not None:
+        assert (found[-1]["level"], found[-1]["message"]) == end
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("serve", "--log-format", "json", "-f", "missing.yaml"), 2),
+        (("serve", "--log-format", "json"), 2),
+        (("serve", "--log-format=json", "--no-such-option"), 2),
+        (("run", "-f", "missing.yaml", "--log-format", "json"), 2),
+        (("daemon", "--log-format", "json", "--keep", "long"), 2),
+    ],
+)
+def test_so_are_errors_before_a_command_runs(words: tuple[str, ...], code: int, tmp_path: Path) -> None:
+    assert logged("-m", "partita", *words, code=code, folder=tmp_path)
+
+
+def test_who_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert wants_json(["serve", "--log-format", "json"])
+    assert wants_json(["serve", "--log-format=json", "-f", "x"])
+    assert not wants_json(["serve", "--log-format"])
+    assert not wants_json(["serve", "--log-format", "text"])
+    assert not wants_json(["submit", "--", "other", "--log-format", "json"])
+    monkeypatch.setenv("PARTITA_MIG_MANAGER_LOG_FORMAT", "json")
+    assert wants_json(["mig-manager"])
+    assert not wants_json(["serve"])
+    assert not wants_json([])
