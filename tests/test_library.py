@@ -250,7 +250,7 @@ def test_queries_are_simulated() -> None:
     assert len(found.to_frame("pandas")) == len(found.simulation.evaluation.slices)
     assert found.to_dict()["router"] == "late-binding"
     assert "in time" in repr(found)
-    assert "Slices" in found._repr_html_()
+    assert "Serving search" in found._repr_html_()
     for wrong, told in (({"cut": "fluidd"}, "fluid"), ({"router": "fif"}, "fifs")):
         with pytest.raises(partita.InputError) as error:
             partita.simulate(asked, TABLE, gpus=1, queries=2000, **wrong)  # type: ignore[arg-type]
