@@ -15,6 +15,7 @@ NAMES = (
     "sharing",
     "transitions",
     "plan_from",
+    "what_if",
     "crashes",
     "serving",
     "serving_promises",

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from getpass import getuser
 from typing import TYPE_CHECKING
 
 import pytest
 import yaml
 from rich.console import Console
 from tests.cli.commands import Commands
-from tests.control.world import deployment, gpu
+from tests.control.world import deployment, goal, gpu
 
 from partita.cli.cluster import SIMULATED
 from partita.cli.status import _looking, status_table
+from partita.control.journal import FILE, Journal
 from partita.drive.simulated import SimulatedCluster
 from partita.mig.layout import Placement
 
@@ -118,3 +120,17 @@ def test_one_gpu_is_one_and_a_table_without_services_is_left_out(
     out = partita("status").out
     assert "1 GPU in use, 7 empty" in out
     assert "capacity/s" not in out
+
+
+def test_a_pause_is_shown_and_ended(partita: Commands) -> None:
+    told = partita("pause")
+    assert told.code == 2
+    assert "no transition is in progress" in told.err
+    journal = Journal(partita.state / FILE)
+    journal.begin_goal(goal(deployment("7g.40gb@0=bert")), "partita apply night.json", 7.0)
+    journal.close()
+    assert "transition 2 is paused" in partita("pause").out
+    assert f"goal: paused by {getuser()}, 0/0 actions" in partita("status").out
+    assert json.loads(partita("status", "-o", "json").out)["goal"]["paused"] == getuser()
+    assert "go on with `partita apply night.json`" in partita("resume").out
+    assert "goal: running" in partita("status").out

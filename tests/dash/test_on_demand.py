@@ -192,6 +192,23 @@ def test_a_job_is_submitted_followed_and_listed(jobs: Client, tmp_path: Path) ->
     assert [each["id"] for each in page["jobs"]] == [number]
 
 
+def test_a_job_is_told_when_it_holds_an_instance_and_when_it_ends(jobs: Client, tmp_path: Path) -> None:
+    jobs.look()
+    go = tmp_path / "go"
+    words = f"import os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)"
+    number = submitted(jobs, sys.executable, "-c", words, directory=str(tmp_path))
+    states: list[str] = []
+    deadline = time.monotonic() + 60
+    while not states or states[-1] != "done":
+        assert time.monotonic() < deadline, states
+        seen = jobs.api.source.look()
+        states += [each.state for each in seen.jobs if each.id == number]
+        if "running" in states:
+            go.touch()
+        time.sleep(0.02)
+    assert states[-2:] == ["running", "done"]
+
+
 def test_pages_of_jobs_hold_each_once(jobs: Client, tmp_path: Path) -> None:
     ended = [submitted(jobs, "true", directory=str(tmp_path)) for _ in range(3)]
     for number in ended:

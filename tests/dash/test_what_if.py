@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from partita import examples
 from partita.dash.model import PoolWhatIf, ServiceWhatIf, WhatIf
 from partita.dash.what_if import answer, as_yaml, bound, changed, command, inputs, read_settings
+from partita.deadline import Deadline
 from partita.errors import InputError
 from partita.planner import check, plan, prepare, read_prepared
 from partita.planning.document import parse_plan
@@ -136,9 +137,18 @@ def test_too_few_gpus_are_an_answer(day: PreparedWorkload) -> None:
     asked = WhatIf(pools={"a100-80gb": PoolWhatIf(count=10)})
     found = answer(day, asked)
     assert (found.feasible, found.plan, found.bound) == (False, None, None)
-    assert "16 a100-80gb would" in (found.why or "")
+    assert "that takes 16 at least" in (found.why or "")
     assert found.short
     assert all(0 < missing <= 12000 for missing in found.short.values())
+
+
+def test_without_time_for_a_plan_the_bound_is_an_answer(day: PreparedWorkload) -> None:
+    asked = WhatIf(pools={"a100-80gb": PoolWhatIf(count=16)})
+    found = answer(day, asked, deadline=Deadline(0.0))
+    assert found.bound == 16
+    if found.plan is None:  # a greedy pass may find one even so
+        assert not found.feasible
+        assert "more seconds" in (found.why or "")
 
 
 def test_no_gpu_at_all_is_an_answer(day: PreparedWorkload) -> None:

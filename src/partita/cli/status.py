@@ -158,6 +158,7 @@ def status_data(status: Status) -> dict[str, Any]:
         if progress is None
         else {
             "state": progress.state.value,
+            "paused": progress.paused,
             "command": progress.command,
             "actions_done": progress.done,
             "actions": progress.actions,
@@ -246,9 +247,8 @@ class StatusView:
         if progress is not None:
             replans = f", ordered again {progress.replans} times" if progress.replans else ""
             done = f"{progress.done}/{progress.actions} actions{replans}"
-            text = Text(
-                f"goal: {progress.state.value}, {done}", "green" if progress.state == "reached" else "yellow"
-            )
+            where = progress.state.value if progress.paused is None else f"paused by {progress.paused}"
+            text = Text(f"goal: {where}, {done}", "green" if progress.state == "reached" else "yellow")
             text.append(f"  {progress.command}", "dim")
             yield text
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import os
 import re
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ STATES = (*ACTIVE, *OVER)
 
 _CHUNK = 500
 _MOST_LOOKED_AT = 5000
-"""Jobs that one page looks at for those that are asked for; the next page goes on there."""
+"""Jobs that are looked at for those that are asked for; the next page of a list goes on there."""
 
 _CURSOR = re.compile(r"q(?P<revision>[0-9.]{1,40}):(?P<offset>\d{1,12})|h(?P<before>\d{1,15})?", re.ASCII)
 
@@ -106,7 +107,7 @@ def _over(daemon: QueueClient, before: int | None) -> Iterator[tuple[Mapping[str
 
 
 def job(daemon: QueueClient, number: str) -> Job:
-    """Return a job with its attempts, and if it waits, why, and when it is expected to start.
+    """Return a job with its attempts, and if it waits among the first, why, and when it is expected to start.
 
     Raises:
         InputError: there is none of that id.
@@ -116,7 +117,7 @@ def job(daemon: QueueClient, number: str) -> Job:
     made = _job(row)
     if made.state in OVER:
         return made
-    for each, _ in _active(daemon, None):
+    for each, _ in islice(_active(daemon, None), _MOST_LOOKED_AT):
         if each["id"] == number:
             now = _job(each)
             return made.replace(

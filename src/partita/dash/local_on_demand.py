@@ -16,6 +16,7 @@ from contextlib import closing, suppress
 from threading import Thread
 from typing import TYPE_CHECKING, TypeVar
 
+from partita.control.executor import snapshot
 from partita.control.journal import FILE, Journal, State, holder
 from partita.dash import energy as energies
 from partita.dash import jobs as queue
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from threading import Lock
 
+    from partita.control.goal import Goal
     from partita.control.journal import GoalRecord
     from partita.dash.local import LocalSource
     from partita.dash.model import (
@@ -94,6 +96,9 @@ class LocalOnDemand(OnDemand):
         self._folder = source.folder
         self._journal: tuple[tuple[int, int], Journal] | None = None
         self._workload: tuple[tuple[int, int], Workload] | None = None
+        # The last answers and what they were made of: for ten thousand GPUs they take seconds.
+        self._plan: tuple[Goal, Workload | None, PlanSummary] | None = None
+        self._difference: tuple[Goal, bool, str, Difference] | None = None
         self._searches = None if source.workload_file is None else Searches(source.workload_file)
 
     @property
@@ -122,9 +127,13 @@ class LocalOnDemand(OnDemand):
         progress = None if journal is None else journal.progress()
         if progress is None:
             return None
-        workload = self._read_workload()
-        slos = {} if workload is None else {each.name: each.slo.latency_ms for each in workload.services}
-        return plans.applied(progress.goal, slos, {} if workload is None else prices_of(workload))
+        goal, workload = progress.goal, self._read_workload()
+        known = self._plan
+        if known is None or known[0] is not goal or known[1] is not workload:
+            slos = {} if workload is None else {each.name: each.slo.latency_ms for each in workload.services}
+            made = plans.applied(goal, slos, {} if workload is None else prices_of(workload))
+            known = self._plan = goal, workload, made
+        return known[2]
 
     def difference(self) -> Difference | None:
         """Return what lies between what runs and that plan; None if none was applied."""
@@ -132,9 +141,13 @@ class LocalOnDemand(OnDemand):
         progress = None if journal is None else journal.progress()
         if progress is None:
             return None
-        reached = progress.state is State.REACHED
+        goal, reached = progress.goal, progress.state is State.REACHED
         seen = self._observation()
-        return _feasible(lambda: plans.difference(progress.goal, seen, MEASURED, reached=reached))
+        state, known = snapshot(seen).fingerprint, self._difference
+        if known is None or known[:3] != (goal, reached, state):
+            found = _feasible(lambda: plans.difference(goal, seen, MEASURED, reached=reached))
+            known = self._difference = goal, reached, state, found
+        return known[3]
 
     def difference_to(self, asked: Apply) -> Difference:
         """Return what lies between what runs and another plan."""

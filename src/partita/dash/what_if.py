@@ -40,6 +40,7 @@ from partita.explanation import what_binds
 from partita.planning.bound import lower_bound, rule_free_bound
 from partita.planning.compact import round_up
 from partita.planning.document import write_plan
+from partita.planning.exact import met_shares
 from partita.planning.overview import verdict
 from partita.planning.plan import falls_short
 from partita.transition.deployment import deployment_of
@@ -56,8 +57,8 @@ if TYPE_CHECKING:
 
 _MOST_NAMED = 200
 """Services that fall short or are bound, of which an answer tells."""
-_SHORT_SHARE = 0.5
-"""Share of the time limit for how far services fall short, where the GPUs do not suffice."""
+_PLAN_SHARE = 0.6
+"""Share of the time limit for the plan; the rest is for how far services fall short where GPUs do not suffice."""
 
 
 def changed(prepared: PreparedWorkload, asked: WhatIf) -> PreparedWorkload:
@@ -174,7 +175,7 @@ def answer(
 
     Raises:
         InputError: as `changed`.
-        PartitaError: the time was over before any plan was found.
+        PartitaError: it was asked to stop before any plan was found.
     """
     began = time.monotonic()
     deadline = deadline or Deadline(asked.seconds)
@@ -196,11 +197,14 @@ def answer(
         return found.replace(why=_why(error), short=short, seconds=time.monotonic() - began)
     least = bound(there)
     found = found.replace(bound=least if math.isfinite(least) else None, feasible=math.isfinite(least))
-    if asked.until == "bound":
-        why = None if found.feasible else "the GPUs there are cannot meet all services, however they are cut"
-        return found.replace(why=why, binds=_binds(there, asked, None), seconds=time.monotonic() - began)
+    if not found.feasible or asked.until == "bound":
+        if not found.feasible:
+            found = found.replace(why=_too_few(there))
+            if asked.until == "plan":
+                found = found.replace(short=_short(there, deadline, asked.seconds))
+        return found.replace(binds=_binds(there, asked, None), seconds=time.monotonic() - began)
     try:
-        made = planner.plan(there, deadline=deadline, compare=False).plan
+        made = planner.plan(there, deadline=deadline.share(_PLAN_SHARE), compare=False).plan
     except InfeasibleError as error:
         found = found.replace(
             bound=None,
@@ -210,6 +214,15 @@ def answer(
             binds=_binds(there, asked, None),
         )
         return found.replace(seconds=time.monotonic() - began)
+    except InputError:
+        raise
+    except PartitaError as error:
+        if deadline.stop():
+            raise
+        # Neither a plan nor a proof that there is none: the bound holds all the same.
+        why = f"{error.what}; allow the search more seconds"
+        binds = _binds(there, asked, None)
+        return found.replace(feasible=False, why=why, binds=binds, seconds=time.monotonic() - began)
     return found.replace(
         bound=max(least, made.objective.lower_bound),
         plan=summary(made, prices, document=asked.document),
@@ -231,18 +244,35 @@ def _cannot_run(workload: Workload, error: InfeasibleError) -> dict[str, float]:
     return {spec.name: spec.rate}
 
 
+def _too_few(prepared: PreparedWorkload) -> str:
+    """Return why no plan can exist, by the bound alone."""
+    problem = prepared.problem
+    many = problem.with_counts(dict.fromkeys((pool.name for pool in problem.pools), None))
+    least = bound(replace(prepared, formulation=replace(prepared.formulation, problem=many)))
+    text = "too few GPUs to meet all services, however they are cut"
+    if problem.objective != "gpus" or not math.isfinite(least):
+        return text
+    return f"{text}: that takes {least:,.0f} at least"
+
+
 def _short(prepared: PreparedWorkload, deadline: Deadline, seconds: float) -> dict[str, float]:
     """Return how many items/s services would fall short if those of higher priority were met first."""
-    rest = Deadline(max(deadline.left, _SHORT_SHARE * seconds), deadline.stop)
+    rest = Deadline(max(deadline.left, (1 - _PLAN_SHARE) * seconds), deadline.stop)
+    sharing = any(may_share(spec, prepared.workload.limits) for spec in prepared.workload.services)
     try:
-        made = planner.plan(prepared, deadline=rest, best_effort=True, compare=False).plan
+        if prepared.cuts or sharing:
+            made = planner.plan(prepared, deadline=rest, best_effort=True, compare=False).plan
+            given = [(each.name, each.rate, each.capacity) for each in made.services]
+        else:  # the shares that a plan would be made with are enough
+            services = prepared.problem.services
+            met = met_shares(prepared.problem, rest).met.tolist()
+            given = [
+                (each.name, each.asked_rate, each.rate * share)
+                for each, share in zip(services, met, strict=True)
+            ]
     except PartitaError:
         return {}
-    missing = {
-        each.name: each.rate - each.capacity
-        for each in made.services
-        if falls_short(each.capacity, each.rate)
-    }
+    missing = {name: rate - capacity for name, rate, capacity in given if falls_short(capacity, rate)}
     return dict(sorted(missing.items(), key=lambda item: (-item[1], item[0]))[:_MOST_NAMED])
 
 
