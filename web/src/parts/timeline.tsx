@@ -113,7 +113,7 @@ export function TransitionView({ detail, inUse = null, left = 0, now = null, lab
       <Capacities label={label} lines={detail.capacity} inUse={inUse} until={until} ticks={ticks} at={at} />
       <details class="all-actions">
         <summary>{plural(actions.length, "action")} as a table</summary>
-        <Table label={`Actions: ${label}`} rows={actions} columns={ran ? [...PREDICTED, ...ACTUAL] : PREDICTED} name={(action) => action.id} />
+        <Table label={`Actions: ${label}`} rows={actions} columns={ran ? ACTUAL : PREDICTED} name={(action) => action.id} />
       </details>
     </div>
   );
@@ -128,6 +128,7 @@ const PREDICTED: readonly Column<api.ActionBar>[] = [
   { title: "End", value: (action) => action.end, show: (action) => second(action.end), number: true },
 ];
 const ACTUAL: readonly Column<api.ActionBar>[] = [
+  ...PREDICTED,
   { title: "Began", value: (action) => action.began, show: (action) => second(action.began), number: true },
   { title: "Ended", value: (action) => action.ended, show: (action) => second(action.ended), number: true },
   { title: "Error", value: (action) => action.error },
@@ -332,7 +333,7 @@ function Capacity({ label, line, gpus, until, ticks, at }: CapacityProps) {
   const { actual, predicted, floor, before } = line;
   const ran = actual.length > 0;
   const told = ran ? actual : predicted;
-  const least = Math.min(before, ...told.map(([, value]) => value));
+  const least = Math.min(...told.map(([, value]) => value));
   const most = Math.max(...told.map(([, value]) => value));
   const value = at === null ? null : valueAt(told, at);
   const drawn: StepLine[] = [
