@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from partita.cli.cluster import NVML, SIMULATED, Cluster, DriverOption, open_driver
-from partita.cli.options import Listen, LogForm, LogFormat, TlsCert, TlsKey
+from partita.cli.options import LogForm, LogFormat, TlsCert, TlsKey
 from partita.cli.output import echo
 from partita.drive.driver import EnergyMeter
 from partita.drive.state import state_path
@@ -48,6 +48,14 @@ curl -s localhost:8080/api/v1/services
 
 curl -sN localhost:8080/api/v1/stream"""
 
+Address = Annotated[
+    str,
+    typer.Option(
+        "--listen",
+        metavar="ADDRESS",
+        help="Address to listen on; beyond this host, TLS and a token are needed.",
+    ),
+]
 Port = Annotated[int, typer.Option("--port", min=0, max=65_535, help="Port; 0 takes a free one.")]
 TokenFile = Annotated[
     Path | None,
@@ -103,7 +111,7 @@ def dash(
     gateway_token_file: GatewayTokenFile = None,
     gateway_ca: GatewayCa = None,
     driver: DriverOption = SIMULATED,
-    listen: Listen = "127.0.0.1",
+    listen: Address = "127.0.0.1",
     port: Port = 8080,
     token_file: TokenFile = None,
     write_token_file: WriteTokenFile = None,
