@@ -17,6 +17,7 @@ from partita.cli.options import (
     LogForm,
     LogFormat,
     MaxBody,
+    Otlp,
     Port,
     Router,
     TlsCert,
@@ -31,6 +32,7 @@ from partita.serve.gateway.access import read_endpoint
 from partita.serve.gateway.addresses import Served, WatchedFiles, WorkerAccess, read_tls_client
 from partita.serve.gateway.server import Remotes
 from partita.serve.gateway.server import serve as serve_until_told
+from partita.serve.gateway.tracing import RequestTracer
 from partita.serve.routers import live_router
 from partita.serve.served import served_services
 from partita.serve.services import read_addresses
@@ -138,6 +140,7 @@ def gateway(
     max_body: MaxBody = 64.0,
     grace: Grace = 30.0,
     log_format: LogForm = LogFormat.TEXT,
+    otlp: Otlp = None,
 ) -> None:
     """Serve a workload's models on workers of other hosts, over HTTP and gRPC (Open Inference Protocol v2).
 
@@ -147,6 +150,7 @@ def gateway(
     SIGTERM or Ctrl-C finish what is under way; a second one ends at once.
     """
     need_packages_to_serve()
+    tracer = None if otlp is None else RequestTracer(otlp)
     live_router(router)  # one that cannot be used is told before anything is started
     endpoint = read_endpoint(
         listen,
@@ -167,6 +171,7 @@ def gateway(
         max_body=int(max_body * 2**20),
         grace_s=grace,
         json_log=log_format is LogFormat.JSON,
+        tracer=tracer,
         remotes=Remotes(source, access),
     )
     if not in_order:

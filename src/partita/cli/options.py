@@ -259,6 +259,14 @@ Grace = Annotated[
         "--grace", min=0.0, max=86_400, help="Seconds to finish what is under way when told to stop."
     ),
 ]
+Otlp = Annotated[
+    str | None,
+    typer.Option(
+        "--otlp",
+        metavar="URL",
+        help="Send spans of requests to this OpenTelemetry collector (OTLP over HTTP): http://localhost:4318.",
+    ),
+]
 LogForm = Annotated[LogFormat, typer.Option("--log-format", help="Log lines on stderr: for people, or JSON.")]
 Router = Annotated[
     RouterName, typer.Option(help="Policy that gives queries to slices; kairos is for simulations only.")

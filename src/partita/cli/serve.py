@@ -18,6 +18,7 @@ from partita.cli.options import (
     LogForm,
     LogFormat,
     MaxBody,
+    Otlp,
     Port,
     Router,
     TlsCert,
@@ -35,6 +36,7 @@ from partita.planner import read_prepared
 from partita.planning.document import read_plan
 from partita.serve.gateway.access import read_endpoint
 from partita.serve.gateway.server import serve as serve_until_told
+from partita.serve.gateway.tracing import RequestTracer
 from partita.serve.routers import live_router
 from partita.serve.served import measured_seconds, served_services
 from partita.serve.services import WorkerSettings, read_workers
@@ -109,6 +111,7 @@ def serve(
     max_body: MaxBody = 64.0,
     grace: Grace = 30.0,
     log_format: LogForm = LogFormat.TEXT,
+    otlp: Otlp = None,
     time_limit: TimeLimit = 30.0,
     seed: Seed = 0,
 ) -> None:
@@ -121,6 +124,7 @@ def serve(
     SIGTERM or Ctrl-C finish what is under way; a second one ends at once.
     """
     need_packages_to_serve()
+    tracer = None if otlp is None else RequestTracer(otlp)
     live_router(router)  # one that cannot be used is told before anything is started
     endpoint = read_endpoint(
         listen,
@@ -151,6 +155,7 @@ def serve(
             supervisor=supervisor,
             rates=folder / "rates.json",
             json_log=log_format is LogFormat.JSON,
+            tracer=tracer,
         )
     if not in_order:
         raise KeyboardInterrupt

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from partita.serve.gateway.access import Authenticator, Tls
     from partita.serve.gateway.gateway import ModelRepository
     from partita.serve.gateway.oip import RequestLimits, Signature
+    from partita.serve.gateway.tracing import RequestTracer
     from partita.serve.tensors import Answer, Query, TensorSpec
 
 
@@ -183,6 +184,8 @@ _CODES = {
     404: grpc.StatusCode.NOT_FOUND,
     413: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
+_CLIENT_S = frozenset({grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.CANCELLED})
+"""Statuses that are no fault of the server's."""
 _MALFORMED = "malformed message"
 _UNDER_WAY = 64
 """Maximum number of a stream's requests that run concurrently."""
@@ -196,12 +199,18 @@ class InferenceService:
         models: by name.
         authenticator: checks the token.
         errors: counts and logs errors; None for a new counter.
+        tracer: makes spans of requests; None for none.
     """
 
     def __init__(
-        self, models: ModelRepository, authenticator: Authenticator, errors: ErrorCounter | None = None
+        self,
+        models: ModelRepository,
+        authenticator: Authenticator,
+        errors: ErrorCounter | None = None,
+        tracer: RequestTracer | None = None,
     ) -> None:
         self._models = models
+        self._tracer = tracer
         self._errors = errors or ErrorCounter()
         self._authenticator = authenticator
         self._health = HealthService(models)
@@ -314,8 +323,47 @@ class InferenceService:
         left = context.time_remaining()
         if left is not None and left < (signature.model.deadline_s if deadline_s is None else deadline_s):
             deadline_s = left
-        answer = checked(await models.gateway.infer(service, query, deadline_s))
-        return write_message(service, request.id, answer)
+        if self._tracer is None:
+            answer = await models.gateway.infer(service, query, deadline_s)
+        else:
+            answer = await self._traced(self._tracer, service, query, deadline_s, context)
+        return write_message(service, request.id, checked(answer))
+
+    async def _traced(
+        self,
+        tracer: RequestTracer,
+        service: str,
+        query: Query,
+        deadline_s: float | None,
+        context: Context,
+    ) -> Answer:
+        """Return the answer of `Gateway.infer`, with a span."""
+        parent, state = _metadata(context, "traceparent"), _metadata(context, "tracestate")
+        trace = tracer.begin(f"{SERVICE}/ModelInfer", service, parent, state)
+        gateway = self._models.gateway
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        waiting = gateway.ask(service, query, deadline_s, future)
+        code, reason = grpc.StatusCode.OK, ""
+        try:
+            answer = await future
+            if answer.error is not None:
+                invalid = answer.invalid
+                code = grpc.StatusCode.INVALID_ARGUMENT if invalid else grpc.StatusCode.INTERNAL
+                reason = "model" if invalid else "failed"
+        except asyncio.CancelledError:
+            code, reason = grpc.StatusCode.CANCELLED, "cancelled"
+            gateway.forget(service, waiting)
+            raise
+        except (QueryRefusedError, QueryFailedError) as error:
+            code, _ = _status(error, context)
+            reason = str(error.reason) if isinstance(error, QueryRefusedError) else "failed"
+            raise
+        else:
+            return answer
+        finally:
+            number: int = code.value[0]
+            fault = code not in _CLIENT_S
+            trace.end(("rpc.grpc.status_code", number), reason, waiting, fault=fault)
 
     async def _stream(self, requests: AsyncIterator[Proto], context: Context) -> AsyncIterator[Proto]:
         """Run the requests of a stream concurrently, and answer them in order."""

@@ -49,13 +49,14 @@ if TYPE_CHECKING:
     from partita.serve.gateway.access import Tls
     from partita.serve.gateway.http_api import BodyWanted, HttpApi
     from partita.serve.gateway.oip_json import InferRequest
+    from partita.serve.gateway.tracing import RequestTrace, RequestTracer
     from partita.serve.tensors import Answer
 
 
 _MOST_HEADS, _LONGEST_HEAD, _SMALL_BODY = 256, 2048, 99_999
 """Limits of cached heads: their number, their bytes, and the bytes of the body."""
-_WELL_KNOWN = frozenset({b"expect", b"content-encoding", b"transfer-encoding"})
-"""A head with one of these headers is not cached."""
+_WELL_KNOWN = frozenset({b"expect", b"content-encoding", b"transfer-encoding", b"traceparent"})
+"""A head with one of these headers is not cached; `traceparent` is another one each time."""
 _BUFFERED = 1 << 16
 """Bytes that may wait unread while a request is being answered."""
 _TOGETHER = 1 << 16
@@ -63,6 +64,9 @@ _TOGETHER = 1 << 16
 _AT_ONCE = 32
 """Requests of one connection that are answered before other connections have their turn."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_SPAN = "POST /v2/models/{model}/infer"
+_CLIENT_LEFT = 499
+"""Status of a request whose client has left, in its span, as nginx logs it."""
 _LAST_S = 1.0
 """Seconds that clients have to read the last response."""
 
@@ -101,6 +105,7 @@ class HttpServer:
         tls: None for plain HTTP.
         limits: of connections; None for the defaults.
         errors: counts and logs errors; None for a new counter.
+        tracer: makes spans of requests; None for none.
     """
 
     def __init__(
@@ -111,10 +116,11 @@ class HttpServer:
         tls: Tls | None = None,
         limits: ConnectionLimits | None = None,
         errors: ErrorCounter | None = None,
+        tracer: RequestTracer | None = None,
     ) -> None:
         self._application = api
         self._listener, self._tls = listener, tls
-        self._connections = Connections(api, limits or ConnectionLimits(), errors or ErrorCounter())
+        self._connections = Connections(api, limits or ConnectionLimits(), errors or ErrorCounter(), tracer)
         self._server: asyncio.Server | None = None
         self._watching: asyncio.Task[None] | None = None
 
@@ -195,10 +201,13 @@ class Connections:
         api: answers requests.
         limits: of connections.
         errors: counts and logs errors.
+        tracer: makes spans of requests; None for none.
     """
 
-    def __init__(self, api: HttpApi, limits: ConnectionLimits, errors: ErrorCounter) -> None:
-        self.api, self.limits, self.errors = api, limits, errors
+    def __init__(
+        self, api: HttpApi, limits: ConnectionLimits, errors: ErrorCounter, tracer: RequestTracer | None
+    ) -> None:
+        self.api, self.limits, self.errors, self.tracer = api, limits, errors, tracer
         self.open: set[HttpConnection] = set()
         self.room = max(limits.bodies, 4 * api.models.limits.body)
         self.heads: dict[bytes, KnownHead] = {}
@@ -252,6 +261,7 @@ class HttpConnection(asyncio.Protocol):
         self._service = ""
         self._request: InferRequest | None = None
         self._waiting: PendingQuery | None = None
+        self._trace: RequestTrace | None = None
         self._keep_alive = True
         self._ended = False  # whether the client will send nothing more
         self._reading = False
@@ -551,6 +561,8 @@ class HttpConnection(asyncio.Protocol):
     def _ask(self, service: str, body: bytes, json_size: int | None, deadline_s: float | None) -> None:
         """Submit a query to the gateway, or answer at once if the request has a fault."""
         self._state, self._service = ANSWERING, service
+        if self._shared.tracer is not None:
+            self._begin_trace(self._shared.tracer, service)
         models = self._shared.api.models
         try:
             request = read_request(body, json_size, models.signature(service), models.limits)
@@ -561,8 +573,19 @@ class HttpConnection(asyncio.Protocol):
         except Exception as error:  # noqa: BLE001 -- it ends one request, not the server
             self._respond(self._reply_to(error))
 
+    def _begin_trace(self, tracer: RequestTracer, service: str) -> None:
+        headers = {} if self._head is None else self._head.headers
+        parent, state = headers.get(b"traceparent"), headers.get(b"tracestate")
+        self._trace = tracer.begin(_SPAN, service, parent, state)
+
+    def _end_trace(self, status: int, reason: str) -> None:
+        if self._trace is not None:
+            self._trace.end(("http.response.status_code", status), reason, self._waiting, fault=status >= 500)
+            self._trace = None
+
     def _forget(self) -> None:
         """Cancel the query."""
+        self._end_trace(_CLIENT_LEFT, "cancelled")
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
             self._state = CLOSED
@@ -591,6 +614,8 @@ class HttpConnection(asyncio.Protocol):
 
     def _respond(self, reply: Reply) -> None:
         """Send a response, and continue with the next request."""
+        if self._trace is not None:
+            self._end_trace(reply.status, reply.reason)
         self._request = self._waiting = None
         if self._transport.is_closing():
             return

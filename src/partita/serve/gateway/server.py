@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from partita.serve.gateway.access import Endpoint
     from partita.serve.gateway.addresses import Served, ServiceSource, WorkerAccess
     from partita.serve.gateway.route import ServedService
+    from partita.serve.gateway.tracing import RequestTracer
     from partita.serve.supervisor import Supervisor
 
 _LOG = logging.getLogger("partita.serve")
@@ -68,6 +69,7 @@ def serve(
     supervisor: Supervisor | None = None,
     rates: Path | None = None,
     remotes: Remotes | None = None,
+    tracer: RequestTracer | None = None,
 ) -> bool:
     """Serve until SIGTERM or SIGINT, then finish running requests and return.
 
@@ -82,6 +84,7 @@ def serve(
         supervisor: of the workers, not yet started; None if others start them.
         rates: file to which observed rates are written.
         remotes: workers on other hosts.
+        tracer: makes spans of requests, and is closed at the end; None for none.
 
     Returns:
         Whether it ended in order; False if a second signal cut it short.
@@ -111,6 +114,7 @@ def serve(
             supervisor=supervisor,
             source=None if remotes is None else remotes.source,
             grace_s=grace_s,
+            tracer=tracer,
         )
 
     with logged(as_json=json_log), listening(endpoint.host, endpoint.port, "--port") as listener:
@@ -126,11 +130,14 @@ async def _run(
     supervisor: Supervisor | None,
     source: ServiceSource | None,
     grace_s: float,
+    tracer: RequestTracer | None,
 ) -> bool:
     gateway = models.gateway
     ask, hurry = asyncio.Event(), asyncio.Event()
     with signals_to(ask, hurry):
         async with AsyncExitStack() as stack:
+            if tracer is not None:
+                stack.push_async_callback(asyncio.to_thread, tracer.close)
             if supervisor is not None:
                 supervisor.start()
                 stack.push_async_callback(_stop_workers, supervisor, hurry, grace_s)
@@ -138,7 +145,7 @@ async def _run(
             stack.push_async_callback(gateway.close)
             authenticator = Authenticator(endpoint.token)
             grpc = GrpcServer(
-                InferenceService(models, authenticator, metrics.errors),
+                InferenceService(models, authenticator, metrics.errors, tracer),
                 endpoint.host,
                 endpoint.grpc_port,
                 most=models.limits.body,
@@ -151,7 +158,7 @@ async def _run(
                 _follow(models, api, source.found)
                 await stack.enter_async_context(background(source.follow(partial(_follow, models, api))))
                 await gateway.know_all()
-            http = HttpServer(api, listener, tls=endpoint.tls, errors=metrics.errors)
+            http = HttpServer(api, listener, tls=endpoint.tls, errors=metrics.errors, tracer=tracer)
             await http.start()
             stack.push_async_callback(http.stop, 0.0)
             _announce(endpoint, listener, grpc, models.services)

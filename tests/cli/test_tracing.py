@@ -1,0 +1,140 @@
+"""`partita serve --otlp`: requests have spans in their clients' traces, over both transports, to the last one."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc as triton_grpc
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from tests.cli.test_serve import TABLE, WORKLOAD, serve, wait_for
+
+from partita.errors import InputError
+from partita.serve.gateway.tracing import RequestTracer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+BODY = {"inputs": [{"name": "INPUT0", "datatype": "FP32", "shape": [1, 16], "data": [0.0] * 16}]}
+TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+
+
+class Collector:
+    """Takes spans as an OpenTelemetry collector does, uncompressed or not."""
+
+    def __init__(self) -> None:
+        self.spans: list[Any] = []
+        self.names: set[str] = set()
+
+    def take(self, data: bytes) -> None:
+        for each in ExportTraceServiceRequest.FromString(data).resource_spans:
+            self.names |= {a.value.string_value for a in each.resource.attributes if a.key == "service.name"}
+            self.spans += [span for scope in each.scope_spans for span in scope.spans]
+
+    def of(self, trace: str) -> dict[str, Any]:
+        """Return the spans of a trace by name."""
+        return {each.name: each for each in self.spans if each.trace_id.hex() == trace}
+
+
+@contextmanager
+def collecting() -> Iterator[tuple[Collector, str]]:
+    found = Collector()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            assert self.path == "/v1/traces"
+            found.take(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield found, f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def attributes(span: Any) -> dict[str, Any]:
+    return {each.key: getattr(each.value, each.value.WhichOneof("value")) for each in span.attributes}
+
+
+def posted(host: str, body: object, **headers: str) -> int:
+    request = urllib.request.Request(
+        f"http://{host}/v2/models/search/infer", json.dumps(body).encode(), headers
+    )
+    try:
+        with urllib.request.urlopen(request) as answer:  # noqa: S310
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
+def test_requests_are_spans_of_their_clients_traces(tmp_path: Path) -> None:
+    (tmp_path / "perf.csv").write_text(TABLE)
+    workload = tmp_path / "workload.yaml"
+    workload.write_text(WORKLOAD)
+    late, wrong, by_grpc = ("1" * 32, "2" * 32, "3" * 32)
+    with collecting() as (collector, url):
+        with serve(workload, "--otlp", url) as served:
+            served.event("ready")
+            assert posted(served.http, BODY, traceparent=f"00-{TRACE}-{PARENT}-01") == 200
+            refused = {"traceparent": f"00-{late}-{PARENT}-01", "partita-deadline-ms": "0.001"}
+            assert posted(served.http, BODY, **refused) == 503
+            assert posted(served.http, {}, traceparent=f"00-{wrong}-{PARENT}-01") == 400
+            assert posted(served.http, BODY, traceparent=f"00-{'4' * 32}-{PARENT}-00") == 200  # not sampled
+            assert posted(served.http, BODY, traceparent="nonsense") == 200
+            given = triton_grpc.InferInput("INPUT0", [1, 16], "FP32")
+            given.set_data_from_numpy(np.zeros((1, 16), np.float32))
+            with triton_grpc.InferenceServerClient(served.event("listening")["grpc"]) as client:
+                client.infer("search", [given], headers={"traceparent": f"00-{by_grpc}-{PARENT}-01"})
+            wait_for(lambda: TRACE in {each.trace_id.hex() for each in collector.spans}, served)
+            assert posted(served.http, BODY) == 200
+            assert served.end() == 0
+        found = collector.of(TRACE)
+    assert collector.names == {"partita"}
+    request, queue, run = (found[name] for name in ("POST /v2/models/{model}/infer", "queue", "run"))
+    assert request.parent_span_id.hex() == PARENT
+    assert queue.parent_span_id == run.parent_span_id == request.span_id
+    assert request.start_time_unix_nano <= request.end_time_unix_nano
+    assert queue.start_time_unix_nano <= queue.end_time_unix_nano == run.start_time_unix_nano
+    said = attributes(request)
+    assert said["http.response.status_code"] == 200
+    assert said["partita.service"] == "search"
+    assert said["partita.batch"] == 1
+    assert said["partita.gpu_instance"].startswith("node-0/gpu-0/1g.10gb@")
+    (span,) = (each for name, each in collector.of(late).items() if name.startswith("POST"))
+    assert attributes(span)["http.response.status_code"] == 503
+    assert attributes(span)["error.type"] == "late"
+    assert span.status.code == 2
+    (span,) = collector.of(wrong).values()
+    assert attributes(span)["http.response.status_code"] == 400
+    assert span.status.code == 0  # the client's fault
+    assert not collector.of("4" * 32)
+    span = collector.of(by_grpc)["inference.GRPCInferenceService/ModelInfer"]
+    assert span.parent_span_id.hex() == PARENT
+    assert attributes(span)["rpc.grpc.status_code"] == 0
+    assert "run" in collector.of(by_grpc)
+    # Two came without a valid parent: they begin traces, of which the last was sent when the gateway ended.
+    roots = [each for each in collector.spans if each.name.startswith("POST") and not each.parent_span_id]
+    assert len(roots) == 2
+
+
+def test_what_is_no_address_is_refused() -> None:
+    with pytest.raises(InputError, match="'localhost:4318' is no HTTP address"):
+        RequestTracer("localhost:4318")
