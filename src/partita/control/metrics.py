@@ -170,7 +170,7 @@ Clusters: TypeAlias = "Sequence[tuple[Mapping[str, str], ClusterFacts]]"
 def cluster_metrics(clusters: Clusters) -> Iterator[Metric]:
     """Yield the metrics of clusters."""
     yield from _of_gpus(clusters)
-    yield from _of_services(clusters)
+    yield from service_metrics(clusters)
     yield from _of_transitions(clusters)
 
 
@@ -252,7 +252,8 @@ def _services(instance: ObservedInstance) -> list[str]:
     return [name for name, _ in instance.replica.replica.serves] if instance.replica else []
 
 
-def _of_services(clusters: Clusters) -> Iterator[Metric]:
+def service_metrics(clusters: Clusters) -> Iterator[Metric]:
+    """Yield those of services: required rates, capacities, floors and SLOs."""
     required = _gauge(clusters, "partita_required_rate", "Items/s that a service is to have", "service")
     planned = _gauge(clusters, "partita_planned_capacity", "Items/s of the plan", "service")
     ready = _gauge(clusters, "partita_ready_capacity", "Items/s of the replicas that answer", "service")

@@ -29,6 +29,7 @@ from partita import __version__
 from partita.dash.access import Guard
 from partita.dash.endpoint import Call, Encoded, RequestFault
 from partita.dash.endpoints import ALL
+from partita.dash.metrics import dash_metrics
 from partita.dash.model import ClusterFault, Fault, Hello, Reset, Role, Session, SignIn
 from partita.dash.openapi import ROOT, document
 from partita.dash.samples import samples
@@ -36,6 +37,7 @@ from partita.dash.state import ApiState
 from partita.dash.stream import encoded
 from partita.documents.codec import DocumentSource, convert
 from partita.errors import InfeasibleError, InputError, PartitaError
+from partita.metrics import MetricsPage
 from partita.serve.gateway.access import listening
 
 if TYPE_CHECKING:
@@ -86,8 +88,9 @@ def application(api: ApiState, guard: Guard) -> ASGIApp:
     for each in ALL:
         by_path.setdefault(each.path, []).append(each)
     index = by_path.pop("")
+    streams = _Streams(api, guard)
     routes = [
-        Route("/stream", _Streams(api, guard).answer, methods=["GET"]),
+        Route("/stream", streams.answer, methods=["GET"]),
         Route("/session", _session(guard), methods=["POST", "DELETE"]),
         Route("/openapi.json", _openapi(guard), methods=["GET"]),
         *(
@@ -100,6 +103,7 @@ def application(api: ApiState, guard: Guard) -> ASGIApp:
         routes=[
             Route(ROOT, _handler(api, guard, index), methods=["GET"]),
             Mount(ROOT, routes=routes),
+            Route("/metrics", _metrics(api, guard, streams), methods=["GET"]),
             Mount("/", StaticFiles(directory=str(bundle), html=True)),
         ],
         exception_handlers={
@@ -313,6 +317,17 @@ def _openapi(guard: Guard) -> Callable[[Request], Any]:
     return handle
 
 
+def _metrics(api: ApiState, guard: Guard, streams: _Streams) -> Callable[[Request], Any]:
+    page = MetricsPage(lambda: dash_metrics(api, streams.count))
+
+    async def handle(request: Request) -> Response:
+        _role(guard, request, Role.READ)
+        body, media = page.read(request.headers.get("accept", ""))
+        return Response(body, headers={"content-type": media, "cache-control": "no-store"})
+
+    return handle
+
+
 class _Streams:
     """The streams of all readers."""
 
@@ -320,6 +335,11 @@ class _Streams:
         self._api = api
         self._guard = guard
         self._open = 0
+
+    @property
+    def count(self) -> int:
+        """Readers that have a stream open."""
+        return self._open
 
     async def answer(self, request: Request) -> Response:
         """Return the stream of one reader."""
