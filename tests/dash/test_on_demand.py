@@ -287,6 +287,8 @@ def test_idle_is_a_row_and_time_is_divided_by_size(tmp_path: Path, world: World)
     assert rows["service", "bert"]["seconds"] == 30.0
     assert found["watts"] == pytest.approx(5000 / 60)
     assert rows["idle", ""]["cost"] is None
+    assert api.get("/api/v1/gpus/node-0/gpu-0/history").data["energy"] == found["rows"]
+    assert api.get("/api/v1/gpus/node-0/gpu-1/history").data["energy"] == []
     api.api.source.close()
 
 

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from partita.dash.state import ApiState
 
 
+_DAY_S = 86_400.0
+
+
 def _index(api: ApiState, call: Call) -> Index:
     source = api.source
     return Index(
@@ -73,7 +76,10 @@ def _gpu(api: ApiState, call: Call) -> Gpu:
 def _gpu_history(api: ApiState, call: Call) -> GpuHistory:
     gpu = _gpu(api, call)
     with api.lock:
-        return api.source.history(gpu.id)
+        found = api.source.history(gpu.id)
+    if api.on_demand is None or Part.ENERGY not in api.parts:
+        return found
+    return found.replace(energy=api.on_demand.energy(max(0.0, api.fleet.at - _DAY_S), gpu.id).rows)
 
 
 def _services(api: ApiState, call: Call) -> ServicePage:

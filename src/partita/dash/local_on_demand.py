@@ -184,15 +184,15 @@ class LocalOnDemand(OnDemand):
         """Cancel a job."""
         return Accepted(number, self._ask(lambda daemon: queue.cancel(daemon, number)))
 
-    def energy(self, since: float) -> Energy:
-        """Return energy and cost since a time, in seconds since 1970."""
+    def energy(self, since: float, gpu: str | None = None) -> Energy:
+        """Return energy and cost since a time, in seconds since 1970, of a GPU or (None) of all."""
         workload = self._read_workload()
         models = {gpu.id: gpu.model for gpu in self._observation().gpus}
         with closing(EnergyLedger(jobs_folder(self._folder) / LEDGER, read_only=True)) as ledger:
             newest = max((each.at for each in ledger.counters().values()), default=0.0)
             return energies.energy(
-                ledger.since(since),
-                ledger.since(newest - _RECENT_S),
+                [each for each in ledger.since(since) if gpu in (None, each.gpu)],
+                [each for each in ledger.since(newest - _RECENT_S) if gpu in (None, each.gpu)],
                 models,
                 {} if workload is None else prices_of(workload),
                 since,

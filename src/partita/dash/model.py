@@ -286,7 +286,7 @@ class Event(Value):
 
 
 class GpuHistory(Value):
-    """`GET /api/v1/gpus/{id}/history`: its cuts and events, newest first, and its energy by who used it."""
+    """`GET /api/v1/gpus/{id}/history`: its cuts and events, newest first, and its energy of a day by who used it."""
 
     cuts: tuple[GpuCut, ...]
     events: tuple[Event, ...]

@@ -83,8 +83,8 @@ class OnDemand:
         """Return what a job wrote from a byte on."""
         raise _nothing()
 
-    def energy(self, since: float) -> Energy:
-        """Return energy and cost since a time, in seconds since 1970."""
+    def energy(self, since: float, gpu: str | None = None) -> Energy:
+        """Return energy and cost since a time, in seconds since 1970, of a GPU or (None) of all."""
         raise _nothing()
 
     def explain(self, service: str) -> Explanation:
