@@ -325,6 +325,8 @@ def test_a_newer_what_if_ends_those_before_and_what_is_wrong_is_refused() -> Non
     with pytest.raises(InputError, match="photo-serch"):
         searches.what_if(WhatIf(services={"photo-serch": ServiceWhatIf(rate=1)}), None)
     searches.close()
+    with pytest.raises(PartitaError, match="this program ends"):
+        searches.what_if(WhatIf(), None)
 
 
 def test_a_service_is_explained_and_asked_about_over_the_api(tmp_path: Path, world: World) -> None:

@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import CancelledError, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
@@ -56,6 +56,7 @@ class Searches:
         self._ended = self._context.Array("b", _MOST, lock=False)
         self._lock = threading.Lock()
         self._pool: ProcessPoolExecutor | None = None
+        self._over = False
         self.asked = 0
         self._newest: dict[tuple[str, str], int] = {}
 
@@ -93,6 +94,8 @@ class Searches:
             with self._lock:
                 if self._newest.get(mine) == number:
                     del self._newest[mine]
+        if found is None and self._over:
+            raise _closed()
         if found is None:
             raise SupersededError("a newer what-if ended this one")
         return found
@@ -106,9 +109,9 @@ class Searches:
         return self._run(_explain, self._workload, service, made)
 
     def close(self) -> None:
-        """End the process, and the search that goes on."""
+        """End the process, and the search that goes on; what is asked for later is refused."""
         with self._lock:
-            pool, self._pool = self._pool, None
+            pool, self._pool, self._over = self._pool, None, True
             for number in range(_MOST):
                 self._ended[number] = 1
         if pool is not None:
@@ -116,6 +119,8 @@ class Searches:
 
     def _started(self) -> ProcessPoolExecutor:
         with self._lock:
+            if self._over:
+                raise _closed()
             if self._pool is None:
                 started = (self._ended, os.getpid())
                 self._pool = ProcessPoolExecutor(1, self._context, _begin, started)
@@ -127,6 +132,8 @@ class Searches:
             with uninterrupted():
                 asked = pool.submit(search, *arguments)
             return asked.result()
+        except CancelledError:
+            raise _closed() from None
         except BrokenProcessPool:
             with self._lock:
                 if self._pool is pool:
@@ -135,6 +142,10 @@ class Searches:
                 "the process that searches ended",
                 hint="if the host's memory is full, ask for less; then ask again",
             ) from None
+
+
+def _closed() -> PartitaError:
+    return PartitaError("no search begins any more: this program ends", hint="ask again when it is back")
 
 
 # --- in the process that searches

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from partita.dash.history import History
     from partita.dash.on_demand import OnDemand
     from partita.dash.source import Look, Source
-    from partita.dash.stream import EventStream, Named
+    from partita.dash.stream import Named
     from partita.documents.codec import Value
 
 R = TypeVar("R")
@@ -626,7 +626,7 @@ class _Running:
             ssl_certfile=None if tls is None else tls.cert,
             ssl_keyfile=None if tls is None else tls.key,
         )
-        self._server = _Server(config, api.stream)
+        self._server = _Server(config, api)
         self._server.should_exit = self._ended
         if threading.current_thread() is threading.main_thread():
             for each in (signal.SIGTERM, signal.SIGINT):
@@ -642,16 +642,14 @@ class _Running:
             with contextlib.suppress(asyncio.CancelledError):
                 await looking
             api.looker.shutdown()
-            if api.on_demand is not None:
-                api.on_demand.close()  # no search may keep the process
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, which ends the streams when it is told to end, since they would go on for ever."""
+    """uvicorn, which ends streams and searches when it is told to end, since they would go on for long."""
 
-    def __init__(self, config: uvicorn.Config, stream: EventStream) -> None:
+    def __init__(self, config: uvicorn.Config, api: ApiState) -> None:
         super().__init__(config)
-        self._stream = stream
+        self._api = api
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -659,6 +657,8 @@ class _Server(uvicorn.Server):
         yield
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End the streams, and then the connections."""
-        self._stream.close()
+        """End the streams and searches, and then the connections."""
+        self._api.stream.close()
+        if self._api.on_demand is not None:
+            await asyncio.to_thread(self._api.on_demand.close)
         await super().shutdown(sockets)
