@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -379,6 +380,14 @@ def test_probes_and_metrics(cluster: Cluster) -> None:
         f'partita_workload{{state="Serving",workload="serving",workload_namespace="{cluster.namespace}"}} 1.0'
         in metrics
     )
+    own = f'workload="serving",workload_namespace="{cluster.namespace}"'
+    assert f'partita_transition{{state="reached",{own}}} 1.0' in metrics
+    assert re.search(rf'partita_gpus{{model="[^"]+",state="used",{own}}} [1-9]', metrics)
+    services = set(re.findall(rf'partita_required_rate{{service="([^"]+)",{own}}} [1-9]', metrics))
+    assert services
+    for name in ("ready_capacity", "planned_capacity", "capacity_floor", "slo_seconds", "slo_objective"):
+        assert set(re.findall(rf'partita_{name}{{service="([^"]+)",{own}}} (?!0\.0$)', metrics)) == services
+    assert re.search(r'partita_instance_info{GPU_I_ID="",GPU_I_PROFILE="[^"]+",UUID="GPU-[^"]+",', metrics)
 
 
 def test_without_partitas_resources_it_says_how_to_make_them(cluster: Cluster, tmp_path: Path) -> None:
