@@ -209,8 +209,13 @@ def test_two_roles_need_two_tokens(tmp_path: Path) -> None:
 def test_a_token_that_only_writes_leaves_reading_open_on_this_host(tmp_path: Path) -> None:
     access = read_access("127.0.0.1", 0, write=written(tmp_path / "token", WRITING))
     found = client(Empty(), access)
-    assert found.get("/api/v1").data["role"] == "read"
-    assert found.get("/api/v1", authorization=f"Bearer {WRITING}").data["role"] == "write"
+    reading = found.get("/api/v1")
+    assert reading.data["role"] == "read"
+    # What a browser keeps of the reader's answer is not the writer's.
+    kept = reading.headers["etag"]
+    assert found.get("/api/v1", if_none_match=kept).status == 304
+    writing = found.get("/api/v1", authorization=f"Bearer {WRITING}", if_none_match=kept)
+    assert writing.data["role"] == "write"
 
 
 @pytest.mark.parametrize(

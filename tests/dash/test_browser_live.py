@@ -144,6 +144,18 @@ def test_who_has_no_token_is_asked_for_it(visit: Callable[..., Watched]) -> None
         assert "right" not in "".join(watched.requests)
 
 
+def test_whoever_may_write_signs_in_where_all_may_look(visit: Callable[..., Watched]) -> None:
+    with Served(RandomSource(8, ("chat",)), Access(write="writing")) as served:
+        page = visit(served.port).page
+        page.wait_for_selector("canvas[data-drawn]")
+        page.click("button >> text=Sign in")
+        page.fill("input[name=token]", "writing")
+        page.click("button >> text=Enter")
+        until(page, "performance.getEntriesByType('navigation')[0].type === 'reload'")
+        page.wait_for_selector("canvas[data-drawn]")
+        assert page.locator("button >> text=Sign in").count() == 0
+
+
 BAD = (
     "<img src=x onerror=window.hit=1>",
     "</script><script>window.hit=1</script>",

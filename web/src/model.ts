@@ -280,7 +280,7 @@ export interface Index {
   readonly now: number;
   readonly role: Role;
   readonly parts: readonly Part[];
-  /** Version of the whole state; also its ETag. */
+  /** Version of the whole state. */
   readonly state: string;
   /** Number of the newest event of the stream. */
   readonly last_event: number;

@@ -160,7 +160,7 @@ def _events(api: ApiState, call: Call) -> EventPage:
 SEEN = (
     Endpoint(
         "GET", "", Index, _index, "What this API is, and what the caller may do.", slow=True,
-        etag=lambda api, _: api.state(),
+        etag=lambda api, call: f"{api.state()}.{call.role.value}",
     ),
     Endpoint(
         "GET", "/fleet", Fleet, _fleet, "All GPUs and how they are cut, in columns.",

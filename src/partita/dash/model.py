@@ -62,7 +62,7 @@ class Index(Value):
     now: Annotated[float, Meta(description="The cluster's clock.")]
     role: Role
     parts: tuple[Part, ...]
-    state: Annotated[str, Meta(description="Version of the whole state; also its ETag.")]
+    state: Annotated[str, Meta(description="Version of the whole state.")]
     last_event: Annotated[int, Meta(description="Number of the newest event of the stream.")]
     fault: Annotated[
         Fault | None, Meta(description="Why the cluster cannot be seen now; all that is shown is older.")
