@@ -1,13 +1,13 @@
 // Change: transitions as they were predicted and as they go, and what the plan would change.
 import { useSignal } from "@preact/signals";
-import { useMemo } from "preact/hooks";
+import { useEffect, useMemo } from "preact/hooks";
 import { duration, number, plural, share, time } from "../format";
 import type * as api from "../model";
 import { EVENT_COLUMNS } from "../parts/events";
 import { Table, type Column } from "../parts/table";
 import { Bar, Loaded, Tile, Tiles, Trouble } from "../parts/tiles";
 import { TransitionView } from "../parts/timeline";
-import { has, link, mayWrite, route, source, useDocument } from "../state";
+import { has, index, link, mayWrite, route, source, useDocument } from "../state";
 
 const WORDS: Readonly<Record<api.TransitionState, string>> = {
   waiting: "waits for approval",
@@ -68,11 +68,9 @@ function One({ id }: { id: string }) {
 function Shown({ detail }: { detail: api.TransitionDetail }) {
   const { transition, actions } = detail;
   const open = transition.state === "running" || transition.state === "paused";
-  // The cluster's clock may run faster than this one: now is what was last heard of.
-  const now = useMemo(() => {
-    if (!open) return null;
-    return Math.max(0, ...actions.flatMap((action) => [action.began ?? 0, action.ended ?? 0]));
-  }, [open, actions]);
+  const heard = useMemo(() => Math.max(0, ...actions.flatMap((action) => [action.began ?? 0, action.ended ?? 0])), [actions]);
+  const seconds = useSecondsSince(transition.at, open);
+  const now = open ? Math.max(heard, seconds) : null;
   const failed = actions.filter((action) => action.error !== null).length;
   return (
     <section aria-label="Transition">
@@ -101,6 +99,20 @@ function Shown({ detail }: { detail: api.TransitionDetail }) {
       )}
     </section>
   );
+}
+
+const OTHER_CLOCK = 43_200; // seconds that a cluster's clock differs at least where it is a simulated one
+
+/** Seconds since a time of the cluster's clock, each second anew; 0 where that clock is a simulated one. */
+function useSecondsSince(at: number, wanted: boolean): number {
+  const clock = useSignal(Date.now() / 1000);
+  useEffect(() => {
+    if (!wanted) return;
+    const timer = setInterval(() => (clock.value = Date.now() / 1000), 1000);
+    return () => clearInterval(timer);
+  }, [wanted]);
+  const simulated = Math.abs((index.value?.now ?? 0) - clock.value) > OTHER_CLOCK;
+  return simulated ? 0 : Math.max(0, clock.value - at);
 }
 
 /** Pause, go on, approve: for who may write, and for the state that is shown. */
