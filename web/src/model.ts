@@ -226,7 +226,7 @@ export interface GpuCut {
   readonly instances: readonly string[];
 }
 
-/** `GET /api/v1/gpus/{id}/history`: its cuts and events, newest first, and its energy by who used it. */
+/** `GET /api/v1/gpus/{id}/history`: its cuts and events, newest first, and its energy of a day by who used it. */
 export interface GpuHistory {
   readonly cuts: readonly GpuCut[];
   readonly events: readonly Event[];
