@@ -67,6 +67,7 @@ SEND_S = 30.0
 """Seconds after which a reader that takes nothing is dropped."""
 
 MOST_STREAMS = 500
+_LONGEST_ID = 20
 MOST_BODY = 8 << 20
 _WORTH_GZIP = 1400
 
@@ -347,7 +348,7 @@ class _Streams:
         told = request.headers.get("last-event-id") or request.query_params.get("last_event") or ""
         if self._open >= MOST_STREAMS:
             raise RequestFault(503, f"{MOST_STREAMS} readers have a stream", hint="close some, or come again")
-        if told and not told.isdecimal():
+        if told and not (told.isascii() and told.isdecimal() and len(told) <= _LONGEST_ID):
             raise RequestFault(
                 422,
                 f"{told[:40]!r} is no number of an event",
