@@ -94,6 +94,18 @@ def test_a_large_answer_is_zipped_for_who_can_read_it(api: Client) -> None:
     assert zipped.headers["vary"] == "accept-encoding"
 
 
+@pytest.mark.parametrize(
+    ("accepted", "zipped"),
+    [
+        ("", False), ("identity", False), ("gzip;q=0", False), ("br, gzip; q=0.000, *", False), ("xgzip", False),
+        ("gzip", True), ("br,GZIP;q=0.5", True), ("gzip ;q=1.0, identity", True), ("deflate, gzip, br", True),
+    ],
+)  # fmt: skip
+def test_who_does_not_want_zipped_answers_gets_none(api: Client, accepted: str, zipped: bool) -> None:  # noqa: FBT001
+    found = api.get("/api/v1/fleet", accept_encoding=accepted)
+    assert ("content-encoding" in found.headers) is zipped
+
+
 def test_the_state_is_the_one_that_status_shows(live: Client, world: World) -> None:
     assert live.get("/api/v1").data["state"] == snapshot(world.driver.observe()).fingerprint
 

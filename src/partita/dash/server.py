@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import logging
 import queue
+import re
 import signal
 import socket
 import threading
@@ -68,6 +69,7 @@ SEND_S = 30.0
 
 MOST_STREAMS = 500
 _LONGEST_ID = 20
+_GZIP = re.compile(r"(?:^|,)\s*gzip\s*(?:,|$|;\s*q=(?!0(?:\.0*)?\s*(?:,|$)))", re.IGNORECASE)
 MOST_BODY = 8 << 20
 _WORTH_GZIP = 1400
 
@@ -192,7 +194,7 @@ def _respond(api: ApiState, request: Request, endpoint: Endpoint, call: Call) ->
     if etag is not None and reading and _same(asked, etag):
         return _unchanged(etag)
     found = endpoint.answer(api, call)
-    zipped = "gzip" in request.headers.get("accept-encoding", "")
+    zipped = _GZIP.search(request.headers.get("accept-encoding", "")) is not None
     headers = {"vary": "accept-encoding", "content-type": "application/json"}
     if isinstance(found, Encoded):
         body = found.gzipped if zipped else found.body
