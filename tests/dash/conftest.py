@@ -26,10 +26,8 @@ def visit(browser: Browser) -> Iterator[Callable[..., Watched]]:
     """Opens a page of a server at a port, such as `visit(port, "services")`."""
     contexts = []
 
-    def visit(port: int, path: str = "", *, width: int = 1280, dark: bool = False) -> Watched:
-        context = browser.new_context(
-            viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light"
-        )
+    def visit(port: int, path: str = "", *, width: int = 1280, touch: bool = False) -> Watched:
+        context = browser.new_context(viewport={"width": width, "height": 900}, has_touch=touch)
         context.set_default_timeout(20_000)
         contexts.append(context)
         watched = Watched(context.new_page(), f"http://localhost:{port}")

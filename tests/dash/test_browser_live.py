@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-import pytest
 from tests.control.world import World, deployment, goal
 from tests.dash.browser import Line, Served, until
 from tests.dash.client import local
@@ -199,11 +198,16 @@ def test_no_name_is_anything_but_text(visit: Callable[..., Watched]) -> None:
         assert [fault for fault in watched.faults if "404" not in fault] == []
 
 
-@pytest.mark.parametrize("path", ["nowhere", "services/nobody", "gpu/none", "%", "services/%E0%A4%A"])
-def test_an_address_that_leads_nowhere_says_so_or_leads_home(
-    visit: Callable[..., Watched], path: str
-) -> None:
+def test_an_address_that_leads_nowhere_says_so_or_leads_home(visit: Callable[..., Watched]) -> None:
     with Served(RandomSource(8, ("chat",))) as served:
-        watched = visit(served.port, path)
-        watched.page.wait_for_selector("canvas, .trouble, .empty:has-text('called')")
+        watched = visit(served.port)
+        for path, found in {
+            "nowhere": "canvas[data-drawn]",
+            "services/nobody": ".empty:has-text('called')",
+            "gpu/none": ".trouble:has-text('no GPU')",
+            "%": "canvas[data-drawn]",
+            "services/%E0%A4%A": ".empty:has-text('called')",
+        }.items():
+            watched.open(path)
+            watched.page.wait_for_selector(found)
         assert [fault for fault in watched.faults if "404" not in fault] == []

@@ -23,6 +23,9 @@ PAGES = {
 }
 """What there is on each page once it is complete."""
 
+NARROW = ("fleet", "services")
+"""Pages whose parts are all that changes on a narrow screen."""
+
 NOT_THERE_YET = "404"
 """Series and explanations, which this source does not have."""
 
@@ -75,6 +78,27 @@ def test_a_click_on_the_picture_chooses_a_gpu(served: Served, visit: Callable[..
     page.click("canvas", position={"x": 60, "y": 60})
     assert page.text_content(".selected h2 a") == "node-0/gpu-0"
     page.mouse.wheel(0, -400)  # it has the focus now: the wheel zooms
+    until(page, "document.querySelector('canvas').classList.contains('zoomed')")
+
+
+def test_fingers_choose_and_zoom(served: Served, visit: Callable[..., Watched]) -> None:
+    page = visit(served.port, width=390, touch=True).page
+    page.wait_for_selector("canvas[data-drawn]")
+    page.tap("canvas", position={"x": 40, "y": 60})
+    assert page.text_content(".selected h2 a") == "node-0/gpu-0"
+    page.evaluate(
+        """() => {
+            const canvas = document.querySelector("canvas");
+            const { left, top } = canvas.getBoundingClientRect();
+            const point = (type, id, x) => canvas.dispatchEvent(new PointerEvent(type, {
+                pointerId: id, pointerType: "touch", isPrimary: id === 7, bubbles: true,
+                clientX: left + x, clientY: top + 100,
+            }));
+            canvas.setPointerCapture = () => undefined;
+            point("pointerdown", 7, 100); point("pointerdown", 8, 140);
+            point("pointermove", 8, 220); point("pointerup", 7, 100); point("pointerup", 8, 220);
+        }"""
+    )
     until(page, "document.querySelector('canvas').classList.contains('zoomed')")
 
 
