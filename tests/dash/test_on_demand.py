@@ -26,7 +26,6 @@ from partita.dash.what_if import plan_data
 from partita.errors import InputError, PartitaError
 from partita.jobs.energy import FILE as LEDGER
 from partita.jobs.energy import NOBODY, Counter, Energy, EnergyLedger, EnergyOwner, LedgerEntry, OwnerKind
-from partita.jobs.queue.folders import jobs_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -267,10 +266,8 @@ def test_a_submission_that_is_wrong_is_refused(jobs: Client) -> None:
 
 def test_idle_is_a_row_and_time_is_divided_by_size(tmp_path: Path, world: World) -> None:
     del world
-    folder = jobs_folder(tmp_path)
-    folder.mkdir()
     bert = EnergyOwner(OwnerKind.SERVICE, "bert")
-    ledger = EnergyLedger(folder / LEDGER)
+    ledger = EnergyLedger(tmp_path / LEDGER)
     now = time.time()
     counter = Counter("node-0/gpu-0", "GPU-0", now, 5000.0, None, 50.0)
     entries = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from partita.cli.cluster import NVML, SIMULATED, Cluster, DriverOption, open_driver
+from partita.cli.cluster import NVML, SIMULATED, ClockName, Cluster, DriverOption, open_driver
 from partita.cli.options import LogForm, LogFormat, TlsCert, TlsKey
 from partita.cli.output import echo
 from partita.drive.driver import EnergyMeter
@@ -41,6 +42,10 @@ umask 077; openssl rand -hex 32 > read; openssl rand -hex 32 > write
 
 partita dash --listen 0.0.0.0 --token-file read --write-token-file write
 --tls-cert host.pem --tls-key host.key --name gpu-host.example.com
+
+The day of `partita demo` on simulated GPUs, live:
+
+partita dash --demo
 
 Everything that the pages show is under /api/v1, described by /api/v1/openapi.json:
 
@@ -98,14 +103,25 @@ GatewayCa = Annotated[
     ),
 ]
 
+Demo = Annotated[
+    bool,
+    typer.Option("--demo", help="Show the day of `partita demo` on simulated GPUs, again and again, live."),
+]
+
 app = typer.Typer()
 
 _NEEDED = ("starlette", "uvicorn", "prometheus_client")
 
 
+def missing() -> list[str]:
+    """Return what is not installed of what the extra `dash` brings."""
+    return [each for each in _NEEDED if find_spec(each) is None]
+
+
 @app.command(epilog=EXAMPLES)
 def dash(
     *,
+    demo: Demo = False,
     workload: Workload = None,
     gateway: Gateways = None,
     gateway_token_file: GatewayTokenFile = None,
@@ -125,14 +141,9 @@ def dash(
     It changes nothing by itself, and may run beside a controller, a daemon and a gateway. SIGTERM or Ctrl-C end it.
     """
     del log_format  # read in main()
-    if missing := [each for each in _NEEDED if find_spec(each) is None]:
-        raise InputError(f"{', '.join(missing)} is not installed", hint='pip install "partita[dash]"')
+    if lacking := missing():
+        raise InputError(f"{', '.join(lacking)} is not installed", hint='pip install "partita[dash]"')
     from partita.dash.access import read_access  # noqa: PLC0415 -- of an extra
-    from partita.dash.gateway import GatewayPage  # noqa: PLC0415 -- likewise
-    from partita.dash.history import FILE, History  # noqa: PLC0415 -- likewise
-    from partita.dash.local import LocalSource  # noqa: PLC0415 -- likewise
-    from partita.dash.local_on_demand import LocalOnDemand  # noqa: PLC0415 -- likewise
-    from partita.dash.server import serve  # noqa: PLC0415 -- likewise
 
     access = read_access(
         listen,
@@ -144,28 +155,73 @@ def dash(
         names=name or (),
     )
     token = None if gateway_token_file is None else read_token(gateway_token_file)
-    folder, cluster = state_path(), Cluster(driver)
-    if not cluster.exists(folder):
-        raise InputError(
-            "there is no simulated cluster yet",
-            where=str(folder),
-            hint="make one: `partita apply plan.json`; for the GPUs of this host add --driver nvml",
-        )
-    pages = [GatewayPage(url, token, gateway_ca) for url in gateway or ()]
     with ExitStack() as stack:
+        shown = _Shown(state_path(), Cluster(driver), workload, tuple(gateway or ()))
+        if demo:
+            _refuse_with_demo(driver, workload, gateway)
+            shown = _demo(stack)
+        elif not shown.cluster.exists(shown.folder):
+            raise InputError(
+                "there is no simulated cluster yet",
+                where=str(shown.folder),
+                hint="make one: `partita apply plan.json`; for the GPUs of this host add --driver nvml; to look at "
+                "a day of an example: `partita dash --demo`",
+            )
+        # Its controller plans while this process still imports what it needs.
+        from partita.dash.gateway import GatewayPage  # noqa: PLC0415 -- of an extra
+        from partita.dash.history import FILE, History  # noqa: PLC0415 -- likewise
+        from partita.dash.local import LocalSource  # noqa: PLC0415 -- likewise
+        from partita.dash.local_on_demand import LocalOnDemand  # noqa: PLC0415 -- likewise
+        from partita.dash.server import serve  # noqa: PLC0415 -- likewise
+
         source = LocalSource(
-            partial(open_driver, cluster, folder, list),
-            folder,
-            workload=workload,
-            gateways=pages,
+            partial(open_driver, shown.cluster, shown.folder, list),
+            shown.folder,
+            workload=shown.workload,
+            gateways=[GatewayPage(url, token, gateway_ca) for url in shown.gateways],
             power=partial(_power, driver, stack),
         )
         stack.callback(source.close)
         on_demand = LocalOnDemand(source, driver, Lock())
         stack.callback(on_demand.close)
-        history = stack.enter_context(closing(History(folder / FILE)))
+        history = stack.enter_context(closing(History(shown.folder / FILE)))
         stack.enter_context(_logged())
-        serve(source, access, history, lambda url: echo(f"partita dash: {url}"), on_demand)
+        serve(source, access, history, partial(_tell, demo), on_demand)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """What is shown: a cluster, its state folder, and the workload and the addresses of the gateways on it."""
+
+    folder: Path
+    cluster: Cluster
+    workload: Path | None
+    gateways: tuple[str, ...]
+
+
+def _refuse_with_demo(driver: str, workload: Path | None, gateway: list[str] | None) -> None:
+    options = {"--driver": driver != SIMULATED, "--file": workload is not None, "--gateway": bool(gateway)}
+    if given := [name for name, there in options.items() if there]:
+        raise InputError(
+            "the demo has its own cluster", where=", ".join(given), hint="leave it out, or --demo"
+        )
+
+
+def _demo(stack: ExitStack) -> _Shown:
+    from partita.cli.live_demo import live_demo  # noqa: PLC0415 -- imports what the extra brings
+
+    running = stack.enter_context(live_demo())
+    # By the wall clock, by which its controller lives, also before that has begun.
+    cluster = Cluster(SIMULATED, ClockName.WALL)
+    return _Shown(running.folder, cluster, running.workload, (running.gateway,))
+
+
+def _tell(demo: bool, url: str) -> None:  # noqa: FBT001 -- bound by its place
+    echo(f"partita dash: {url}")
+    if demo:
+        echo(
+            "A day of five services on 24 simulated GPUs, five minutes long, again and again. Ctrl-C ends it."
+        )
 
 
 def _power(name: str, stack: ExitStack, driver: Driver) -> PowerMeter | None:

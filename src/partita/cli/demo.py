@@ -17,6 +17,7 @@ from rich.text import Text
 
 from partita.cli.apply import make_controller
 from partita.cli.cluster import OpenCluster, named
+from partita.cli.dash import missing
 from partita.cli.diff import print_way, way_data
 from partita.cli.drawing import ASCII, COLOURS, UNICODE, ClusterMap
 from partita.cli.output import stderr, stdout, to_write
@@ -63,6 +64,8 @@ _SIMPLER = (
 )
 
 
+SEE_IT, INSTALL = "partita dash --demo", 'pip install "partita[dash]"'
+
 _SECONDS = 600.0
 """Most seconds of search for each plan: it ends by itself long before, and so each day is the same."""
 
@@ -78,16 +81,16 @@ def demo(*, html: Html = None, seed: Seed = 0) -> None:
     console = stdout()
     with demo_cluster(named(_models(day)), seed) as demo:
         console.print("By day: the fewest GPUs that meet five services", style="bold")
-        by_day = _plan(day, demo)
+        by_day = plan_for(day, demo)
         console.print(PlanTable(PlanOverview(by_day), drawn=False))
         console.print()
         counts = _compare(console, day, by_day)
         _head(console, "Applied to 24 simulated A100s in three nodes")
         setup = _act(console, demo, by_day, names)
         _head(console, "In the evening rates fall to a third: planned again, changed while serving")
-        evening = _act(console, demo, _plan(night, demo), names)
+        evening = _act(console, demo, plan_for(night, demo), names)
         _head(console, "In the morning they rise again")
-        morning = _act(console, demo, _plan(day, demo), names)
+        morning = _act(console, demo, plan_for(day, demo), names)
     acts = {"Setting up": setup, "Evening": evening, "Morning": morning}
     _end(console, acts, counts, folder, html)
 
@@ -100,7 +103,7 @@ def _head(console: Console, text: str) -> None:
     console.print(f"\n{text}", style="bold", markup=False)
 
 
-def _plan(loaded: PreparedWorkload, demo: DemoCluster) -> Plan:
+def plan_for(loaded: PreparedWorkload, demo: DemoCluster) -> Plan:
     """Return the plan with the fewest GPUs that is nearest to what runs."""
     return planned(loaded, "exact", time_limit=_SECONDS, current=deployed(demo.observe())).plan
 
@@ -152,6 +155,7 @@ def _end(
         f"The day:    {folder / 'day.yaml'}",
         f"A report:   {html or 'partita demo --html demo.html'}",
         "Your own:   partita plan -f workload.yaml --out plan.json, then partita apply plan.json",
+        f"See it:     {SEE_IT if not missing() else f'{INSTALL}, then {SEE_IT}'}",
     )
     console.print("\n" + "\n".join(lines), markup=False, soft_wrap=True)
 

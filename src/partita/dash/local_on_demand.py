@@ -108,7 +108,7 @@ class LocalOnDemand(OnDemand):
         found = [Part.PLAN, Part.TRANSITIONS]
         if (jobs / SOCKET).exists():
             found.append(Part.JOBS)
-        if (jobs / LEDGER).exists():
+        if (self._folder / LEDGER).exists():
             found.append(Part.ENERGY)
         if self._searches is not None:
             found.append(Part.WHAT_IF)
@@ -188,7 +188,7 @@ class LocalOnDemand(OnDemand):
         """Return energy and cost since a time, in seconds since 1970, of a GPU or (None) of all."""
         workload = self._read_workload()
         models = {gpu.id: gpu.model for gpu in self._observation().gpus}
-        with closing(EnergyLedger(jobs_folder(self._folder) / LEDGER, read_only=True)) as ledger:
+        with closing(EnergyLedger(self._folder / LEDGER, read_only=True)) as ledger:
             newest = max((each.at for each in ledger.counters().values()), default=0.0)
             return energies.energy(
                 [each for each in ledger.since(since) if gpu in (None, each.gpu)],

@@ -1,0 +1,66 @@
+"""The controller of the live demo, in a process of its own: `python -m partita.cli.demo_controller WORKLOAD RATES`.
+
+Both are files in the state folder: the workload, and the demand as a gateway would have measured it.
+It cuts the cluster as the day's plan says, at once, as if that had been some minutes ago; then it is `partita run`
+with the queue of jobs. It ends when its standard input does, and so with the process that started it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+from partita.cli.cluster import OpenCluster
+from partita.cli.demo import DemoCluster, plan_for
+from partita.cli.run import run
+from partita.control.journal import FILE, Journal
+from partita.drive.simulated import SimulatedDriver
+from partita.drive.state import CLUSTER
+from partita.planner import read_prepared
+from partita.sim.clock import SimulatedClock
+
+BEFORE_S = 600.0
+"""How long ago the cluster seems to have been cut."""
+
+MEMORY_SCALE = 1 / 256
+"""Memory of simulated instances over that of real ones: jobs are real processes, and take little."""
+
+_HOLD_S = 5.0
+
+
+def main(workload: Path, rates: Path) -> None:
+    """Set the cluster of the workload's folder up, and keep it to the workload."""
+    folder = workload.parent
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    # So the journal names what one would type.
+    sys.argv[1:] = ["run", "-f", workload.name, "--jobs"]
+    driver = SimulatedDriver(folder / CLUSTER, SimulatedClock(time.time() - BEFORE_S))
+    journal = Journal(folder / FILE)
+    try:
+        cluster = DemoCluster(OpenCluster(driver, journal))
+        cluster.reach(plan_for(read_prepared(workload), cluster), lambda *_: lambda _: None)
+    finally:
+        journal.close()
+        driver.close()
+    run(
+        workload,
+        rates=rates,
+        hold=_HOLD_S,
+        poll=1.0,
+        jobs=True,
+        memory_scale=MEMORY_SCALE,
+    )
+
+
+def _end_with_parent() -> None:
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))
