@@ -188,6 +188,7 @@ def test_a_series_has_what_was_recorded(api: Client) -> None:
         ("/api/v1/fleet/series?seconds=nan", 422, "seconds"),
         ("/api/v1/fleet/series?until=inf", 422, "until"),
         ("/api/v1/stream?last_event=x", 422, "Last-Event-ID"),
+        ("/api/v1/stream?last_event=%D9%A1", 422, "Last-Event-ID"),
         (f"/api/v1/stream?last_event={'9' * 5000}", 422, "Last-Event-ID"),
         ("/api/v1/nothing", 404, "/api/v1/nothing"),
         ("/nothing", 404, "/nothing"),

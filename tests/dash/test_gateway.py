@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import http.server
 import random
+import socket
 import threading
 import time
+from contextlib import suppress
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -170,9 +172,9 @@ def test_a_gateway_that_comes_late_is_read_once_it_is_there(gateway: Gateway) ->
     gateway.stop()
     asked = GatewayPage(f"http://127.0.0.1:{gateway.port}", BEARER)
     with pytest.raises(PartitaError, match="does not answer"):
-        asked.read(0.0)
+        asked.read()
     gateway.start()
-    asked.read(1.0)
+    asked.read()
     assert gateway.seen == [f"Bearer {BEARER}"]
     assert together([asked]).services["search"].queue == 3
 
@@ -181,17 +183,60 @@ def test_a_page_that_is_none_is_a_fault(gateway: Gateway) -> None:
     asked = GatewayPage(f"http://127.0.0.1:{gateway.port}/metrics")
     gateway.page = 'partita_queue_length{service="x} nonsense\n'
     with pytest.raises(PartitaError, match="no metrics page"):
-        asked.read(0.0)
+        asked.read()
 
 
 def test_the_watch_reads_by_itself_and_says_what_does_not_answer(gateway: Gateway) -> None:
     watch = GatewayWatch([GatewayPage(f"http://127.0.0.1:{gateway.port}"), GatewayPage("http://127.0.0.1:1")])
     try:
         end = time.monotonic() + 30
-        while not watch.latest().services:
+        while not watch.latest().services or watch.latest().fault is None:
             assert time.monotonic() < end
             time.sleep(0.01)
-        assert watch.latest().fault is not None
         assert "127.0.0.1:1/metrics" in (watch.latest().fault or "")
     finally:
         watch.close()
+
+
+def test_a_gateway_that_hangs_holds_no_other_up(gateway: Gateway) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as hung:
+        url = f"http://127.0.0.1:{hung.getsockname()[1]}"
+        watch = GatewayWatch([GatewayPage(url), GatewayPage(f"http://127.0.0.1:{gateway.port}")])
+        try:
+            end = time.monotonic() + 30
+            while not watch.latest().services:
+                assert time.monotonic() < end
+                time.sleep(0.01)
+            assert watch.latest().fault is None, "the one that hangs is still waited for"
+        finally:
+            watch.close()
+
+
+def test_a_page_that_comes_byte_by_byte_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("partita.dash.gateway._LONGEST_S", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def drip() -> None:
+            connection, _ = server.accept()
+            with connection, suppress(OSError):
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+                while True:
+                    connection.sendall(b"#")
+                    time.sleep(0.01)
+
+        dripping = threading.Thread(target=drip)
+        dripping.start()
+        with pytest.raises(PartitaError, match="has not come within"):
+            GatewayPage(f"http://127.0.0.1:{server.getsockname()[1]}").read()
+        dripping.join()
+
+
+def test_counts_that_no_document_can_hold_are_left_out() -> None:
+    asked = GatewayPage("http://localhost:1")
+    for at in (0.0, 2.0):
+        asked.take(at, page(at, at, 0).replace("} 3\n", "} 1e300\n", 1).replace("} 2\n", "} 4\n", 1))
+    now = together([asked]).services["search"]
+    assert (now.queue, now.in_flight) == (0, 4)
+    with pytest.raises(ValueError, match="no number"):
+        parsed(0.0, 'partita_request_seconds_bucket{service="x",le="nan"} 1\n')
+    assert parsed(0.0, 'partita_queue_length{service="x"} 1e300\n').queue == {}

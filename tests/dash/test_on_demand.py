@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,6 +119,19 @@ def test_a_plan_is_applied_by_a_process_of_its_own(api: Client, world: World, tm
     assert len(detail["actions"]) == found[0]["actions"]
     plan = api.get("/api/v1/plan").data
     assert (plan["gpus"], plan["bound"], plan["objective"]) == (1, 0.0, "gpus")
+
+
+def test_of_two_who_apply_at_once_one_is_refused(api: Client) -> None:
+    state = api.get("/api/v1").data["state"]
+    other = plan_data(plan_of(goal(deployment("7g.40gb@0=bert", "7g.40gb@0=resnet")), SLOS))
+    with ThreadPoolExecutor(2) as both:
+        answers = list(
+            both.map(
+                lambda plan: post(api, "/apply", {"plan": plan}, if_match=f'"{state}"'), (night(), other)
+            )
+        )
+    begun, refused = sorted(answers, key=lambda each: each.status)
+    assert (begun.status, refused.status in (409, 412)) == (202, True), (begun.data, refused.data)
 
 
 def test_a_transition_is_paused_and_goes_on_as_it_was_seen(api: Client, world: World) -> None:

@@ -215,6 +215,19 @@ def test_a_cluster_that_cannot_be_seen_is_told_and_so_is_its_return() -> None:
         stream.close()
 
 
+@pytest.mark.usefixtures("quick")
+def test_what_cannot_be_told_is_a_fault_and_not_the_last_look(caplog: pytest.LogCaptureFixture) -> None:
+    source = Told()
+    strange: Any = object()
+    with serving(source) as made:
+        stream = Stream(made.url)
+        source.waiting = [Look(1.0, jobs=[strange])] * 3
+        assert "a fault in partita itself" in stream.until("fault")["fault"]["error"]
+        assert stream.until("fault") == {"fault": None}
+        stream.close()
+    assert [each.message for each in caplog.records].count("a look at the cluster failed") == 1
+
+
 def test_at_the_start_a_cluster_must_be_there() -> None:
     source = Told()
     source.waiting = [PartitaError("there is none")]

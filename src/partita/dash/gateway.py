@@ -15,9 +15,10 @@ import time
 import urllib.request
 from bisect import bisect_left
 from collections import defaultdict, deque
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
-from math import inf, isfinite
+from math import inf, isfinite, isnan
 from typing import TYPE_CHECKING, TypeVar
 
 from partita.dash.source import InstanceLoad
@@ -26,6 +27,7 @@ from partita.mig.layout import Placement
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from partita.dash.source import InstanceKey
@@ -41,6 +43,10 @@ _THIN_S = 10.0
 
 _TIMEOUT_S = 5.0
 _LARGEST = 64 << 20
+_LONGEST_S = 10.0
+_MOST_COUNT = 1e15
+"""What no count on a page exceeds; more is no measurement."""
+
 _GONE_S = 15.0
 """Seconds after which a gateway that does not answer counts as gone."""
 
@@ -121,8 +127,11 @@ class GatewayPage:
             self._opener.add_handler(each)
         self._kept: deque[_Reading] = deque()
 
-    def read(self, now: float) -> None:
-        """Read the page once.
+    def read(self, lock: AbstractContextManager[object] | None = None) -> None:
+        """Read the page once, as of now.
+
+        Args:
+            lock: held while the page is taken over, but not while it is waited for.
 
         Raises:
             PartitaError: it does not answer, or not with a metrics page.
@@ -130,13 +139,14 @@ class GatewayPage:
         request = urllib.request.Request(self.url, headers=self._headers)  # noqa: S310 -- the user's own URL
         try:
             with self._opener.open(request, timeout=_TIMEOUT_S) as answer:
-                status, page = answer.status, answer.read(_LARGEST).decode("utf-8", "replace")
+                status, page = answer.status, _whole(answer).decode("utf-8", "replace")
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise PartitaError(f"the gateway does not answer: {error}", where=self.url) from None
         if status != 200:
             raise PartitaError(f"the gateway answers {status}", where=self.url)
         try:
-            self.take(now, page)
+            with lock or nullcontext():
+                self.take(time.monotonic(), page)
         except ValueError as error:
             raise PartitaError(f"this is no metrics page: {error}", where=self.url) from None
 
@@ -177,6 +187,20 @@ class GatewayPage:
         return self._kept[min(bisect_left(times, since), len(times) - 2)]
 
 
+def _whole(answer: http.client.HTTPResponse) -> bytes:
+    """Return the body of an answer.
+
+    Raises:
+        TimeoutError: it comes byte by byte, so that no single wait for it is too long.
+    """
+    end, body = time.monotonic() + _LONGEST_S, bytearray()
+    while len(body) < _LARGEST and (piece := answer.read1(1 << 16)):
+        body += piece
+        if time.monotonic() > end:
+            raise TimeoutError(f"its page has not come within {_LONGEST_S:g} s")
+    return bytes(body)
+
+
 def parsed(now: float, page: str) -> _Reading:
     """Return what a metrics page says.
 
@@ -189,7 +213,7 @@ def parsed(now: float, page: str) -> _Reading:
     found = _Reading(now)
     for family in text_string_to_metric_families(wanted):
         for sample in family.samples:
-            if isfinite(sample.value):
+            if isfinite(sample.value) and abs(sample.value) <= _MOST_COUNT:
                 _take(found, sample.name.removeprefix("partita_"), sample.labels, sample.value)
     for counts in found.services.values():
         counts.latency.sort()
@@ -215,7 +239,7 @@ def _take(found: _Reading, name: str, labels: Mapping[str, str], value: float) -
         case "requests_total":
             counts.outcomes[labels.get("outcome", "")] = value
         case "request_seconds_bucket":
-            counts.latency.append((float(labels.get("le", "inf")), value))
+            counts.latency.append((_edge(labels.get("le", "inf")), value))
         case "offered_items_total":
             counts.offered = value
         case "refused_total":
@@ -228,6 +252,13 @@ def _take(found: _Reading, name: str, labels: Mapping[str, str], value: float) -
             found.slo_ms[service] = value * 1000
         case "slo_objective":
             found.quantile[service] = value
+
+
+def _edge(text: str) -> float:
+    edge = float(text)
+    if isnan(edge):
+        raise ValueError("an edge of a histogram is no number")
+    return edge
 
 
 def together(pages: Sequence[GatewayPage]) -> GatewayNow:
@@ -331,7 +362,7 @@ def _rounded(share: float | None) -> float | None:
 
 
 class GatewayWatch:
-    """Reads gateways again and again in a thread of its own, which ends with `close`.
+    """Reads gateways again and again, each in a thread of its own, so that none waits for another; until `close`.
 
     Args:
         pages: of the gateways.
@@ -341,9 +372,10 @@ class GatewayWatch:
         self._pages = pages
         self._now = GatewayNow()
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="gateways", daemon=True)
-        if pages:
-            self._thread.start()
+        self._lock = threading.Lock()
+        self._faults: dict[str, str] = {}
+        for page in pages:
+            threading.Thread(target=self._run, args=(page,), name="gateway", daemon=True).start()
 
     def latest(self) -> GatewayNow:
         """Return what was read last."""
@@ -353,21 +385,28 @@ class GatewayWatch:
         """Read no more."""
         self._ended.set()
 
-    def _run(self) -> None:
-        silent: dict[str, float] = {}
+    def _run(self, page: GatewayPage) -> None:
+        silent: float | None = None
         while True:
-            began = time.monotonic()
-            faults = []
-            for page in self._pages:
-                try:
-                    page.read(time.monotonic())
-                    silent.pop(page.url, None)
-                except PartitaError as error:
-                    faults.append(str(error))
-                    if time.monotonic() - silent.setdefault(page.url, began) > _GONE_S:
+            began, took = time.monotonic(), time.thread_time()
+            fault: str | None = None
+            try:
+                page.read(self._lock)
+            except PartitaError as error:
+                fault = str(error)
+            except Exception as error:  # noqa: BLE001 -- whatever a page says, the next one is read
+                fault = f"{page.url}: {type(error).__name__}: {error}"
+            with self._lock:
+                if fault is None:
+                    silent = None
+                    self._faults.pop(page.url, None)
+                else:
+                    silent = began if silent is None else silent
+                    self._faults[page.url] = fault
+                    if time.monotonic() - silent > _GONE_S:
                         page.forget()
-            found = together(self._pages)
-            self._now = GatewayNow(found.services, found.load, faults[0] if faults else None)
+                found = together(self._pages)
+                self._now = GatewayNow(found.services, found.load, next(iter(self._faults.values()), None))
             # A page so large that it takes long is read less often, rather than all the time.
-            if self._ended.wait(max(EVERY_S, 10 * (time.monotonic() - began))):
+            if self._ended.wait(max(EVERY_S, 10 * (time.thread_time() - took))):
                 return

@@ -268,8 +268,8 @@ class LocalOnDemand(OnDemand):
         end = time.monotonic() + _BEGIN_S
         while time.monotonic() < end:
             code = process.poll()
-            newest = self._newest()
-            if newest != before:
+            newest = self._newest_with(log.with_suffix(".json").name)
+            if newest > before:  # and not that of somebody who applies another plan just now
                 return Accepted(str(newest), f"transition {newest} has begun")
             if code is not None:
                 raise _refused(code, log.read_text(encoding="utf-8", errors="replace"))
@@ -332,6 +332,12 @@ class LocalOnDemand(OnDemand):
         journal = self._opened()
         newest = [] if journal is None else journal.goals(1)
         return newest[0].id if newest else 0
+
+    def _newest_with(self, text: str) -> int:
+        """Return the newest goal whose command has a text; 0 if the newest is none."""
+        journal = self._opened()
+        newest = [] if journal is None else journal.goals(1)
+        return newest[0].id if newest and text in newest[0].command else 0
 
     def _opened(self) -> Journal | None:
         """Return the journal that is there now; None where there is none."""

@@ -364,9 +364,9 @@ class _Streams:
         stream, fleet = self._api.stream, self._api.fleet
         at = stream.last if position is None else position
         head = encoded("hello", Hello(__version__, fleet.version, stream.last))
-        await _sent(send, b"retry: 2000\n\n" + head)
         self._open += 1
         try:
+            await _sent(send, b"retry: 2000\n\n" + head)
             while not stream.closed:
                 found = stream.after(at)
                 newest = stream.last
@@ -476,20 +476,21 @@ async def look_on(api: ApiState, every_s: float = LOOK_S) -> None:
 
 async def look(api: ApiState) -> None:
     """Look at the source once."""
-    run = asyncio.get_running_loop().run_in_executor
-    events: list[Named] = []
     try:
-        seen = await run(api.looker, _look, api)
+        await _seen(api)
     except PartitaError as error:
         _unseen(api, error)
-        return
     except Exception as error:  # noqa: BLE001 -- one look that fails must not be the last
-        _LOG.exception("a look at the cluster failed")
+        if api.fault is None:
+            _LOG.exception("a look at the cluster failed")
         _unseen(api, PartitaError(f"a fault in partita itself: {type(error).__name__}: {error}"))
-        return
+
+
+async def _seen(api: ApiState) -> None:
+    run = asyncio.get_running_loop().run_in_executor
+    events: list[Named] = []
+    seen = await run(api.looker, _look, api)
     if api.fault is not None:
-        _LOG.info("%s is seen again", api.source.cluster)
-        api.fault = None
         events.append(("fault", ClusterFault(None)))
     events += api.fleet.update(seen)
     if changed := api.services_due(seen):
@@ -499,6 +500,9 @@ async def look(api: ApiState) -> None:
     events += (("job", each) for each in seen.jobs)
     events += (("event", each) for each in seen.events)
     api.stream.publish(events)
+    if api.fault is not None:
+        _LOG.info("%s is seen again", api.source.cluster)
+        api.fault = None
     if api.history.due(seen.at):
         await run(api.looker, api.history.record, seen.at, samples(api.fleet))
 
@@ -587,6 +591,9 @@ class BackgroundServer:
                 asyncio.run(self._running.run(self._bound, self._told.put))
             except PartitaError as error:
                 self._told.put(error)
+            except Exception as error:  # noqa: BLE001 -- else whoever started it waits for ever
+                _LOG.exception("the dashboard ended")
+                self._told.put(PartitaError(f"a fault in partita itself: {type(error).__name__}: {error}"))
 
 
 class _Running:
