@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from getpass import getuser
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from tests.cli.commands import Commands
 from tests.control.world import deployment, goal, gpu
 
 from partita.cli.cluster import SIMULATED
-from partita.cli.status import _looking, status_table
+from partita.cli.status import Page, _looking, status_table
 from partita.control.journal import FILE, Journal
 from partita.drive.simulated import SimulatedCluster
 from partita.mig.layout import Placement
@@ -134,3 +135,21 @@ def test_a_pause_is_shown_and_ended(partita: Commands) -> None:
     assert json.loads(partita("status", "-o", "json").out)["goal"]["paused"] == getuser()
     assert "go on with `partita apply night.json`" in partita("resume").out
     assert "goal: running" in partita("status").out
+
+
+@pytest.mark.parametrize(("height", "lines"), [(10, 30), (10, 10), (24, 100)])
+def test_a_page_says_how_much_does_not_fit(height: int, lines: int) -> None:
+    whole = [f"line {i}" for i in range(lines)]
+    for top in (0, 5, 1000):
+        console = Console(width=80, height=height, file=io.StringIO())
+        page = Page("\n".join(whole), top)
+        with console.capture() as captured:
+            console.print(page, height=height, end="")
+        shown = captured.get().splitlines()
+        assert len(shown) <= height
+        if lines <= height:
+            assert [each.strip() for each in shown] == whole
+            continue
+        first = min(top, lines - height + 1)
+        assert [each.strip() for each in shown[:-1]] == whole[first : first + height - 1]
+        assert f"{first} lines above, {lines - height + 1 - first} below" in shown[-1]

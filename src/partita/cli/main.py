@@ -28,9 +28,9 @@ class CommandLine(RegisteredCommands):
     group = "commands"
     order = (
         "plan", "diff", "apply", "run", "pause", "resume", "status", "adopt", "explain", "simulate", "serve",
-        "gateway", "picker", "worker", "dash", "controller", "mig-manager", "daemon", "submit", "queue", "logs",
-        "cancel", "wait", "requeue", "history", "classify", "memory", "forget", "energy", "doctor", "schema", "demo",
-        "export", "import", "perf", "gpus",
+        "gateway", "picker", "worker", "dash", "top", "controller", "mig-manager", "daemon", "submit", "queue",
+        "logs", "cancel", "wait", "requeue", "history", "classify", "memory", "forget", "energy", "doctor", "schema",
+        "demo", "export", "import", "perf", "gpus",
     )  # fmt: skip
 
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import select
+import sys
+import termios
 import time
+import tty
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -10,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.live import Live
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -34,7 +40,7 @@ if TYPE_CHECKING:
     from partita.drive.driver import Observation, ObservedGpu, ObservedInstance
 
 
-Watch = Annotated[bool, typer.Option("--watch", "-w", help="Show it again and again, until Ctrl-C.")]
+Watch = Annotated[bool, typer.Option("--watch", "-w", help="Show it again and again, until q or Ctrl-C.")]
 Every = Annotated[float, typer.Option("--every", min=0.1, help="Seconds between two updates with --watch.")]
 Tail = Annotated[int, typer.Option("--tail", min=0, help="Newest entries of the journal that are shown.")]
 
@@ -72,11 +78,95 @@ def _show(
 
 
 def _live(view: Callable[[], Any], every: float) -> None:
-
-    with Live(view(), console=stdout(), screen=True, auto_refresh=False) as live:
+    console = stdout()
+    with _keys() as key, Live(console=console, screen=True, auto_refresh=False) as live:
+        top = 0
         while True:
-            time.sleep(every)
-            live.update(view(), refresh=True)
+            page = Page(view(), top)
+            live.update(page, refresh=True)
+            top = page.top  # as far as there is something to see
+            end = time.monotonic() + every
+            while (pressed := key(max(0.0, end - time.monotonic()))) is not None:
+                step = max(1, console.height - 2)
+                moves = {" ": step, "f": step, "b": -step, "j": 1, "k": -1, "g": -top, "G": page.lines}
+                if pressed == "q":
+                    return
+                if pressed in moves:
+                    top = max(0, top + moves[pressed])
+                    page = Page(page.content, top)
+                    live.update(page, refresh=True)
+                    top = page.top
+
+
+class Page:
+    """As much of something as fits on the screen, from a line on, and a line that says how much more there is.
+
+    Args:
+        content: what rich renders.
+        top: the first line that is shown.
+
+    Attributes:
+        top: likewise, at most so that the last line is at the bottom; known once it was rendered.
+        lines: of the whole, then.
+    """
+
+    def __init__(self, content: Any, top: int) -> None:  # noqa: ANN401 -- whatever rich renders
+        self.content = content
+        self.top = top
+        self.lines = 0
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        whole = console.render_lines(self.content, options.update(height=None), pad=False)
+        height = options.height or console.height
+        self.lines = len(whole)
+        fits = self.lines <= height
+        room = height if fits else height - 1
+        self.top = max(0, min(self.top, self.lines - room))
+        shown = whole[self.top : self.top + room]
+        for i, line in enumerate(shown):
+            if i:
+                yield Segment.line()
+            yield from line
+        if not fits:
+            below = self.lines - room - self.top
+            yield Segment.line()
+            yield Text(
+                f"{self.top} lines above, {below} below: space, b, j, k, g, G move; q ends; or `partita top`"[
+                    : options.max_width
+                ],
+                "reverse",
+                no_wrap=True,
+                end="",
+            )
+
+
+@contextmanager
+def _keys() -> Iterator[Callable[[float], str | None]]:
+    """Yield what waits so many seconds for a key and returns it; None if none was pressed, or nobody can."""
+    if not sys.stdin.isatty():
+
+        def nothing(seconds: float) -> None:
+            time.sleep(seconds)
+
+        yield nothing
+        return
+    handle = sys.stdin.fileno()
+    before = termios.tcgetattr(handle)
+
+    def key(seconds: float) -> str | None:
+        if not select.select([handle], [], [], seconds)[0]:
+            return None
+        pressed = os.read(handle, 1).decode("latin-1")
+        if not pressed:
+            time.sleep(seconds)  # the terminal's input has ended
+            return None
+        return pressed
+
+    try:
+        tty.setcbreak(handle)  # Ctrl-C still interrupts
+        yield key
+    finally:
+        termios.tcsetattr(handle, termios.TCSADRAIN, before)
 
 
 @contextmanager
