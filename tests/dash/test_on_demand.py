@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import threading
 import time
@@ -119,6 +120,12 @@ def test_a_plan_is_applied_by_a_process_of_its_own(api: Client, world: World, tm
     assert len(detail["actions"]) == found[0]["actions"]
     plan = api.get("/api/v1/plan").data
     assert (plan["gpus"], plan["bound"], plan["objective"]) == (1, 0.0, "gpus")
+
+
+def test_searches_hold_up_nothing_else(api: Client) -> None:
+    api.api.searches = asyncio.Semaphore(0)
+    assert api.get("/api/v1/events").status == 200
+    assert api.get("/api/v1/plan").status == 200
 
 
 def test_of_two_who_apply_at_once_one_is_refused(api: Client) -> None:

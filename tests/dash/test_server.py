@@ -228,6 +228,14 @@ def test_what_cannot_be_told_is_a_fault_and_not_the_last_look(caplog: pytest.Log
     assert [each.message for each in caplog.records].count("a look at the cluster failed") == 1
 
 
+def test_a_body_that_does_not_come_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "BODY_S", 0.05)
+    head = b"POST /api/v1/session HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with serving(Told()) as made, closing(connect(made.url)) as slow:
+        slow.sendall(head + b"Content-Length: 1000\r\n\r\n{")
+        assert slow.recv(100).startswith(b"HTTP/1.1 408 ")
+
+
 def test_at_the_start_a_cluster_must_be_there() -> None:
     source = Told()
     source.waiting = [PartitaError("there is none")]

@@ -31,7 +31,7 @@ from partita.dash.access import Guard
 from partita.dash.endpoint import Call, Encoded, RequestFault
 from partita.dash.endpoints import ALL
 from partita.dash.metrics import dash_metrics
-from partita.dash.model import ClusterFault, Fault, Hello, Reset, Role, Session, SignIn
+from partita.dash.model import ClusterFault, Fault, Hello, Part, Reset, Role, Session, SignIn
 from partita.dash.openapi import ROOT, document
 from partita.dash.samples import samples
 from partita.dash.state import ApiState
@@ -66,6 +66,9 @@ PING_S = 15.0
 
 SEND_S = 30.0
 """Seconds after which a reader that takes nothing is dropped."""
+
+BODY_S = 30.0
+"""Seconds after which a body that has not come in full is refused."""
 
 MOST_STREAMS = 500
 _LONGEST_ID = 20
@@ -165,13 +168,14 @@ def _handler(api: ApiState, guard: Guard, endpoints: list[Endpoint]) -> Callable
             await _matched(api, request, endpoint.if_match) if endpoint.if_match is not None else None,
         )
         if endpoint.slow:
-            return await _in_thread(api, _respond, api, request, endpoint, call)
+            turns = api.searches if endpoint.part is Part.WHAT_IF else api.threads
+            return await _in_thread(turns, _respond, api, request, endpoint, call)
         return _respond(api, request, endpoint, call)
 
     return handle
 
 
-async def _in_thread(api: ApiState, function: Callable[..., R], *given: Any) -> R:  # noqa: ANN401 -- the function's own
+async def _in_thread(turns: asyncio.Semaphore, function: Callable[..., R], *given: Any) -> R:  # noqa: ANN401 -- the function's own
     """Return what a function returns that takes long; its thread does not hold up the end of the process."""
     done: Future[R] = Future()
     done.set_running_or_notify_cancel()
@@ -182,7 +186,7 @@ async def _in_thread(api: ApiState, function: Callable[..., R], *given: Any) -> 
         except BaseException as error:  # noqa: BLE001 -- raised where it is waited for
             done.set_exception(error)
 
-    async with api.threads:
+    async with turns:
         threading.Thread(target=run, name="answer", daemon=True).start()
         return await asyncio.wrap_future(done)
 
@@ -235,7 +239,7 @@ async def _matched(api: ApiState, request: Request, wanted: IfMatch) -> str:
             where="If-Match",
             hint=f"send {wanted.about} in quotes",
         )
-    current = await _in_thread(api, wanted.current, api, request.path_params)
+    current = await _in_thread(api.threads, wanted.current, api, request.path_params)
     if f'"{current}"' not in (each.strip() for each in asked.split(",")):
         raise RequestFault(
             412, f"it has changed: {wanted.about} is {current} now", where="If-Match", hint="look again"
@@ -281,10 +285,16 @@ async def _body(request: Request, kind: type[Value]) -> Value:
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise RequestFault(415, "the body must be JSON", where="Content-Type", hint="application/json")
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MOST_BODY:
-            raise RequestFault(413, f"the body is larger than {MOST_BODY >> 20} MiB", hint="send less")
+    try:
+        async with asyncio.timeout(BODY_S):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MOST_BODY:
+                    raise RequestFault(
+                        413, f"the body is larger than {MOST_BODY >> 20} MiB", hint="send less"
+                    )
+    except TimeoutError:
+        raise RequestFault(408, f"the body has not come within {BODY_S:g} s", hint="send it again") from None
     try:
         data = msgspec.json.decode(bytes(body))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -632,7 +642,7 @@ class _Running:
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            timeout_graceful_shutdown=2,
+            timeout_graceful_shutdown=1,
             ssl_certfile=None if tls is None else tls.cert,
             ssl_keyfile=None if tls is None else tls.key,
         )

@@ -38,6 +38,7 @@ class ApiState:
         on_demand: answers what is asked for on demand; None where nothing does.
         fault: why the last look saw nothing; None where it did.
         threads: of slow answers, which are that many at a time.
+        searches: likewise of those that search for plans, so that they hold nothing else up.
         looker: the thread that looks, so that slow answers hold no look up.
     """
 
@@ -48,6 +49,7 @@ class ApiState:
     lock: threading.Lock = field(default_factory=threading.Lock)
     fault: PartitaError | None = None
     threads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOST_THREADS))
+    searches: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOST_THREADS))
     on_demand: OnDemand | None = None
     looker: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "look"))
     _encoded: dict[str, tuple[str, Encoded]] = field(default_factory=dict)
