@@ -1,4 +1,4 @@
-"""The browser, one for each process that runs tests."""
+"""The browser."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """One for each file: while it runs, playwright's event loop does, in which no test may run another."""
     if not CHROMIUM.exists():
         pytest.skip(f"{CHROMIUM} is not here; Debian's package is chromium")
     with launched() as browser:
