@@ -149,8 +149,8 @@ def test_whoever_may_write_signs_in_where_all_may_look(visit: Callable[..., Watc
         page.wait_for_selector("canvas[data-drawn]")
         page.click("button >> text=Sign in")
         page.fill("input[name=token]", "writing")
-        page.click("button >> text=Enter")
-        until(page, "performance.getEntriesByType('navigation')[0].type === 'reload'")
+        with page.expect_navigation():
+            page.click("button >> text=Enter")
         page.wait_for_selector("canvas[data-drawn]")
         assert page.locator("button >> text=Sign in").count() == 0
 
