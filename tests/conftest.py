@@ -60,6 +60,7 @@ DEPENDENCIES = {
     "opentelemetry-exporter-otlp-proto-http": ["tests/cli/test_tracing.py"],
     "starlette": ["tests/dash/test_access.py", "tests/dash/test_server.py"],
     "uvicorn": ["tests/dash/test_server.py"],
+    "textual": ["tests/cli/test_top.py"],
     "kubernetes": ["tests/kubernetes_units/test_api.py"],
     "urllib3": ["tests/kubernetes_units/test_api.py"],
 }
