@@ -21,10 +21,9 @@ from partita.dash.access import Access
 from partita.dash.history import History
 from partita.dash.local_on_demand import LocalOnDemand
 from partita.dash.model import ServiceWhatIf, WhatIf, WhatIfAnswer
-from partita.dash.plans import plan_of
+from partita.dash.plans import plan_data, plan_of
 from partita.dash.searches import Searches, SupersededError
 from partita.dash.state import ApiState
-from partita.dash.what_if import plan_data
 from partita.errors import InputError, PartitaError
 from partita.jobs.energy import FILE as LEDGER
 from partita.jobs.energy import NOBODY, Counter, Energy, EnergyLedger, EnergyOwner, LedgerEntry, OwnerKind

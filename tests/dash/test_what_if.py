@@ -213,9 +213,13 @@ def test_settings_that_set_nothing_are_refused(text: str) -> None:
     assert (error.value.where or "").startswith("--set")
 
 
-@given(st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=12))
-def test_any_name_survives_the_command(name: str) -> None:
-    asked = WhatIf(services={name: ServiceWhatIf(rate=12.5, quantile=0.999)})
+@given(
+    st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=12),
+    st.floats(0, allow_infinity=False),
+    st.floats(0, 1, exclude_min=True, exclude_max=True),
+)
+def test_any_name_and_any_number_survive_the_command(name: str, rate: float, quantile: float) -> None:
+    asked = WhatIf(services={name: ServiceWhatIf(rate=rate, quantile=quantile)})
     words = shlex.split(command(asked, "w.yaml"))
     assert read_settings(words[5::2]) == asked
 

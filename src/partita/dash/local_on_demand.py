@@ -25,7 +25,6 @@ from partita.dash.endpoint import RequestFault
 from partita.dash.model import Accepted, Explanation, Part
 from partita.dash.on_demand import OnDemand
 from partita.dash.searches import Searches, SupersededError
-from partita.dash.what_if import inputs, prices_of
 from partita.drive.state import VARIABLE
 from partita.errors import InfeasibleError, PartitaError
 from partita.files import replacing
@@ -131,7 +130,7 @@ class LocalOnDemand(OnDemand):
         known = self._plan
         if known is None or known[0] is not goal or known[1] is not workload:
             slos = {} if workload is None else {each.name: each.slo.latency_ms for each in workload.services}
-            made = plans.applied(goal, slos, {} if workload is None else prices_of(workload))
+            made = plans.applied(goal, slos, {} if workload is None else plans.prices_of(workload))
             known = self._plan = goal, workload, made
         return known[2]
 
@@ -194,7 +193,7 @@ class LocalOnDemand(OnDemand):
                 [each for each in ledger.since(since) if gpu in (None, each.gpu)],
                 [each for each in ledger.since(newest - _RECENT_S) if gpu in (None, each.gpu)],
                 models,
-                {} if workload is None else prices_of(workload),
+                {} if workload is None else plans.prices_of(workload),
                 since,
             )
 
@@ -219,6 +218,8 @@ class LocalOnDemand(OnDemand):
         if workload is None:
             raise _no_workload()
         self._searching().warm()
+        from partita.dash.what_if import inputs  # noqa: PLC0415 -- planners, which the first page does without
+
         return inputs(workload)
 
     def what_if(self, asked: WhatIf) -> WhatIfAnswer:

@@ -1,8 +1,10 @@
-"""The plan that was applied last, from the journal, and what lies between what runs and a plan."""
+"""A plan's summary, the plan that was applied last, from the journal, and what lies between what runs and a plan."""
 
 from __future__ import annotations
 
+import io
 import json
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,9 +13,9 @@ from partita.control.controller import ordered, request, standing_rates
 from partita.control.executor import deployed, snapshot
 from partita.control.goal import fingerprint, goal_for, refuse_missing
 from partita.dash.model import Difference, PlanSummary, ServiceDifference
-from partita.dash.what_if import plan_data, summary
 from partita.perf.operating_point import OperatingPoint
-from partita.planning.document import parse_plan
+from partita.planning.document import parse_plan, write_plan
+from partita.planning.overview import verdict
 from partita.planning.plan import Instance, Objective, Plan, PlannedGpu, ServiceCapacity, Solver
 from partita.transition.deployment import deployment_of
 from partita.transition.overview import gpu_changes, service_changes
@@ -23,11 +25,71 @@ if TYPE_CHECKING:
 
     from partita.control.goal import Goal
     from partita.control.journal import Journal
+    from partita.dash.model import WhatIf
     from partita.drive.driver import Observation
     from partita.transition.deployment import Replica
     from partita.transition.transition import Durations
+    from partita.workload import Workload
 
 _UNKNOWN = Objective("gpus", 0.0, 0.0)
+
+
+def prices_of(workload: Workload, asked: WhatIf | None = None) -> dict[str, float]:
+    """Return the price of a GPU per hour by its model, where it is known and one."""
+    changes = {} if asked is None else asked.pools
+    found: dict[str, set[float | None]] = {}
+    for pool in workload.gpus:
+        change = changes.get(pool.label)
+        price = pool.cost_per_hour if change is None or change.price is None else change.price
+        found.setdefault(pool.model, set()).add(price)
+    return {
+        model: price
+        for model, (price, *more) in ((model, tuple(each)) for model, each in found.items())
+        if price is not None and not more
+    }
+
+
+def cost_of(counts: Mapping[str, int], prices: Mapping[str, float]) -> float | None:
+    """Return what GPUs cost per hour; None where the price of one is not known."""
+    if any(model not in prices for model in counts) or not prices:
+        return None
+    return sum(n * prices[model] for model, n in counts.items())
+
+
+def summary(made: Plan, prices: Mapping[str, float], *, document: bool = False) -> PlanSummary:
+    """Return a plan's summary.
+
+    Args:
+        made: the plan.
+        prices: of a GPU per hour, by model.
+        document: whether the plan's document is wanted, too.
+    """
+    objective = made.objective
+    cost = (
+        objective.value
+        if objective.name == "cost"
+        else cost_of(Counter(gpu.model for gpu in made.gpus), prices)
+    )
+    return PlanSummary(
+        version=fingerprint(deployment_of(made)),
+        gpus=len(made.gpus),
+        bound=objective.lower_bound,
+        proven=objective.proven,
+        verdict=verdict(made),
+        cost=cost,
+        instances=sum(len(gpu.instances) for gpu in made.gpus),
+        objective=objective.name,
+        value=objective.value,
+        document=plan_data(made) if document else {},
+    )
+
+
+def plan_data(made: Plan) -> dict[str, object]:
+    """Return a plan as plain data, as its file has it."""
+    stream = io.StringIO()
+    write_plan(made, stream)
+    found: dict[str, object] = json.loads(stream.getvalue())
+    return found
 
 
 def plan_of(goal: Goal, slos: Mapping[str, float]) -> Plan:

@@ -7,12 +7,10 @@ in a process of their own.
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import shlex
 import time
-from collections import Counter
 from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING, Any
@@ -21,9 +19,7 @@ import msgspec
 from msgspec import NODEFAULT
 
 from partita import planner
-from partita.control.goal import fingerprint
 from partita.dash.model import (
-    PlanSummary,
     PoolInput,
     PoolWhatIf,
     ServiceInput,
@@ -32,6 +28,7 @@ from partita.dash.model import (
     WhatIfAnswer,
     WhatIfInputs,
 )
+from partita.dash.plans import cost_of, prices_of, summary
 from partita.deadline import Deadline
 from partita.documents.codec import checked, path_of, to_data
 from partita.documents.text import number
@@ -39,11 +36,8 @@ from partita.errors import InfeasibleError, InputError, PartitaError, nearest
 from partita.explanation import what_binds
 from partita.planning.bound import lower_bound, rule_free_bound
 from partita.planning.compact import round_up
-from partita.planning.document import write_plan
 from partita.planning.exact import met_shares
-from partita.planning.overview import verdict
 from partita.planning.plan import falls_short
-from partita.transition.deployment import deployment_of
 from partita.workload import may_share
 
 if TYPE_CHECKING:
@@ -186,7 +180,7 @@ def answer(
         feasible=False,
         now=None if applied is None else sum(applied.values()),
         objective=prepared.workload.objective,
-        now_cost=None if applied is None else _cost(applied, prices),
+        now_cost=None if applied is None else cost_of(applied, prices),
         command=command(asked, file),
         yaml=as_yaml(prepared.workload, asked),
     )
@@ -317,64 +311,6 @@ def _binding_words(binding: Binding) -> str:
     return f"{text}: {batch} takes {better.latency_ms:.3g} ms for {better.throughput:,.4g} items/s"
 
 
-def prices_of(workload: Workload, asked: WhatIf | None = None) -> dict[str, float]:
-    """Return the price of a GPU per hour by its model, where it is known and one."""
-    changes = {} if asked is None else asked.pools
-    found: dict[str, set[float | None]] = {}
-    for pool in workload.gpus:
-        change = changes.get(pool.label)
-        price = pool.cost_per_hour if change is None or change.price is None else change.price
-        found.setdefault(pool.model, set()).add(price)
-    return {
-        model: price
-        for model, (price, *more) in ((model, tuple(each)) for model, each in found.items())
-        if price is not None and not more
-    }
-
-
-def _cost(counts: Mapping[str, int], prices: Mapping[str, float]) -> float | None:
-    """Return what GPUs cost per hour; None where the price of one is not known."""
-    if any(model not in prices for model in counts) or not prices:
-        return None
-    return sum(n * prices[model] for model, n in counts.items())
-
-
-def summary(made: Plan, prices: Mapping[str, float], *, document: bool = False) -> PlanSummary:
-    """Return a plan's summary.
-
-    Args:
-        made: the plan.
-        prices: of a GPU per hour, by model.
-        document: whether the plan's document is wanted, too.
-    """
-    objective = made.objective
-    cost = (
-        objective.value
-        if objective.name == "cost"
-        else _cost(Counter(gpu.model for gpu in made.gpus), prices)
-    )
-    return PlanSummary(
-        version=fingerprint(deployment_of(made)),
-        gpus=len(made.gpus),
-        bound=objective.lower_bound,
-        proven=objective.proven,
-        verdict=verdict(made),
-        cost=cost,
-        instances=sum(len(gpu.instances) for gpu in made.gpus),
-        objective=objective.name,
-        value=objective.value,
-        document=plan_data(made) if document else {},
-    )
-
-
-def plan_data(made: Plan) -> dict[str, object]:
-    """Return a plan as plain data, as its file has it."""
-    stream = io.StringIO()
-    write_plan(made, stream)
-    found: dict[str, object] = json.loads(stream.getvalue())
-    return found
-
-
 # --- the same as a command, and as YAML
 
 
@@ -434,7 +370,7 @@ def command(asked: WhatIf, file: str) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.12g}"
+    return str(number(value))
 
 
 def as_yaml(workload: Workload, asked: WhatIf) -> str:

@@ -30,9 +30,8 @@ from partita.dash.model import (
     TransitionState,
 )
 from partita.dash.on_demand import OnDemand
-from partita.dash.plans import difference_of
+from partita.dash.plans import difference_of, plan_data, summary
 from partita.dash.source import Look, SeenGpu
-from partita.dash.what_if import plan_data, summary
 from partita.drive.driver import Observation
 from partita.errors import InfeasibleError, InputError
 from partita.kubernetes.dra import DURATIONS

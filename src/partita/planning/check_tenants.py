@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    import numpy as np
 
     from partita.perf.operating_point import Tenant
     from partita.workload import ModelSpec, Workload
@@ -131,6 +131,8 @@ def _waits(tenants: Sequence[Tenant], slack: float) -> _Waits:
     The residual batch R is rounded down to the grid, which is twice as long as the longest slack, and damped so that
     what lies beyond its end does not come back at its beginning.
     """
+    import numpy as np  # noqa: PLC0415 -- 0.2 s, and every command that looks at a cluster imports the checkers
+
     rate = np.array([each.throughput for each in tenants])
     seconds = np.array([each.latency_ms / 1000 for each in tenants])
     cell = max(slack, float(seconds.max())) / (_CELLS // 2)
