@@ -155,6 +155,29 @@ def test_whoever_may_write_signs_in_where_all_may_look(visit: Callable[..., Watc
         assert page.locator("button >> text=Sign in").count() == 0
 
 
+def test_a_day_of_24_hours_is_drawn_and_said(visit: Callable[..., Watched]) -> None:
+    source = RandomSource(8, ("chat",))
+    with Served(source) as served:
+        # The demo's day: night falls after two thirds of it, and rates with it.
+        for minutes in range(24 * 60, 0, -1):
+            rate = 2300.0 if minutes > 8 * 60 else 600.0
+            at = source.now - 60 * minutes
+            served.api.history.record(at, {"service chat": {"rate": rate, "capacity": 2316.0}})
+        page = visit(served.port, "services/chat").page
+        page.click("label >> text=Day")
+        drawn = page.locator('[role=img][aria-label^="Rate and capacity"]')
+        until(
+            page,
+            "document.querySelector('[aria-label^=\"Rate and capacity\"]')?.ariaLabel.includes('from 600')",
+        )
+        assert "rate last" in str(drawn.get_attribute("aria-label"))
+        assert "to 2,300" in str(drawn.get_attribute("aria-label"))
+        figure = page.locator("figure", has=drawn)
+        figure.locator("summary").click()
+        rows = figure.locator("table").get_attribute("aria-rowcount")
+        assert int(str(rows)) > 24 * 12, "a point for every five minutes at least"
+
+
 BAD = (
     "<img src=x onerror=window.hit=1>",
     "</script><script>window.hit=1</script>",

@@ -75,12 +75,13 @@ class History:
     """The past of some series; thread-safe.
 
     Args:
-        path: the file; None, or one that cannot be used, for memory alone.
+        path: the file; None, or one that cannot be used, for memory alone, which then holds as much as a file would.
     """
 
     def __init__(self, path: Path | None) -> None:
         self._lock = threading.Lock()
         self._open: tuple[dict[str, tuple[int, _Points]], ...] = ({}, {})
+        self._unwritten: dict[tuple[int, str, int], bytes] = {}  # chunks by tier, series and number
         self._slot: int | None = None
         self._warned = False
         self._file: Database | None = None
@@ -153,13 +154,13 @@ class History:
         for known in self._open:
             known.clear()
         self._slot = None
+        newest = [floor(slot * FINE.step / tier.step) // tier.chunk for tier in TIERS]
+        self._unwritten = {key: each for key, each in self._unwritten.items() if key[2] <= newest[key[0]]}
         if self._file is None:
             return
         try:
             with self._file.transaction() as db:
-                for number, tier in enumerate(TIERS):
-                    now = floor(slot * FINE.step / tier.step) // tier.chunk
-                    db.execute("DELETE FROM chunks WHERE tier = ? AND chunk > ?", (number, now))
+                db.executemany("DELETE FROM chunks WHERE tier = ? AND chunk > ?", enumerate(newest))
         except StoreError as error:
             self._warn(f"the history cannot be written: {error.with_hint}")
 
@@ -196,6 +197,14 @@ class History:
             yield known[0], known[1]
 
     def _rows(self, number: int, series: str, first: int, last: int) -> Iterable[tuple[int, _Points]]:
+        """Yield the chunks of the file, and then those that no file holds."""
+        yield from self._written(number, series, first, last)
+        for chunk in range(first, last + 1) if self._unwritten else ():
+            packed = self._unwritten.get((number, series, chunk))
+            if packed is not None:
+                yield chunk, _unpacked(packed)
+
+    def _written(self, number: int, series: str, first: int, last: int) -> Iterable[tuple[int, _Points]]:
         if self._file is None:
             return
         find = "SELECT chunk, points FROM chunks WHERE tier = ? AND series = ? AND chunk BETWEEN ? AND ?"
@@ -203,40 +212,45 @@ class History:
             with self._file.reading() as db:
                 rows = db.execute(find, (number, series, first, last)).fetchall()
             for chunk, packed in rows:
-                yield chunk, msgspec.json.decode(zlib.decompress(packed), type=_Points)
+                yield chunk, _unpacked(packed)
         except (PartitaError, zlib.error, msgspec.MsgspecError) as error:
             self._warn(f"the history cannot be read: {error}")
 
     def _write(self, at: float) -> None:
         """Write the chunks in memory, and remove what is older than is kept."""
-        if self._file is None:
-            return
-        rows = [
-            (number, series, chunk, zlib.compress(msgspec.json.encode(_rounded(points)), 1))
+        oldest = [floor((at - tier.kept_s) / tier.step) // tier.chunk for tier in TIERS]
+        chunks = {key: each for key, each in self._unwritten.items() if key[2] >= oldest[key[0]]} | {
+            (number, series, chunk): zlib.compress(msgspec.json.encode(_rounded(points)), 1)
             for number in (0, 1)
             for series, (chunk, points) in self._open[number].items()
-        ]
-        try:
-            with self._file.transaction() as db:
-                db.executemany("INSERT OR REPLACE INTO chunks VALUES (?, ?, ?, ?)", rows)
-                for number, tier in enumerate(TIERS):
-                    oldest = floor((at - tier.kept_s) / tier.step) // tier.chunk
-                    db.execute("DELETE FROM chunks WHERE tier = ? AND chunk < ?", (number, oldest))
-        except StoreError as error:
-            self._warn(f"the history cannot be written: {error.with_hint}")
-        else:
-            self._warned = False
+        }
+        self._unwritten = chunks
+        if self._file is not None:
+            rows = [(*key, packed) for key, packed in chunks.items()]
+            try:
+                with self._file.transaction() as db:
+                    db.executemany("INSERT OR REPLACE INTO chunks VALUES (?, ?, ?, ?)", rows)
+                    db.executemany("DELETE FROM chunks WHERE tier = ? AND chunk < ?", enumerate(oldest))
+            except StoreError as error:
+                self._warn(f"the history cannot be written: {error.with_hint}")
+            else:
+                self._warned = False
+                self._unwritten = {}
         # A series that has ended is not in memory for ever.
         now = floor(at / FINE.step)
-        for number, tier in enumerate(TIERS):
+        for tier, known in zip(TIERS, self._open, strict=True):
             newest = floor(now * FINE.step / tier.step) // tier.chunk
-            for series in [name for name, (chunk, _) in self._open[number].items() if chunk < newest - 1]:
-                del self._open[number][series]
+            for series in [name for name, (chunk, _) in known.items() if chunk < newest - 1]:
+                del known[series]
 
     def _warn(self, text: str) -> None:
         if not self._warned:
             _LOG.warning("%s", text)
         self._warned = True
+
+
+def _unpacked(packed: bytes) -> _Points:
+    return msgspec.json.decode(zlib.decompress(packed), type=_Points)
 
 
 def _rounded(points: _Points) -> _Points:
