@@ -64,9 +64,24 @@ def test_points_are_the_means_of_what_was_recorded(
     history.close()
 
 
-@pytest.mark.parametrize("name", [FILE, None])
-def test_minutes_are_kept_for_thirty_days_and_the_rest_for_one(tmp_path: Path, name: str | None) -> None:
-    history, start = History(None if name is None else tmp_path / name), 1_700_000_000.0
+def test_a_day_is_kept_where_there_is_no_file() -> None:
+    history, start = History(None), 1_700_000_000.0
+    for minute in range(3 * 24 * 60):
+        history.record(start + 60 * minute, {"fleet": {"used": float(minute)}})
+    now = start + 60 * minute
+    hour = history.series("fleet", now - 3_600, now, 2000)
+    assert [v for v in hour.values["used"] if v is not None][:-1] == [*range(minute - 60, minute)]
+    day = history.series("fleet", now - 86_400, now, 2000)
+    known = [v for v in day.values["used"] if v is not None]
+    assert known == [*range(minute - len(known), minute)]
+    assert 24 * 60 - 2 <= len(known) <= 24 * 60
+    month = history.series("fleet", start, now, 10_000).values["used"]
+    assert sum(v is not None for v in month) <= 25 * 60
+    history.close()
+
+
+def test_minutes_are_kept_for_thirty_days_and_the_rest_for_one(tmp_path: Path) -> None:
+    history, start = History(tmp_path / FILE), 1_700_000_000.0
     for hour in range(24 * 32):
         for second in (0, 30):
             history.record(start + hour * 3600 + second, {"fleet": {"used": float(hour)}})
@@ -76,9 +91,7 @@ def test_minutes_are_kept_for_thirty_days_and_the_rest_for_one(tmp_path: Path, n
     month = history.series("fleet", now - 30 * 86_400, now, 2000)
     assert 30 * 24 - 1 <= len({v for v in month.values["used"] if v is not None}) <= 30 * 24 + 1
     history.close()
-    if name is None:
-        return
-    with closing(sqlite3.connect(tmp_path / name)) as db:
+    with closing(sqlite3.connect(tmp_path / FILE)) as db:
         oldest = dict(db.execute("SELECT tier, min(chunk) FROM chunks GROUP BY tier").fetchall())
     assert oldest[0] * FINE.chunk * FINE.step >= now - 2 * 86_400
     assert oldest[1] * 3600 >= now - 31 * 86_400

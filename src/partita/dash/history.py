@@ -65,6 +65,8 @@ class Tier:
 
 FINE, COARSE = Tier(10.0, 30, 86_400.0), Tier(60.0, 60, 30 * 86_400.0)
 TIERS = (FINE, COARSE)
+_IN_MEMORY_S = (3_600.0, 86_400.0)
+"""Seconds for which each tier's points are kept where no file holds them: 0.05 MB a service; a file has 1.3 MB."""
 _FINE_IN_COARSE = round(COARSE.step / FINE.step)
 
 _Points = dict[str, list[float | None]]
@@ -75,7 +77,7 @@ class History:
     """The past of some series; thread-safe.
 
     Args:
-        path: the file; None, or one that cannot be used, for memory alone, which then holds as much as a file would.
+        path: the file; None, or one that cannot be used, for memory alone, which holds a day by minutes.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -124,7 +126,7 @@ class History:
             until: likewise.
             most: points; where there are more, each is the mean of several.
         """
-        number = 0 if until - since <= FINE.kept_s else 1
+        number = 0 if until - since <= (FINE.kept_s if self._file else _IN_MEMORY_S[0]) else 1
         tier = TIERS[number]
         first, last = ceil(since / tier.step), floor(until / tier.step)
         together = max(1, ceil((last - first + 1) / most))
@@ -218,8 +220,10 @@ class History:
 
     def _write(self, at: float) -> None:
         """Write the chunks in memory, and remove what is older than is kept."""
-        oldest = [floor((at - tier.kept_s) / tier.step) // tier.chunk for tier in TIERS]
-        chunks = {key: each for key, each in self._unwritten.items() if key[2] >= oldest[key[0]]} | {
+        first = [
+            floor((at - s) / tier.step) // tier.chunk for tier, s in zip(TIERS, _IN_MEMORY_S, strict=True)
+        ]
+        chunks = {key: each for key, each in self._unwritten.items() if key[2] >= first[key[0]]} | {
             (number, series, chunk): zlib.compress(msgspec.json.encode(_rounded(points)), 1)
             for number in (0, 1)
             for series, (chunk, points) in self._open[number].items()
@@ -227,6 +231,7 @@ class History:
         self._unwritten = chunks
         if self._file is not None:
             rows = [(*key, packed) for key, packed in chunks.items()]
+            oldest = [floor((at - tier.kept_s) / tier.step) // tier.chunk for tier in TIERS]
             try:
                 with self._file.transaction() as db:
                     db.executemany("INSERT OR REPLACE INTO chunks VALUES (?, ?, ?, ?)", rows)
