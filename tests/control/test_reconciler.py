@@ -26,7 +26,7 @@ from partita.control.reconciler import (
     wanted,
 )
 from partita.drive.simulated import FaultKind, InjectedFault
-from partita.errors import InfeasibleError, InputError
+from partita.errors import InfeasibleError, InputError, PartitaError
 from partita.mig.layout import Placement
 from partita.perf.operating_point import OperatingPoint
 from partita.planning.plan import Instance, Objective, Plan, PlannedGpu, ServiceCapacity, Solver
@@ -241,6 +241,33 @@ def test_a_plan_waits_for_its_approval_and_the_next_reconciler_goes_on_with_it(
     assert reached.actions == 2
     assert len(plans.kept) == 1
     assert len(source.workload.planned) == 1
+
+
+@dataclass
+class RefusingPlans(HeldPlans):
+    """Plans that cannot be kept a few times, as where the API server refuses to write them."""
+
+    refuses: int = 2
+
+    def keep(self, plan: Plan, planned: Planned, why: str) -> None:
+        self.refuses -= 1
+        if self.refuses >= 0:
+            raise PartitaError("the plan cannot be written")
+        super().keep(plan, planned, why)
+
+
+def test_a_plan_that_could_not_be_kept_is_not_executed_but_made_again(
+    world: World, source: ChangingSource
+) -> None:
+    plans = RefusingPlans(approval=True)
+    options = TransitionOptions("shortest", None)
+    keeper = Reconciler(world.controller, source, source, Hysteresis(0.1, 300.0), options, plans=plans)
+    assert keeper.look(0.0) is None
+    assert keeper.look(1000.0) is None
+    assert not world.now().capacity()
+    assert keeper.look(5000.0) is not None
+    assert plans.reasons == ["there is no plan yet"]
+    assert world.now().capacity()
 
 
 HYSTERESIS = Hysteresis(dead_band=0.1, hold_s=300.0)

@@ -157,12 +157,11 @@ class Reconciler:
         if why is None:
             return
         self._tell(f"planning: {why}")
-        self._plan = workload.plan(demand, there, current)
-        self._planned = Planned(now, workload.document, demand)
-        self._there = there
-        self._settled = None
+        plan, planned = workload.plan(demand, there, current), Planned(now, workload.document, demand)
         if self._plans is not None:
-            self._plans.keep(self._plan, self._planned, why)
+            self._plans.keep(plan, planned, why)
+        # Only now: a plan that could not be kept must not be executed at the next look, but be made again.
+        self._plan, self._planned, self._there, self._settled = plan, planned, there, None
 
     def _outgrown(self, there: Mapping[str, int]) -> str | None:
         """Return why the plan does not fit the GPUs there are, None if it does; the hold time does not matter."""
