@@ -235,7 +235,7 @@ class GoalRecord:
         done: actions of its last transition that ended well.
         actions: actions of its last transition.
         makespan: predicted seconds of its last transition.
-        rounds: transitions for it.
+        replans: earlier transitions for it.
         paused: who paused it; None where nobody did.
     """
 
@@ -247,7 +247,7 @@ class GoalRecord:
     done: int
     actions: int
     makespan: float
-    rounds: int
+    replans: int
     paused: str | None = None
 
 
@@ -549,7 +549,9 @@ class Journal:
         with self._file.reading() as db:
             rows = db.execute(f"{_GOAL_RECORDS} WHERE g.id < ? ORDER BY g.id DESC LIMIT ?", (before, limit))
             found = [
-                GoalRecord(number, at, command, State(state), ended, done, actions, makespan, rounds)
+                GoalRecord(
+                    number, at, command, State(state), ended, done, actions, makespan, max(0, rounds - 1)
+                )
                 for number, at, command, state, ended, done, actions, makespan, rounds in rows
             ]
             paused = _paused(db)

@@ -29,7 +29,7 @@ from partita.dash.model import (
     Transition,
 )
 from partita.dash.source import LEAVING, LOST, MIG_OFF, USABLE, InstanceLoad, Look, SeenGpu
-from partita.dash.transitions import state_of
+from partita.dash.transitions import transition_of
 from partita.drive.state import CLUSTER
 from partita.errors import PartitaError
 from partita.jobs.queue.client import QueueClient
@@ -533,21 +533,6 @@ def event_of(record: Record) -> Event:
         record.service,
         ended=record.ended,
         error=record.error,
-    )
-
-
-def transition_of(progress: Progress) -> Transition:
-    """Return how far the newest goal is, as a transition."""
-    return Transition(
-        str(progress.id),
-        progress.at,
-        progress.command,
-        state_of(progress.state, progress.paused),
-        progress.done,
-        progress.actions,
-        progress.makespan,
-        progress.ended,
-        progress.replans,
     )
 
 

@@ -21,7 +21,7 @@ from partita.transition.transition import ActionKind
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from partita.control.journal import GoalRecord, Journal, Ran, Record, RoundRecord
+    from partita.control.journal import GoalRecord, Journal, Progress, Ran, Record, RoundRecord
 
 _STATES = {
     State.RUNNING: TransitionState.RUNNING,
@@ -55,7 +55,7 @@ def transitions(journal: Journal | None, after: str | None, limit: int) -> Trans
     if journal is None:
         return TransitionPage(())
     found = journal.goals(limit + 1, *(() if after is None else (int(after),)))
-    page = tuple(map(_transition, found[:limit]))
+    page = tuple(map(transition_of, found[:limit]))
     return TransitionPage(page, page[-1].id if len(found) > limit else None)
 
 
@@ -78,7 +78,8 @@ def _is_id(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) <= 18
 
 
-def _transition(goal: GoalRecord) -> Transition:
+def transition_of(goal: GoalRecord | Progress) -> Transition:
+    """Return how far a goal is, as a transition."""
     return Transition(
         str(goal.id),
         goal.at,
@@ -88,7 +89,7 @@ def _transition(goal: GoalRecord) -> Transition:
         goal.actions,
         goal.makespan,
         goal.ended,
-        max(0, goal.rounds - 1),
+        goal.replans,
     )
 
 
@@ -108,7 +109,7 @@ def detail(goal: GoalRecord, rounds: Sequence[RoundRecord], notes: Iterable[Reco
         Event(each.number, each.at, each.kind, each.text, ended=each.ended, error=each.error)
         for each in notes
     )
-    return TransitionDetail(_transition(goal), tuple(bars), tuple(_lines(rounds, start)), told)
+    return TransitionDetail(transition_of(goal), tuple(bars), tuple(_lines(rounds, start)), told)
 
 
 def _bars(of: RoundRecord, offset: float, start: float, prefix: str, *, last: bool) -> Iterator[ActionBar]:
