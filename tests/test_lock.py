@@ -48,7 +48,14 @@ def test_the_tools_stand_beside_the_core_that_the_demo_runs_on():
     assert {name: development[name] for name in core} == core
 
 
-@pytest.mark.parametrize("name", ["core.txt", "dev.txt"])
+def test_envoys_messages_are_apart_and_locked():
+    """They have old copies of another package's files."""
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
+    assert set(pins("envoy.txt")) == {Requirement(line).name for line in groups["envoy"]}
+    assert not set(pins("envoy.txt")) & set(pins("dev.txt"))
+
+
+@pytest.mark.parametrize("name", ["core.txt", "dev.txt", "envoy.txt"])
 def test_every_version_has_hashes_and_no_registry_is_named(name):
     text = (ROOT / "lock" / name).read_text()
     lines = [line for line in text.splitlines() if line and not line.startswith((" ", "#"))]

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +19,31 @@ if TYPE_CHECKING:
     from grpc import aio
 
 PATIENCE_S = 30.0
+
+
+class _EnvoysFolder:
+    """Finds Envoy's messages in the folder that `make test` installs them to, and nothing else there.
+
+    It also has old copies of opentelemetry-proto's files: on the path of modules they would hide the newer ones.
+    """
+
+    packages = frozenset({"envoy", "udpa", "validate", "xds"})
+    at = Path(sys.prefix) / "envoy"
+
+    @classmethod
+    def find_spec(cls, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        del path, target
+        return PathFinder.find_spec(name, [str(cls.at)]) if name in cls.packages else None
+
+
+sys.meta_path.append(_EnvoysFolder)
+
+
+def published(name: str) -> Any:
+    """Return a module of Envoy's messages, made of its own files, which `xds-protos` of the gRPC project has."""
+    if not _EnvoysFolder.at.is_dir():
+        pytest.skip(f"Envoy's messages are not in {_EnvoysFolder.at}: `make test` installs them")
+    return import_module(f"envoy.{name}")
 
 
 @dataclass
@@ -155,15 +184,12 @@ def read(options: Any) -> dict[str, str]:
 
 
 class Published:
-    """The same in Envoy's own published messages: one request at a time, its body in one piece.
-
-    Needs `xds-protos`, which are the gRPC project's, made of Envoy's files.
-    """
+    """The same in Envoy's own published messages: one request at a time, its body in one piece."""
 
     def __init__(self, channel: aio.Channel) -> None:
-        self._core = pytest.importorskip("envoy.config.core.v3.base_pb2")
-        self._messages = pytest.importorskip("envoy.service.ext_proc.v3.external_processor_pb2")
-        stubs = pytest.importorskip("envoy.service.ext_proc.v3.external_processor_pb2_grpc")
+        self._core = published("config.core.v3.base_pb2")
+        self._messages = published("service.ext_proc.v3.external_processor_pb2")
+        stubs = published("service.ext_proc.v3.external_processor_pb2_grpc")
         self.call = stubs.ExternalProcessorStub(channel).Process()
 
     async def _next(self) -> Any:

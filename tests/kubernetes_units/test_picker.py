@@ -15,7 +15,7 @@ import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from tests.kubernetes_units.envoy import PATIENCE_S, Picked, Stream
+from tests.kubernetes_units.envoy import PATIENCE_S, Picked, Stream, published
 
 from partita.kubernetes import picker as module
 from partita.kubernetes.picker import EndpointPicker, PickerMetrics, PickerService, message, read_asked
@@ -313,11 +313,9 @@ def test_the_descriptors_are_those_of_the_proto(tmp_path: Path) -> None:
 
 
 def test_our_fields_are_those_of_envoys_messages() -> None:
-    """`xds-protos` are the gRPC project's, made of Envoy's own files."""
-    base = pytest.importorskip("envoy.config.core.v3.base_pb2")
-    theirs = pytest.importorskip("envoy.service.ext_proc.v3.external_processor_pb2")
-    status = pytest.importorskip("envoy.type.v3.http_status_pb2")
-    modes = pytest.importorskip("envoy.extensions.filters.http.ext_proc.v3.processing_mode_pb2")
+    base = published("config.core.v3.base_pb2")
+    theirs = published("service.ext_proc.v3.external_processor_pb2")
+    status = published("type.v3.http_status_pb2")
     compared = 0
     for name in message("ProcessingRequest").DESCRIPTOR.file.message_types_by_name:
         other = next(
@@ -334,4 +332,3 @@ def test_our_fields_are_those_of_envoys_messages() -> None:
             compared += 1
     assert compared > 40
     assert theirs.DESCRIPTOR.services_by_name["ExternalProcessor"].full_name == module.SERVICE
-    del modes

@@ -49,10 +49,9 @@ class RequestTracer:
             from opentelemetry.trace.propagation.tracecontext import (  # noqa: PLC0415
                 TraceContextTextMapPropagator,
             )
-        except ImportError:
-            raise InputError(
-                "spans need OpenTelemetry", where="--otlp", hint='pip install "partita[otel]"'
-            ) from None
+        except ImportError as error:
+            what = f"spans need OpenTelemetry, which cannot be imported: {error}"
+            raise InputError(what, where="--otlp", hint='pip install "partita[otel]"') from None
         name = os.environ.get("OTEL_SERVICE_NAME", "partita")
         resource = Resource.create({"service.name": name, "service.version": __version__})
         endpoint = url if url.endswith(_PATH) else url.rstrip("/") + _PATH
