@@ -8,6 +8,14 @@ export default tseslint.config(
     rules: {
       eqeqeq: "error",
       "no-console": "error",
+      "no-restricted-imports": [
+        "error",
+        {
+          name: "preact/hooks",
+          importNames: ["useEffect"],
+          message: "It runs a frame later, when a key may have been pressed or an event told: take useLayoutEffect.",
+        },
+      ],
       "@typescript-eslint/restrict-template-expressions": ["error", { allowNumber: true }],
       "@typescript-eslint/no-confusing-void-expression": ["error", { ignoreArrowShorthand: true }],
       // The caller says what a path of the API returns.

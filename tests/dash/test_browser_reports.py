@@ -149,13 +149,17 @@ def test_a_report_sorts_jumps_and_says_all_of_a_gpu(opened: Callable[..., Watche
     assert shown.locator("td:first-child .value").all_text_contents() == ["a", "b", "c"]
     shown.click("nav[aria-label=Sections] a >> text=GPUs")
     until(shown, "location.hash === '#/report/section-2'")
+    shown.fill("input[type=search]", "b")
     shown.focus(".card")
     shown.keyboard.press("Enter")
-    said = shown.inner_text("dialog")
+    said = shown.inner_text("dialog[open]")
     assert "4g.40gb@0 b: batch 8, 2 processes, 100/s, 25 ms" in said
     assert "node-0/gpu-0..2" in said
     shown.keyboard.press("Escape")
-    until(shown, "!document.querySelector('dialog')")
+    shown.wait_for_selector("dialog", state="detached")
+    assert shown.input_value("input[type=search]") == "b"  # Escape was the dialog's
+    shown.keyboard.press("Escape")
+    until(shown, "document.querySelector('input[type=search]').value === ''")
     shown.click("nav[aria-label=Pages] a >> text=Fleet")
     shown.wait_for_selector("canvas[data-drawn]")
     shown.click("td a >> text=node-0/gpu-1")

@@ -1,6 +1,6 @@
 // What stands around every page: name, navigation, filter, connection, light and dark, keys, and the way in.
 import { useSignal } from "@preact/signals";
-import { useEffect, useRef } from "preact/hooks";
+import { useLayoutEffect, useRef } from "preact/hooks";
 import { time } from "./format";
 import { PAGES, type Page } from "./pages";
 import { Trouble } from "./parts/tiles";
@@ -17,9 +17,9 @@ export function Shell() {
   const help = useSignal(false);
   const entering = useSignal(false);
   const search = useRef<HTMLInputElement>(null);
-  useEffect(() => {
+  useLayoutEffect(() => {
     const pressed = (event: KeyboardEvent) => {
-      if (event.ctrlKey || event.metaKey || event.altKey) return;
+      if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
       if (event.key === "Escape") {
         help.value = false;
         filter.value = "";
@@ -40,7 +40,7 @@ export function Shell() {
   const page = current();
   const known = index.value;
   const title = page?.title ?? route.value.rest;
-  useEffect(() => {
+  useLayoutEffect(() => {
     document.title = [title, known?.cluster, "Partita"].filter(Boolean).join(" · ");
   }, [title, known?.cluster]);
 

@@ -1,6 +1,6 @@
 // What all pages share: the source, who looks, the connection, the filter, the route, and documents that stay fresh.
 import { batch, computed, effect, signal, type Signal } from "@preact/signals";
-import { useEffect, useMemo } from "preact/hooks";
+import { useLayoutEffect, useMemo } from "preact/hooks";
 import type * as api from "./model";
 import { EmbeddedSource, LiveSource, Refusal, type Connection, type Embedded, type Source, type Told } from "./source";
 
@@ -128,7 +128,7 @@ export function documentOf<T>(path: string): Document<T> {
 /** The document of a path for a component: fresh when it is first shown, and again after each of the events. */
 export function useDocument<T>(path: string, events: readonly (keyof Told)[] = [], seconds = 1): Document<T> {
   const shown = useMemo(() => documentOf<T>(path), [path]);
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (shown.data.peek()) void shown.load();
     let timer = 0;
     const later = () => {

@@ -1,6 +1,6 @@
 // Change: transitions as they were predicted and as they go, and what the plan would change.
 import { useSignal } from "@preact/signals";
-import { useEffect, useMemo } from "preact/hooks";
+import { useLayoutEffect, useMemo } from "preact/hooks";
 import { duration, number, plural, share, time } from "../format";
 import type * as api from "../model";
 import { EVENT_COLUMNS } from "../parts/events";
@@ -106,7 +106,7 @@ const OTHER_CLOCK = 43_200; // seconds that a cluster's clock differs at least w
 /** Seconds since a time of the cluster's clock, each second anew; 0 where that clock is a simulated one. */
 function useSecondsSince(at: number, wanted: boolean): number {
   const clock = useSignal(Date.now() / 1000);
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (!wanted) return;
     const timer = setInterval(() => (clock.value = Date.now() / 1000), 1000);
     return () => clearInterval(timer);

@@ -1,6 +1,6 @@
 // All GPUs: a picture of every slice, and the same as a table.
 import { useSignal, type Signal } from "@preact/signals";
-import { useEffect, useMemo, useRef } from "preact/hooks";
+import { useLayoutEffect, useMemo, useRef } from "preact/hooks";
 import { NOTHING, PROMISE, STATES, STATE_WORDS, STEPS, css, type Pair } from "../colours";
 import { GPU_STATES, fleet, fleetError, fleetRevision, loadFleet, onGpus, profileOf, usedOf, usedOfAll, usersOf } from "../fleet";
 import type { FleetState, Gpu, Instance } from "../fleet";
@@ -24,7 +24,7 @@ export function FleetPage() {
   const paint = useSignal<Paint>("state");
   const service = useSignal(route.value.query.get("service") ?? "");
   const selected = useSignal<number | null>(null);
-  useEffect(() => void (fleet.peek() ?? loadFleet()), []);
+  useLayoutEffect(() => void (fleet.peek() ?? loadFleet()), []);
   const shown = fleet.value;
   if (fleetError.value && !shown) return <Trouble error={fleetError.value} />;
   if (!shown) return <p class="empty">Loading …</p>;
@@ -118,7 +118,7 @@ function Picture({ of, paint, service, selected }: PictureProps) {
   const zoomed = useSignal(false);
   const pointed = useSignal<{ x: number; y: number; words: string } | null>(null);
 
-  useEffect(() => {
+  useLayoutEffect(() => {
     const element = canvas.current!;
     const drawn = (map.current ??= new FleetMap(element, of));
     let asked = 0;
@@ -152,7 +152,7 @@ function Picture({ of, paint, service, selected }: PictureProps) {
     };
   }, [of]);
 
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (!map.current) return;
     const lit = matcher(of, filter.value, service.value);
     map.current.view = { paint: paint.value, dark: dark.value, lit, selected: selected.value };
@@ -290,7 +290,7 @@ function Picture({ of, paint, service, selected }: PictureProps) {
 function useWheel(canvas: { current: HTMLCanvasElement | null }, turn: (event: WheelEvent) => void): void {
   const latest = useRef(turn);
   latest.current = turn;
-  useEffect(() => {
+  useLayoutEffect(() => {
     const element = canvas.current!;
     const turned = (event: WheelEvent) => {
       if (!event.ctrlKey && document.activeElement !== element) return;
@@ -432,7 +432,7 @@ function GpuTable({ of, selected }: { of: FleetState; selected: Signal<number | 
 /** The fleet's revision, at most every so many milliseconds. */
 function useSlow(least: number): number {
   const slow = useSignal(fleetRevision.peek());
-  useEffect(() => {
+  useLayoutEffect(() => {
     let timer = 0;
     const end = fleetRevision.subscribe(() => {
       timer ||= setTimeout(() => {

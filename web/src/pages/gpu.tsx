@@ -1,5 +1,5 @@
 // One GPU: how it is cut and what runs on it now, how it was cut before, its events, and who used its energy.
-import { useEffect } from "preact/hooks";
+import { useLayoutEffect } from "preact/hooks";
 import { STATE_WORDS, inkOn, STATES } from "../colours";
 import { fleet, loadFleet } from "../fleet";
 import { duration, milliseconds, number, scaled, share, time } from "../format";
@@ -13,7 +13,7 @@ export function GpuPage() {
   const path = `gpus/${encodeURIComponent(route.value.rest)}`;
   const gpu = useDocument<api.Gpu>(path, ["gpu", "load"], 2);
   const history = useDocument<api.GpuHistory>(`${path}/history`, ["gpu", "event"], 2);
-  useEffect(() => void (fleet.peek() ?? loadFleet()), []);
+  useLayoutEffect(() => void (fleet.peek() ?? loadFleet()), []);
   return (
     <Loaded of={gpu}>
       {(one) => (

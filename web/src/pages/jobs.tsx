@@ -1,6 +1,6 @@
 // Jobs: why each waits and what to do, when it is predicted to start, its attempts, and its log as it comes.
 import { useSignal } from "@preact/signals";
-import { useEffect, useRef } from "preact/hooks";
+import { useLayoutEffect, useRef } from "preact/hooks";
 import { bytes, duration, number, time } from "../format";
 import type * as api from "../model";
 import { Table, type Column } from "../parts/table";
@@ -55,7 +55,7 @@ function AllJobs() {
       error.value = caught as Error;
     }
   };
-  useEffect(() => {
+  useLayoutEffect(() => {
     void load(null);
     let timer = 0;
     const ends = [
@@ -188,7 +188,7 @@ function Log({ path }: { path: string }) {
   const text = useSignal("");
   const error = useSignal<Error | null>(null);
   const box = useRef<HTMLPreElement>(null);
-  useEffect(() => {
+  useLayoutEffect(() => {
     let ended = false;
     let timer = 0;
     let after = 0;

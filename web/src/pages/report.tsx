@@ -1,5 +1,5 @@
 // A report: what a command or the library found, saved in one file. Its sections sort, filter and jump.
-import { useEffect, useMemo, useRef } from "preact/hooks";
+import { useLayoutEffect, useMemo, useRef } from "preact/hooks";
 import type * as api from "../model";
 import { useSignal } from "@preact/signals";
 import { date, number } from "../format";
@@ -22,9 +22,12 @@ const idOf = (at: number) => `section-${at + 1}`;
 function Whole({ report }: { report: api.Report }) {
   const wanted = route.value.rest;
   const service = route.value.page === "services" ? wanted : "";
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (service) filter.value = service;
-    else if (wanted) document.getElementById(wanted)?.scrollIntoView();
+    if (service || !wanted) return;
+    // In the next frame all above it has its height.
+    const asked = requestAnimationFrame(() => document.getElementById(wanted)?.scrollIntoView());
+    return () => cancelAnimationFrame(asked);
   }, [wanted, service]);
   const said = [report.workload, report.made === null ? null : date(report.made), `Partita ${report.version}`];
   return (

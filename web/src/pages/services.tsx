@@ -1,6 +1,6 @@
 // All services as a table; one of them with its figures, its lines over time, where it runs and why.
 import { useSignal } from "@preact/signals";
-import { useEffect, useMemo } from "preact/hooks";
+import { useLayoutEffect, useMemo } from "preact/hooks";
 import { milliseconds, number, plural, share } from "../format";
 import type * as api from "../model";
 import { Chart } from "../parts/chart";
@@ -11,7 +11,7 @@ import { loadServices, misses, refusals, services, servicesError, short } from "
 import { link, route, useDocument } from "../state";
 
 export function ServicesPage() {
-  useEffect(() => void (services.peek() ?? loadServices()), []);
+  useLayoutEffect(() => void (services.peek() ?? loadServices()), []);
   const known = services.value;
   if (servicesError.value && !known) return <Trouble error={servicesError.value} />;
   if (!known) return <p class="empty">Loading …</p>;

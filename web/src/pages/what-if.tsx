@@ -1,6 +1,6 @@
 // What if: another rate, SLO, price or count. GPUs, bound, cost and what binds follow; nothing is changed.
 import { useSignal } from "@preact/signals";
-import { useEffect, useMemo, useRef } from "preact/hooks";
+import { useLayoutEffect, useMemo, useRef } from "preact/hooks";
 import { milliseconds, number, plural } from "../format";
 import type * as api from "../model";
 import { Table, type Column } from "../parts/table";
@@ -58,7 +58,7 @@ function useAnswers(services: Services, pools: Pools): Answers {
     busy.current = false;
     if (!state.value.error) await answered("plan");
   };
-  useEffect(() => {
+  useLayoutEffect(() => {
     state.value = { ...state.value, waiting: true };
     void ask();
   }, [services, pools]);

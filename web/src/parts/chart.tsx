@@ -1,6 +1,6 @@
 // Lines over time, on uPlot: a legend with the values under the pointer, and the same as a table.
 import { useSignal } from "@preact/signals";
-import { useEffect, useMemo, useRef } from "preact/hooks";
+import { useLayoutEffect, useMemo, useRef } from "preact/hooks";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
 import { LINES, css } from "../colours";
@@ -53,7 +53,7 @@ export function Chart(props: Props) {
   const counted = elapsed || simulated(at[0]);
   const shape = JSON.stringify([lines.map(({ name, reference, steps }) => [name, reference, steps]), elapsed, counted, at.length === 1, least, most, height, together]);
 
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (!known) return;
     const element = holder.current!;
     const scheme = dark.value ? 1 : 0;
@@ -110,8 +110,8 @@ export function Chart(props: Props) {
       plot.current = null;
     };
   }, [shape, known, dark.value]);
-  useEffect(() => plot.current?.setData(aligned(at, lines)), [at, lines, shape, known, dark.value]);
-  useEffect(() => plot.current?.redraw(false), [mark]);
+  useLayoutEffect(() => plot.current?.setData(aligned(at, lines)), [at, lines, shape, known, dark.value]);
+  useLayoutEffect(() => plot.current?.redraw(false), [mark]);
 
   const pointed = under.value;
   const value = (line: Line) => {

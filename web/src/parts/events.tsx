@@ -1,6 +1,6 @@
 // A table of events, newest first, that new ones join as they come.
 import { useSignal } from "@preact/signals";
-import { useEffect } from "preact/hooks";
+import { useLayoutEffect } from "preact/hooks";
 import { duration, time } from "../format";
 import type * as api from "../model";
 import { link, on, source } from "../state";
@@ -48,7 +48,7 @@ export function EventTable({ path }: { path: string }) {
       error.value = caught as Error;
     }
   };
-  useEffect(() => {
+  useLayoutEffect(() => {
     void load(null);
     const ends = [
       on("event", (event) => {

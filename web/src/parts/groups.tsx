@@ -1,6 +1,6 @@
 // GPUs that are cut alike, each kind drawn once; in a change, as they are before and after.
 import { useSignal } from "@preact/signals";
-import { useEffect, useMemo, useRef } from "preact/hooks";
+import { useLayoutEffect, useMemo, useRef } from "preact/hooks";
 import type * as api from "../model";
 import { milliseconds, plural } from "../format";
 import { filter } from "../state";
@@ -241,7 +241,7 @@ function Cut({ model, spots, sign, wanted }: CutProps) {
 
 function Details({ group, onClose }: { group: Group; onClose: () => void }) {
   const dialog = useRef<HTMLDialogElement>(null);
-  useEffect(() => dialog.current?.showModal(), []);
+  useLayoutEffect(() => dialog.current?.showModal(), []);
   const side = (heading: string, all: readonly Spot[]) => (
     <>
       <h3>{heading}</h3>

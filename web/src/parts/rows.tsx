@@ -1,7 +1,7 @@
 // Rows whose heights are known beforehand: only those in sight are drawn.
 import { useSignal } from "@preact/signals";
 import type { ComponentChildren, RefObject } from "preact";
-import { useEffect, useLayoutEffect, useMemo, useRef } from "preact/hooks";
+import { useLayoutEffect, useMemo, useRef } from "preact/hooks";
 
 const FEW = 40; // rows that are all drawn; more of them scroll in a box of their own
 const SPARE = 400; // pixels that are drawn beyond either edge
@@ -30,7 +30,7 @@ export function inSight(element: Element): readonly [from: number, until: number
 export function useScroll(place: () => void): void {
   const latest = useRef(place);
   latest.current = place;
-  useEffect(() => {
+  useLayoutEffect(() => {
     let asked = 0;
     const later = () => {
       asked ||= requestAnimationFrame(() => {
