@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 import signal
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +14,7 @@ import pytest
 from tests.kubernetes.control_plane.client import path_of
 from tests.kubernetes.control_plane.cluster import free_ports, wait_until
 from tests.kubernetes.control_plane.controllers import Controllers
+from tests.kubernetes.control_plane.dashboard import Dashboard
 from tests.kubernetes.control_plane.installation import install_resources
 from tests.kubernetes.control_plane.nodes import SimulatedNodes, Timing
 from tests.kubernetes_units.specs import good
@@ -414,17 +413,7 @@ def test_the_controllers_own_api_shows_what_runs_and_approves(cluster: Cluster, 
     token.chmod(0o600)
     cluster.controller("--dash-port", str(port), "--dash-write-token-file", str(token))
 
-    def ask(path: str, method: str = "GET", **headers: str) -> tuple[int, Any]:
-        request = urllib.request.Request(f"http://127.0.0.1:{port}/api/v1{path}", method=method)
-        for name, value in headers.items():
-            request.add_header(name.replace("_", "-"), value)
-        try:
-            with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 -- http alone
-                return answer.status, json.loads(answer.read())
-        except urllib.error.HTTPError as error:
-            return error.code, json.loads(error.read())
-        except OSError:
-            return 0, None
+    ask = Dashboard(port).ask
 
     def newest() -> Any:
         found = ask("/transitions")[1]["transitions"]
@@ -456,8 +445,8 @@ def test_the_controllers_own_api_shows_what_runs_and_approves(cluster: Cluster, 
     (service,) = ask("/services")[1]["services"]
     assert service["capacity"] >= service["required"] == 300
     assert service["slo_ms"] is not None
-    assert ask("")[1]["parts"] == ["fleet", "services", "plan", "transitions"]
+    assert ask("")[1]["parts"] == ["fleet", "services", "plan", "transitions", "jobs"]
     assert ask("/plan/difference")[1]["actions"] == 0
     assert {each["kind"] for each in ask("/events")[1]["events"]} == {"goal", "state"}
-    assert ask("/jobs")[0] == 404
+    assert ask("/jobs") == (200, {"jobs": [], "counts": {}, "next": None})
     assert ask("/apply", "POST", **write, if_match='"x"')[0] in (409, 412, 415)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 from tests.kubernetes.control_plane.client import path_of
-from tests.kubernetes.control_plane.cluster import wait_until
+from tests.kubernetes.control_plane.cluster import free_ports, wait_until
 from tests.kubernetes.control_plane.controllers import Controllers
+from tests.kubernetes.control_plane.dashboard import Dashboard
 from tests.kubernetes.control_plane.installation import install_resources
 from tests.kubernetes.control_plane.tools import run
 from tests.kubernetes_units.specs import good
@@ -439,3 +440,53 @@ def test_a_pod_that_never_starts_loses_its_slice_and_is_tried_again(cluster: Clu
     assert "last of 4 attempts" in cluster.said("stuck", "reason")
     assert cluster.job("stuck")["spec"]["suspend"] is True
     cluster.wait(lambda: cluster.running("next") == 1, "the next one has its slice")
+
+
+def test_the_controllers_api_shows_jobs_their_attempts_and_their_logs(cluster: Cluster) -> None:
+    (port,) = free_ports(1)
+    cluster.controller("--dash-port", str(port))
+    ask = Dashboard(port).ask
+    cluster.serve(300)
+    cluster.wait(lambda: cluster.capacity() >= 1, "the service runs")
+    cluster.submit(job_body("small", memory="4Gi"))
+    cluster.wait(lambda: cluster.running("small"), "the Job runs")
+    cluster.submit(job_body("large", memory="30Gi"))
+    cluster.submit(job_body("grows", ends={"after": 0.5, "code": 1, "log": OUT_OF_MEMORY}))
+
+    def jobs() -> dict[str, Object]:
+        return {each["id"].partition(".")[2]: each for each in ask("/jobs")[1]["jobs"]}
+
+    cluster.wait(lambda: cluster.said("large", "reason"), "the large one has a reason")
+    cluster.wait(lambda: jobs().get("small", {}).get("state") == "running", "the API says what runs")
+    found = jobs()
+    assert found["small"]["gpu"] == "node-0/gpu-0"
+    assert found["small"]["memory_bytes"] == [0.0, 4.0 * 2**30]
+    assert found["large"]["state"] == "waiting"
+    assert found["large"]["advice"] == "add nodes, or plan services on fewer GPUs: see What if"
+
+    def on_the_gpu() -> list[str]:
+        gpu = ask("/gpus/node-0%2Fgpu-0")[1]
+        return [each["job"] for each in gpu["instances"] if each["state"] == "job"]
+
+    cluster.wait(lambda: f"{cluster.namespace}.small" in on_the_gpu(), "the fleet shows it on its slice")
+
+    def grown() -> Object:
+        return dict(ask(f"/jobs/{cluster.namespace}.grows")[1])
+
+    cluster.wait(lambda: len(grown()["attempts"]) >= 2, "it climbs the ladder")
+    first, second, *_ = grown()["attempts"]
+    assert first["placement"].startswith("1g.5gb@")
+    assert second["placement"].startswith("1g.10gb@")
+    assert (first["verdict"], first["code"]) == ("out of memory", 1)
+    assert first["limit_bytes"] < second["limit_bytes"]
+    path = f"/jobs/{cluster.namespace}.grows/log?attempt=1"
+    status, log = ask(path)
+    assert (status, log["text"], log["attempt"]) == (200, OUT_OF_MEMORY, 1)
+    assert ask(f"{path}&after={log['next']}")[1] == {
+        "text": "", "next": len(OUT_OF_MEMORY), "over": True, "attempt": 1,
+    }  # fmt: skip
+    assert ask(f"/jobs/{cluster.namespace}.large/log")[1]["attempt"] == 0
+    status, page = ask("/jobs?limit=1")
+    assert ask(f"/jobs?limit=1&after={page['next']}")[1]["jobs"][0]["id"] != page["jobs"][0]["id"]
+    assert ask("/jobs?after=3")[0] == 422
+    assert ask(f"/jobs/{cluster.namespace}.nobody")[0] == 404

@@ -176,7 +176,7 @@ def request(api: KubernetesApi, verb: str, resource: str) -> None:
     body = {"metadata": {"name": "none"}}
     match verb:
         case "get" if sub:
-            api.read_text(kind, "none", subresource=sub, query={})
+            api.read_bytes(kind, "none", subresource=sub, query={})
         case "get":
             api.get(kind, "none")
         case "list":

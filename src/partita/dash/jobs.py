@@ -17,7 +17,7 @@ from partita.dash.model import Job, JobAttempt, JobLog, JobPage
 from partita.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from partita.dash.model import Submit
     from partita.jobs.queue.client import QueueClient
@@ -47,8 +47,7 @@ def jobs(daemon: QueueClient, after: str | None, limit: int, state: str = "", q:
         InputError: the cursor or the state is none.
         PartitaError: the daemon does not answer.
     """
-    if state and state not in STATES:
-        raise InputError(f"jobs have no state {state!r}", where="state", hint=f"one of {', '.join(STATES)}")
+    require_state(state)
     if after is not None and not _CURSOR.fullmatch(after):
         raise InputError(
             f"{after!r} is no cursor", where="after", hint="use `next` of the page before, or leave it out"
@@ -61,12 +60,24 @@ def jobs(daemon: QueueClient, after: str | None, limit: int, state: str = "", q:
             return JobPage(tuple(found), counts, cursor)
         cursor = place
         made = _job(row)
-        if (not state or made.state == state) and _has(made, q.lower()):
+        if (not state or made.state == state) and has_words(made, q):
             found.append(made)
     return JobPage(tuple(found), counts, None)
 
 
-def _has(job: Job, wanted: str) -> bool:
+def require_state(state: str) -> None:
+    """Require that jobs can be in a state; empty is any.
+
+    Raises:
+        InputError: they cannot.
+    """
+    if state and state not in STATES:
+        raise InputError(f"jobs have no state {state!r}", where="state", hint=f"one of {', '.join(STATES)}")
+
+
+def has_words(job: Job, words: str) -> bool:
+    """Return whether a job's id, user, name or command has a text, in any case."""
+    wanted = words.lower()
     return not wanted or any(wanted in text.lower() for text in (job.id, job.user, job.name, job.command))
 
 
@@ -205,11 +216,17 @@ _ADVICE = (
 """What to do, by what the reason says; the first that is found."""
 
 
-def advice(state: str, reason: str | None) -> str | None:
-    """Return what a user can do about a job that waits or failed; None where nothing is to be done."""
+def advice(state: str, reason: str | None, known: Sequence[tuple[str, str]] = _ADVICE) -> str | None:
+    """Return what a user can do about a job that waits or failed; None where nothing is to be done.
+
+    Args:
+        state: of the job.
+        reason: why it waits or failed.
+        known: what to do by words of the reason; the first that are found count.
+    """
     if state not in {"waiting", "failed", "cancelled"} or reason is None:
         return None
-    return next((text for words, text in _ADVICE if words in reason), None)
+    return next((text for words, text in known if words in reason), None)
 
 
 def log(daemon: QueueClient, number: str, after: int, attempt: int | None = None) -> JobLog:
@@ -221,14 +238,23 @@ def log(daemon: QueueClient, number: str, after: int, attempt: int | None = None
     """
     asked: dict[str, object] = {} if attempt is None else {"attempt": attempt}
     answer = daemon.ask("log", ids=[number], offset=after, **asked)
-    data = base64.b64decode(answer["data"])
-    over = bool(answer["ended"]) and not data
-    cut = 0 if over or not data else _unfinished(data)
+    return log_piece(base64.b64decode(answer["data"]), after, answer["attempt"], ended=bool(answer["ended"]))
+
+
+def log_piece(data: bytes, after: int, attempt: int, *, ended: bool) -> JobLog:
+    """Return a piece of a log as text; the beginning of a character at its end comes with the next piece.
+
+    Args:
+        data: what stands in the log from a byte on, as far as it was read.
+        after: that byte.
+        attempt: whose log it is.
+        ended: whether the log gets no longer.
+    """
+    cut = _unfinished(data)
     if cut == len(data):
         cut = 0
-    kept = data[: len(data) - cut]
-    following = int(answer["next"]) - cut if data else after
-    return JobLog(kept.decode("utf-8", "replace"), following, over, answer["attempt"])
+    text = data[: len(data) - cut].decode("utf-8", "replace")
+    return JobLog(text, after + len(data) - cut, ended and not data, attempt)
 
 
 def _unfinished(data: bytes) -> int:

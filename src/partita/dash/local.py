@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 _SOON_S = 0.5
 """How long the queue may take to answer."""
 
-_WATCHED_JOBS = 200
+WATCHED_JOBS = 200
 """Jobs of which every change is told: those that run and wait first."""
 
 _MOST_OPEN, _MOST_OF_A_GPU = 2000, 500
@@ -297,7 +297,7 @@ class LocalSource:
         try:
             with QueueClient(jobs_folder(self.folder), _SOON_S) as daemon:
                 found = daemon.ask("instances")["jobs"]
-                first = {each.id: each for each in jobs(daemon, None, _WATCHED_JOBS).jobs}
+                first = {each.id: each for each in jobs(daemon, None, WATCHED_JOBS).jobs}
             now = {(job["gpu"], job["instance"]): job["id"] for job in found}
         except PartitaError:
             pass  # no daemon runs, or it does not answer us

@@ -231,7 +231,7 @@ class KubernetesApi:
             kind, self._ask(_Request(verb="get", kind=kind, namespace=namespace or self.namespace, name=name))
         )
 
-    def read_text(
+    def read_bytes(
         self,
         kind: Kind[Any],
         name: str,
@@ -239,8 +239,8 @@ class KubernetesApi:
         *,
         subresource: str,
         query: Mapping[str, str],
-    ) -> str:
-        """Return a subresource that is text, such as a pod's log.
+    ) -> bytes:
+        """Return a subresource that is text, such as a pod's log, as it is.
 
         Args:
             kind: the object's.
@@ -257,7 +257,7 @@ class KubernetesApi:
             subresource=subresource,
             query=query,
         )
-        return self._ask(request).decode(errors="replace")
+        return self._ask(request)
 
     def list_objects(
         self, kind: Kind[T], namespace: str | None = None, *, labels: str = "", fields: str = ""

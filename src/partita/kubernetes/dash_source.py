@@ -11,11 +11,12 @@ import json
 import time
 from collections import defaultdict
 from datetime import datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from partita.control.executor import deployed, serving, snapshot
 from partita.dash.endpoint import RequestFault
-from partita.dash.local import gpu_state, instance_detail
+from partita.dash.local import WATCHED_JOBS, gpu_state, instance_detail
 from partita.dash.model import (
     Accepted,
     CapacityLine,
@@ -29,11 +30,12 @@ from partita.dash.model import (
     TransitionPage,
     TransitionState,
 )
-from partita.dash.on_demand import OnDemand
 from partita.dash.plans import difference_of, plan_data, summary
 from partita.dash.source import Look, SeenGpu
 from partita.drive.driver import Observation
 from partita.errors import InfeasibleError, InputError
+from partita.kubernetes.dash_jobs import ControllerJobs, deleted
+from partita.kubernetes.dash_questions import ControllerQuestions
 from partita.kubernetes.dra import DURATIONS
 from partita.kubernetes.objects import ConflictError, ForbiddenError, NotFoundError
 from partita.kubernetes.resources import APPROVED, PLANS, plan_of
@@ -44,7 +46,8 @@ if TYPE_CHECKING:
     from threading import Lock
 
     from partita.control.metrics import ClusterFacts
-    from partita.dash.model import Apply, Difference, PlanSummary
+    from partita.dash.model import Apply, Difference, Job, PlanSummary
+    from partita.drive.driver import ObservedGpu
     from partita.kubernetes.controller import ClusterController
     from partita.kubernetes.resources import PlanObject, TransitionObject
 
@@ -69,6 +72,9 @@ class ControllerSource:
         self._seen: dict[str, SeenGpu] = {}
         self._services: dict[str, Service] = {}
         self._transition: Transition | None = None
+        self._jobs = ControllerJobs(controller)
+        self._placed: dict[tuple[str, str], str] = {}
+        self._first_jobs: dict[str, Job] | None = None
 
     @property
     def cluster(self) -> str:
@@ -100,18 +106,34 @@ class ControllerSource:
         newest = _newest(self._controller)
         transition = newest if newest != self._transition else None
         self._transition = newest
-        if facts.keys() == self._facts.keys() and all(self._facts[key] is facts[key] for key in facts):
-            return Look(time.time(), transition=transition)
-        self._facts = facts
+        placed, jobs = self._jobs.placed(), self._changed_jobs()
+        same = facts.keys() == self._facts.keys() and all(self._facts[key] is facts[key] for key in facts)
+        if same and placed == self._placed:
+            return Look(time.time(), transition=transition, jobs=jobs)
+        self._facts, self._placed = facts, placed
         gpus = {gpu.id: gpu for each in facts.values() for gpu in each.observation.gpus}
-        made = {name: _seen(gpu) for name, gpu in gpus.items()}
+        made = {name: _seen(gpu, placed) for name, gpu in gpus.items()}
         services = dict(_services(facts))
         changed = [each for name, each in made.items() if self._seen.get(name) != each]
         gone = [name for name in self._seen if name not in made]
         new = [each for name, each in services.items() if self._services.get(name) != each]
         lost = [name for name in self._services if name not in services]
         self._seen, self._services = made, services
-        return Look(time.time(), changed, gone, services=new, gone_services=lost, transition=transition)
+        return Look(
+            time.time(), changed, gone, services=new, gone_services=lost, transition=transition, jobs=jobs
+        )
+
+    def _changed_jobs(self) -> list[Job]:
+        """Return those of the first Jobs that changed since the last look; at the first look their page has them."""
+        found = {each.id: each for each in self._jobs.all()}
+        now = dict(islice(found.items(), WATCHED_JOBS))
+        before, self._first_jobs = self._first_jobs, now
+        if before is None:
+            return []
+        return [
+            *(each for number, each in now.items() if before.get(number) != each),
+            *(deleted(each) for number, each in before.items() if number not in found),
+        ]
 
     @property
     def observation(self) -> Observation:
@@ -144,8 +166,10 @@ class ControllerSource:
         """Do nothing: the caches are the controller's."""
 
 
-def _seen(gpu: Any) -> SeenGpu:  # noqa: ANN401 -- an ObservedGpu
-    details = (instance_detail(gpu, each) for each in gpu.instances)
+def _seen(gpu: ObservedGpu, placed: Mapping[tuple[str, str], str]) -> SeenGpu:
+    details = (
+        instance_detail(gpu, each, placed.get((gpu.id, str(each.placement)))) for each in gpu.instances
+    )
     return SeenGpu(
         gpu.id,
         gpu.uuid,
@@ -252,8 +276,8 @@ def _events(controller: ClusterController) -> Iterator[Event]:
         yield Event(number, at, "state", text, ended=_seconds(status.ended) or None)
 
 
-class ControllerOnDemand(OnDemand):
-    """Answers for the Workloads of a controller.
+class ControllerOnDemand(ControllerQuestions):
+    """Answers for the Workloads of a controller, and changes what it may.
 
     Args:
         source: what is seen.
@@ -262,14 +286,14 @@ class ControllerOnDemand(OnDemand):
     """
 
     def __init__(self, source: ControllerSource, controller: ClusterController, lock: Lock) -> None:
-        super().__init__(lock)
+        super().__init__(controller, lock)
         self._source = source
         self._controller = controller
 
     @property
     def parts(self) -> tuple[Part, ...]:
         """The parts of the API that it answers for."""
-        return (Part.PLAN, Part.TRANSITIONS)
+        return (Part.PLAN, Part.TRANSITIONS, *super().parts)
 
     def plan(self) -> PlanSummary | None:
         """Return the newest Plan of all Workloads; None if there is none."""

@@ -183,6 +183,13 @@ def job_faults(job: JobObject) -> Iterator[InputError]:
             yield error
 
 
+def container_on_slice(job: JobObject) -> str:
+    """Return the name of the container of a Job's pods that uses the slice; of the first one if none does."""
+    containers = job.spec.template.spec.containers
+    found = (each.name for each in containers if _names_claim(each))
+    return next(found, containers[0].name if containers else "")
+
+
 def _names_claim(container: JobContainer) -> bool:
     return any(each.get("name") == CLAIM for each in container.resources.get("claims") or [])
 

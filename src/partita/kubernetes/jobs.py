@@ -238,6 +238,27 @@ class JobTenant:
         self._jobs.close()
         self._pods.close()
 
+    # What is shown; may be called from any thread
+
+    @property
+    def jobs(self) -> Collection[JobObject]:
+        """The Jobs of the queue."""
+        return self._jobs.values()
+
+    @property
+    def pods(self) -> Collection[Pod]:
+        """The pods of all Jobs of the namespace."""
+        return self._pods.values()
+
+    def placed(self) -> Mapping[Place, Pod]:
+        """Return the pods of Jobs that have an instance."""
+        pods = {pod.metadata.uid: pod for pod in self._pods.values()}
+        return {
+            (gpu, placement): pods[_owner(claim)]
+            for gpu, placement, claim in self._lender.lent()
+            if _owner(claim) in pods
+        }
+
     # The services' tenant
 
     def holds(self) -> Collection[Place]:
@@ -537,7 +558,8 @@ class JobTenant:
         if not pod.ended:
             query["previous"] = "true"
         try:
-            return self._api.read_text(POD, pod.metadata.name, subresource="log", query=query)
+            found = self._api.read_bytes(POD, pod.metadata.name, subresource="log", query=query)
+            return found.decode(errors="replace")
         except NotFoundError:
             return ""
         except ForbiddenError as error:

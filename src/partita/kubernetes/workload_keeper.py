@@ -117,6 +117,12 @@ class WorkloadKeeper:
         """Whether its thread has ended."""
         return not self._thread.is_alive()
 
+    @property
+    def jobs(self) -> JobTenant | None:
+        """The Jobs of its queue; None before its Workload is accepted."""
+        session = self._session
+        return None if session is None else session.gpus.jobs
+
     def ask_to_end(self) -> None:
         """Ask the thread to end; it begins no further action."""
         self._ending.set()
