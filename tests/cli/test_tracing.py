@@ -15,6 +15,7 @@ import pytest
 import tritonclient.grpc as triton_grpc
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from tests.cli.test_serve import TABLE, WORKLOAD, serve, wait_for
+from tests.serve.worker.oip_server import serving
 
 from partita.errors import InputError
 from partita.serve.gateway.tracing import RequestTracer
@@ -133,6 +134,62 @@ def test_requests_are_spans_of_their_clients_traces(tmp_path: Path) -> None:
     # Two came without a valid parent: they begin traces, of which the last was sent when the gateway ended.
     roots = [each for each in collector.spans if each.name.startswith("POST") and not each.parent_span_id]
     assert len(roots) == 2
+
+
+@pytest.mark.parametrize("traced", [False, True], ids=["handed-on", "with-spans"])
+def test_the_server_behind_a_worker_is_in_the_trace_of_the_client(tmp_path: Path, *, traced: bool) -> None:
+    (tmp_path / "perf.csv").write_text(TABLE)
+    workload, services = tmp_path / "workload.yaml", tmp_path / "services.yaml"
+    workload.write_text(WORKLOAD)
+    body = {"inputs": [{"name": "X", "datatype": "UINT8", "shape": [1, 2], "data": [1, 2]}]}
+    sent = {"traceparent": f"00-{TRACE}-{PARENT}-01", "tracestate": "theirs=1,yours=2", "baggage": "user=7"}
+    given = triton_grpc.InferInput("X", [1, 2], "UINT8")
+    given.set_data_from_numpy(np.ones((1, 2), np.uint8))
+    with collecting() as (collector, url), serving() as server:
+        server.limit = None  # so that no queries are joined
+        side = {"datatype": "UINT8", "shape": [-1, 2]}
+        server.metadata = {"inputs": [{"name": "X", **side}], "outputs": [{"name": "Y", **side}]}
+        worker = {"upstream": {"url": server.url, "model": "plus"}}
+        services.write_text(json.dumps({"services": [{"name": "search", "worker": worker}]}))
+        words = ("--otlp", url) if traced else ()
+        with serve(workload, "--services", str(services), *words) as served:
+            served.event("ready")
+            for _ in range(2):  # the second time the head is known
+                assert posted(served.http, body, **sent) == 200
+            assert posted(served.http, body, baggage="user=8") == 200
+            for _ in range(2):
+                assert posted(served.http, body) == 200
+            with triton_grpc.InferenceServerClient(served.event("listening")["grpc"]) as client:
+                client.infer("search", [given], headers=sent)
+            assert posted(served.http, body, **{**sent, "traceparent": "00-nonsense"}) == 200
+            assert served.end() == 0
+    told = [tuple(each.get(name) for name in sent) for each in server.heads]
+    assert [each[2] for each in told] == ["user=7", "user=7", "user=8", None, None, "user=7", "user=7"]
+    if not traced:
+        same = (*sent.values(),)
+        nothing = (None, None, None)
+        assert told == [same, same, (None, None, "user=8"), nothing, nothing, same, (None, None, "user=7")]
+        return
+    # Each request to the server is a child of the span that the gateway made of that request.
+    spans = {each.span_id.hex(): each for each in collector.spans}
+    traces = [each["traceparent"].split("-") for each in server.heads]
+    parents = [spans[each[2]] for each in traces]
+    assert [each[1] for each in traces] == [each.trace_id.hex() for each in parents]
+    assert [each.trace_id.hex() == TRACE for each in parents] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+        True,
+        False,
+    ]
+    assert len({each.span_id for each in parents}) == len(told)
+    assert {each.name for each in parents} == {
+        "POST /v2/models/{model}/infer",
+        "inference.GRPCInferenceService/ModelInfer",
+    }
+    assert [each[1] for each in told] == [sent["tracestate"]] * 2 + [None] * 3 + [sent["tracestate"], None]
 
 
 def test_what_is_no_address_is_refused() -> None:

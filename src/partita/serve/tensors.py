@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeAlias
 
 from partita.documents.codec import FieldFault, Meta, Value, check
 from partita.errors import InputError
+from partita.serve.trace_context import shared_context
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+
+    from partita.serve.trace_context import TraceContext
 
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -112,11 +115,13 @@ class Query(NamedTuple):
         inputs: all with the same first dimension if that is a batch.
         outputs: names of the requested outputs; empty for all.
         parameters: the client's parameters, which only some servers understand; None if there are none.
+        context: of its trace; None if it has none.
     """
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[str, ...] = ()
     parameters: Parameters | None = None
+    context: TraceContext | None = None
 
     @property
     def batch(self) -> int:
@@ -184,7 +189,7 @@ def joined(queries: Sequence[Query]) -> Query:
     )
     asked = [query.outputs for query in queries]
     wanted = tuple(dict.fromkeys(name for names in asked for name in names)) if all(asked) else ()
-    return Query(inputs, wanted)
+    return Query(inputs, wanted, context=shared_context(query.context for query in queries))
 
 
 def cut(query: Query, most: int | None) -> list[Query]:
@@ -194,10 +199,7 @@ def cut(query: Query, most: int | None) -> list[Query]:
         return [query]
     sizes = [min(most, rows - start) for start in range(0, rows, most)]
     pieces = [cut_rows(each, sizes) for each in query.inputs]
-    return [
-        Query(tuple(piece[index] for piece in pieces), query.outputs, query.parameters)
-        for index in range(len(sizes))
-    ]
+    return [query._replace(inputs=tuple(piece[index] for piece in pieces)) for index in range(len(sizes))]
 
 
 def split_off(query: Query, rows: int) -> tuple[Query, Query | None]:
@@ -206,7 +208,7 @@ def split_off(query: Query, rows: int) -> tuple[Query, Query | None]:
     if left <= 0:
         return query, None
     pairs = [_split_off(each, rows) for each in query.inputs]
-    first, rest = (Query(tuple(side), query.outputs, query.parameters) for side in zip(*pairs, strict=True))
+    first, rest = (query._replace(inputs=tuple(side)) for side in zip(*pairs, strict=True))
     return first, rest
 
 

@@ -38,6 +38,8 @@ class Server(ThreadingHTTPServer):
     connections = 0
     requests: list[int]
     """Rows of each request."""
+    heads: list[dict[str, str]]
+    """Headers of each request, with names in lower case."""
 
     @property
     def url(self) -> str:
@@ -94,6 +96,7 @@ class Handler(BaseHTTPRequestHandler):
     def _infer(self, asked: dict[str, Any], data: bytes, *, binary: bool) -> None:
         outputs, tail = [], b""
         self.server.requests.append(asked["inputs"][0]["shape"][0])
+        self.server.heads.append({name.lower(): value for name, value in self.headers.items()})
         for each in asked["inputs"]:
             if binary:
                 size = each["parameters"]["binary_data_size"]
@@ -128,7 +131,7 @@ class Handler(BaseHTTPRequestHandler):
 @contextmanager
 def serving() -> Iterator[Server]:
     with Server(("127.0.0.1", 0), Handler) as server:
-        server.requests, server.config = [], {}
+        server.requests, server.heads, server.config = [], [], {}
         thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         try:
@@ -141,5 +144,5 @@ def serving() -> Iterator[Server]:
 
 if __name__ == "__main__":
     with Server(("127.0.0.1", int(sys.argv[1])), Handler) as started:
-        started.requests, started.config = [], {}
+        started.requests, started.heads, started.config = [], [], {}
         started.serve_forever()

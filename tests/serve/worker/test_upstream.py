@@ -19,6 +19,7 @@ from tests.serve.worker.oip_server import Server, serving
 
 from partita.errors import InputError
 from partita.serve.tensors import Answer, Parameters, Query, Tensor, TensorSpec, pack_texts
+from partita.serve.trace_context import TraceContext
 from partita.serve.worker.batching import InvalidQueryError, decode_texts
 from partita.serve.worker.oip_client import UpstreamError, read_answer, write_query
 from partita.serve.worker.spec import UNDECLARED, DeclaredBatch, UpstreamSpec
@@ -66,6 +67,22 @@ def test_queries_are_forwarded_as_one_and_their_answers_split(
     assert (values(first), values(second)) == ([2, 3], [21, 22, 31, 32])
     assert decode_texts(second.outputs[1].data) == [b"a", b"bc"]
     assert server.requests == [3]
+
+
+def test_a_request_brings_the_context_of_its_queries_traces(
+    server: Server, upstream: UpstreamBackend
+) -> None:
+    parents = [f"00-{digit * 32}-{'a' * 16}-01" for digit in "12"]
+    contexts = [TraceContext(each, "from=me", "user=7") for each in parents]
+    upstream.run(0, [asking(1)._replace(context=contexts[0]), asking(2)._replace(context=contexts[1])])
+    upstream.run(0, [asking(*range(100, 200))._replace(context=contexts[1])])  # in two parts
+    upstream.run(0, [asking(1)])
+    told = [[each.get(name) for name in TraceContext._fields] for each in server.heads]
+    assert told == [list(contexts[0]), list(contexts[1]), list(contexts[1]), [None] * 3]
+    # A query at fault is answered for itself, in its own trace.
+    server.heads.clear()
+    upstream.run(0, [asking(1)._replace(context=contexts[0]), asking(13)._replace(context=contexts[1])])
+    assert [each["traceparent"] for each in server.heads] == [parents[0], *parents]
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ from partita.serve.gateway.oip import (
     statistics,
 )
 from partita.serve.tensors import Tensor, pack_texts
+from partita.serve.trace_context import TraceContext, read_trace_context
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from partita.serve.gateway.access import Authenticator, Tls
     from partita.serve.gateway.gateway import ModelRepository
     from partita.serve.gateway.oip import RequestLimits, Signature
-    from partita.serve.gateway.tracing import RequestTracer
+    from partita.serve.gateway.tracing import RequestTrace, RequestTracer
     from partita.serve.tensors import Answer, Query, TensorSpec
 
 
@@ -323,23 +324,25 @@ class InferenceService:
         left = context.time_remaining()
         if left is not None and left < (signature.model.deadline_s if deadline_s is None else deadline_s):
             deadline_s = left
+        told = _trace_context(context)
         if self._tracer is None:
+            query = query if told is None else query._replace(context=told)
             answer = await models.gateway.infer(service, query, deadline_s)
         else:
-            answer = await self._traced(self._tracer, service, query, deadline_s, context)
+            trace = self._tracer.begin(f"{SERVICE}/ModelInfer", service, told)
+            query = query._replace(context=trace.context)
+            answer = await self._traced(trace, service, query, deadline_s, context)
         return write_message(service, request.id, checked(answer))
 
     async def _traced(
         self,
-        tracer: RequestTracer,
+        trace: RequestTrace,
         service: str,
         query: Query,
         deadline_s: float | None,
         context: Context,
     ) -> Answer:
-        """Return the answer of `Gateway.infer`, with a span."""
-        parent, state = _metadata(context, "traceparent"), _metadata(context, "tracestate")
-        trace = tracer.begin(f"{SERVICE}/ModelInfer", service, parent, state)
+        """Return the answer of `Gateway.infer`, and end the request's span."""
         gateway = self._models.gateway
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         waiting = gateway.ask(service, query, deadline_s, future)
@@ -462,6 +465,16 @@ def _metadata(context: Context, key: str) -> bytes | None:
         if name == key:
             return value.encode() if isinstance(value, str) else value
     return None
+
+
+def _trace_context(context: Context) -> TraceContext | None:
+    """Return what the metadata say of a trace; repeated keys are joined by commas, as headers of HTTP are."""
+    found: dict[str, bytes] = {}
+    for key, value in context.invocation_metadata():
+        if key in TraceContext._fields:
+            text = value.encode() if isinstance(value, str) else value
+            found[key] = found[key] + b"," + text if key in found else text
+    return read_trace_context(*map(found.get, TraceContext._fields)) if found else None
 
 
 # Requests and answers as messages

@@ -41,6 +41,7 @@ from partita.serve.gateway.http_message import (
 from partita.serve.gateway.metrics import ErrorCounter
 from partita.serve.gateway.oip import RequestError, header_deadline, quoted
 from partita.serve.gateway.oip_json import read_request
+from partita.serve.trace_context import read_trace_context
 
 if TYPE_CHECKING:
     import socket
@@ -51,12 +52,13 @@ if TYPE_CHECKING:
     from partita.serve.gateway.oip_json import InferRequest
     from partita.serve.gateway.tracing import RequestTrace, RequestTracer
     from partita.serve.tensors import Answer
+    from partita.serve.trace_context import TraceContext
 
 
 _MOST_HEADS, _LONGEST_HEAD, _SMALL_BODY = 256, 2048, 99_999
 """Limits of cached heads: their number, their bytes, and the bytes of the body."""
-_WELL_KNOWN = frozenset({b"expect", b"content-encoding", b"transfer-encoding", b"traceparent"})
-"""A head with one of these headers is not cached; `traceparent` is another one each time."""
+_WELL_KNOWN = frozenset({b"expect", b"content-encoding", b"transfer-encoding", b"traceparent", b"baggage"})
+"""A head with one of these headers is not cached; the last two are others each time."""
 _BUFFERED = 1 << 16
 """Bytes that may wait unread while a request is being answered."""
 _TOGETHER = 1 << 16
@@ -175,6 +177,11 @@ class HttpServer:
             now = asyncio.get_running_loop().time()
             for each in list(self._connections.open):
                 each.look(now)
+
+
+def _context_of(head: RequestHead) -> TraceContext | None:
+    told = head.headers.get
+    return read_trace_context(told(b"traceparent"), told(b"tracestate"), told(b"baggage"))
 
 
 def _context(tls: Tls) -> ssl.SSLContext:
@@ -561,22 +568,20 @@ class HttpConnection(asyncio.Protocol):
     def _ask(self, service: str, body: bytes, json_size: int | None, deadline_s: float | None) -> None:
         """Submit a query to the gateway, or answer at once if the request has a fault."""
         self._state, self._service = ANSWERING, service
+        context = None if self._head is None else _context_of(self._head)
         if self._shared.tracer is not None:
-            self._begin_trace(self._shared.tracer, service)
+            self._trace = self._shared.tracer.begin(_SPAN, service, context)
+            context = self._trace.context
         models = self._shared.api.models
         try:
             request = read_request(body, json_size, models.signature(service), models.limits)
             self._request = request
+            query = request.query if context is None else request.query._replace(context=context)
             self._waiting = models.gateway.ask(
-                service, request.query, request.deadline_s if deadline_s is None else deadline_s, self
+                service, query, request.deadline_s if deadline_s is None else deadline_s, self
             )
         except Exception as error:  # noqa: BLE001 -- it ends one request, not the server
             self._respond(self._reply_to(error))
-
-    def _begin_trace(self, tracer: RequestTracer, service: str) -> None:
-        headers = {} if self._head is None else self._head.headers
-        parent, state = headers.get(b"traceparent"), headers.get(b"tracestate")
-        self._trace = tracer.begin(_SPAN, service, parent, state)
 
     def _end_trace(self, status: int, reason: str) -> None:
         if self._trace is not None:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from partita import __version__
 from partita.errors import InputError
 from partita.serve.dispatching.query import PendingQuery
+from partita.serve.trace_context import TraceContext
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
@@ -62,29 +63,27 @@ class RequestTracer:
         self._tracer = self._provider.get_tracer("partita.serve", __version__)
         self._propagator = TraceContextTextMapPropagator()
 
-    def begin(
-        self, name: str, service: str, traceparent: bytes | None, tracestate: bytes | None
-    ) -> RequestTrace:
+    def begin(self, name: str, service: str, context: TraceContext | None) -> RequestTrace:
         """Begin the span of a request.
 
         Args:
             name: of the span.
             service: that is asked.
-            traceparent: as the client sent it; None for none. What is not valid begins another trace.
-            tracestate: likewise.
+            context: as the client sent it; None begins another trace.
         """
-        from opentelemetry.trace import SpanKind  # noqa: PLC0415 -- of the extra
+        from opentelemetry.trace import SpanKind, set_span_in_context  # noqa: PLC0415 -- of the extra
 
-        carrier = {
-            key: value.decode("latin-1")
-            for key, value in (("traceparent", traceparent), ("tracestate", tracestate))
-            if value is not None
-        }
-        context = self._propagator.extract(carrier)
         span = self._tracer.start_span(
-            name, context, kind=SpanKind.SERVER, attributes={"partita.service": service}
+            name,
+            self._propagator.extract({} if context is None else context.headers()),
+            kind=SpanKind.SERVER,
+            attributes={"partita.service": service},
         )
-        return RequestTrace(self._tracer, span)
+        told: dict[str, str] = {}
+        self._propagator.inject(told, set_span_in_context(span))
+        if context is not None:
+            told["baggage"] = context.baggage
+        return RequestTrace(self._tracer, span, TraceContext(**told))
 
     def close(self) -> None:
         """Send what is left, within seconds."""
@@ -93,12 +92,17 @@ class RequestTracer:
 
 
 class RequestTrace:
-    """The span of one request."""
+    """The span of one request.
 
-    __slots__ = ("_span", "_tracer")
+    Attributes:
+        context: for who is asked on behalf of the request: this span is their parent.
+    """
 
-    def __init__(self, tracer: Tracer, span: Span) -> None:
+    __slots__ = ("_span", "_tracer", "context")
+
+    def __init__(self, tracer: Tracer, span: Span, context: TraceContext) -> None:
         self._tracer, self._span = tracer, span
+        self.context = context
 
     def end(
         self, status: tuple[str, int | str], reason: str, waiting: object = None, *, fault: bool = False

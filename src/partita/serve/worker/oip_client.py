@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from partita.serve.tensors import Query
+    from partita.serve.trace_context import TraceContext
 
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -90,13 +91,16 @@ class OipClient:
             raise UpstreamError(f"{path}: no object")
         return found
 
-    def post(self, path: str, header: int | None, body: bytes) -> tuple[int | None, bytes]:
+    def post(
+        self, path: str, header: int | None, body: bytes, context: TraceContext | None = None
+    ) -> tuple[int | None, bytes]:
         """Send a request for inference; return the length of the answer's JSON if it has binary data, and the answer.
 
         Args:
             path: of the model.
             header: length of the body's JSON if binary data follow it.
             body: the request.
+            context: of the request's trace; None for none.
 
         Raises:
             InvalidQueryError: the server says that the query is to blame.
@@ -105,6 +109,8 @@ class OipClient:
         """
         kind = "application/json" if header is None else "application/octet-stream"
         headers = {"Content-Type": kind} | ({} if header is None else {HEADER_LENGTH: str(header)})
+        if context is not None:
+            headers |= context.headers()
         status, told, answer = self._told("POST", path, body, headers)
         if status == http.client.OK:
             return told, answer

@@ -176,7 +176,7 @@ class UpstreamBackend:
         header, body = write_query(query, binary=self._binary)
         try:
             with self._health.lanes[lane]:
-                told, answer = self._clients[lane].post(f"{self._path}/infer", header, body)
+                told, answer = self._clients[lane].post(f"{self._path}/infer", header, body, query.context)
         except OSError as error:
             raise UpstreamError(f"{self._url} does not answer: {error.strerror or error}") from None
         return read_answer(answer, told)

@@ -6,11 +6,11 @@ A frame is a head of 20 bytes, a JSON header and raw data:
 
 On each connection the worker first sends HELLO, its description (`Hello`). RUN then requests one batch: its header
 lists the queries, each with its inputs' names, datatypes, shapes and sizes in bytes, and the names of the wanted
-outputs; its data are those of all inputs in order. DONE with the same id answers it in the same way, with the seconds
-that the batch took. BEAT is a sign of life from a thread of its own, whatever the worker computes; its header is
-empty, or says why the worker cannot answer now. A worker that is to end sends DRAINING on every connection, and a
-gateway that will send nothing more answers DRAINED. The worker ends when all gateways have done so or left, and no
-batch is left.
+outputs, with its parameters and the context of its trace where it has them; its data are those of all inputs in
+order. DONE with the same id answers it in the same way, with the seconds that the batch took. BEAT is a sign of life
+from a thread of its own, whatever the worker computes; its header is empty, or says why the worker cannot answer now.
+A worker that is to end sends DRAINING on every connection, and a gateway that will send nothing more answers DRAINED.
+The worker ends when all gateways have done so or left, and no batch is left.
 
 A gateway that answers HELLO with SHARE gets LOAD, with the number of the worker's batches from other gateways,
 whenever it changes; otherwise two gateways could both take the worker for idle.
@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from partita.documents.codec import DocumentSource, Value, convert, to_data
 from partita.errors import InputError
 from partita.serve.tensors import APART, Answer, Batching, Query, Tensor, TensorSpec
+from partita.serve.trace_context import TraceContext
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -170,6 +171,8 @@ def run_parts(
         asked: dict[str, Any] = {"inputs": _listed(inputs), "outputs": query.outputs}
         if query.parameters is not None:
             asked["parameters"] = query.parameters
+        if query.context is not None:
+            asked["context"] = tuple(query.context)
         header.append(asked)
         data += [each.data for each in inputs]
     return _parts(_RUN, number, dumped(header), data)
@@ -184,7 +187,15 @@ def unpack_run(header: list[dict[str, Any]], data: memoryview) -> tuple[Query, .
     at, found = 0, []
     for each in header:
         inputs, at = _taken(each["inputs"], data, at)
-        found.append(Query(inputs, tuple(each["outputs"]), each.get("parameters")))
+        context = each.get("context")
+        found.append(
+            Query(
+                inputs,
+                tuple(each["outputs"]),
+                each.get("parameters"),
+                None if context is None else TraceContext(*map(str, context)),
+            )
+        )
     return tuple(found)
 
 
