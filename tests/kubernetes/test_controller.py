@@ -445,7 +445,7 @@ def test_the_controllers_own_api_shows_what_runs_and_approves(cluster: Cluster, 
     (service,) = ask("/services")[1]["services"]
     assert service["capacity"] >= service["required"] == 300
     assert service["slo_ms"] is not None
-    assert ask("")[1]["parts"] == ["fleet", "services", "plan", "transitions", "jobs"]
+    assert ask("")[1]["parts"] == ["fleet", "services", "plan", "transitions", "jobs", "energy"]
     assert ask("/plan/difference")[1]["actions"] == 0
     assert {each["kind"] for each in ask("/events")[1]["events"]} == {"goal", "state"}
     assert ask("/jobs") == (200, {"jobs": [], "counts": {}, "next": None})

@@ -490,3 +490,10 @@ def test_the_controllers_api_shows_jobs_their_attempts_and_their_logs(cluster: C
     assert ask(f"/jobs?limit=1&after={page['next']}")[1]["jobs"][0]["id"] != page["jobs"][0]["id"]
     assert ask("/jobs?after=3")[0] == 422
     assert ask(f"/jobs/{cluster.namespace}.nobody")[0] == 404
+    assert ask("/gpus/node-0%2Fgpu-0")[1]["watts"] > 100
+    energy = ask("/energy")[1]
+    names = {(each["kind"], each["name"]) for each in energy["rows"]}
+    assert {("service", "resnet50"), ("job", f"{cluster.namespace}.small"), ("idle", "")} <= names
+    assert all(each["joules"] > 0 for each in energy["rows"])
+    assert energy["estimated"]
+    assert "estimates by the power model" in ask("")[1]["notes"][0]

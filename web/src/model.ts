@@ -90,9 +90,12 @@ export interface Difference {
 
 /** `GET /api/v1/energy?since=SECONDS`. */
 export interface Energy {
+  /** From when on it is known, if that is later than what was asked for. */
   readonly since: number;
   readonly rows: readonly EnergyRow[];
   readonly watts: number | null;
+  /** Whether it is by the power model of each GPU, since no counter can be read. */
+  readonly estimated: boolean;
 }
 
 /** Energy and cost of one service, job or idle GPUs. Idle is a row like others. */

@@ -517,9 +517,14 @@ class EnergyRow(Value):
 class Energy(Value):
     """`GET /api/v1/energy?since=SECONDS`."""
 
-    since: float
+    since: Annotated[
+        float, Meta(description="From when on it is known, if that is later than what was asked for.")
+    ]
     rows: tuple[EnergyRow, ...]
     watts: float | None
+    estimated: Annotated[
+        bool, Meta(description="Whether it is by the power model of each GPU, since no counter can be read.")
+    ] = False
 
 
 class WhatIf(Value):

@@ -1,37 +1,53 @@
-"""What a controller's API answers on demand about Jobs, and changes nothing by."""
+"""What a controller's API answers on demand about Jobs and energy, and changes nothing by."""
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from partita.dash.endpoint import RequestFault
+from partita.dash.energy import energy
 from partita.dash.model import Part
 from partita.dash.on_demand import OnDemand
+from partita.dash.plans import prices_of
 from partita.kubernetes.dash_jobs import ControllerJobs
 
 if TYPE_CHECKING:
     from threading import Lock
 
-    from partita.dash.model import Accepted, Job, JobLog, JobPage, Submit
+    from partita.dash.model import Accepted, Energy, Job, JobLog, JobPage, Submit
     from partita.kubernetes.controller import ClusterController
+    from partita.kubernetes.dash_power import PowerHistory
+
+
+_RECENT_S = 180.0
+"""Over how long the watts now are taken."""
+
+
+def priced(key: tuple[str, str], model: str) -> str:
+    """Return what has one price: the GPUs of a model that a Workload has."""
+    return f"{'/'.join(key)} {model}"
 
 
 class ControllerQuestions(OnDemand):
-    """Answers questions about the Jobs of a controller's Workloads.
+    """Answers questions about the Jobs and the energy of a controller's Workloads.
 
     Args:
         controller: it may begin to lead, or cease to, at any time.
         lock: held while the source is asked.
+        power: of the GPUs.
     """
 
-    def __init__(self, controller: ClusterController, lock: Lock) -> None:
+    def __init__(self, controller: ClusterController, lock: Lock, power: PowerHistory) -> None:
         super().__init__(lock)
+        self._workloads = controller
+        self._power = power
         self._jobs = ControllerJobs(controller)
 
     @property
     def parts(self) -> tuple[Part, ...]:
         """The parts of the API that it answers for."""
-        return (Part.JOBS,)
+        return (Part.JOBS, Part.ENERGY)
 
     def jobs(self, after: str | None, limit: int, state: str, q: str) -> JobPage:
         """Return a page of the Jobs of all Workloads' queues."""
@@ -44,6 +60,25 @@ class ControllerQuestions(OnDemand):
     def log(self, number: str, after: int, attempt: int | None) -> JobLog:
         """Return what an attempt of a Job wrote from a byte on, as its node still has it."""
         return self._jobs.log(number, after, attempt)
+
+    def energy(self, since: float, gpu: str | None = None) -> Energy:
+        """Return energy and cost by the power model since a time, or since this controller began to lead."""
+        now, began = time.time(), self._power.began
+        since = min(now, max(since, now if began is None else began))
+        prices = {
+            priced(key, model): price
+            for key, keeper in list(self._workloads.keepers.items())
+            if (loaded := keeper.loaded) is not None
+            for model, price in prices_of(loaded.spec).items()
+        }
+        found = energy(
+            self._power.between(since, now, gpu),
+            self._power.between(now - _RECENT_S, now, gpu),
+            self._power.kinds(),
+            prices,
+            since,
+        )
+        return found.replace(estimated=True)
 
     def submit(self, asked: Submit) -> Accepted:
         """Refuse: who creates a Job on a cluster is known to its API server."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,8 @@ from partita.dash.source import Look, SeenGpu
 from partita.drive.driver import Observation
 from partita.errors import InfeasibleError, InputError
 from partita.kubernetes.dash_jobs import ControllerJobs, deleted
-from partita.kubernetes.dash_questions import ControllerQuestions
+from partita.kubernetes.dash_power import PowerHistory
+from partita.kubernetes.dash_questions import ControllerQuestions, priced
 from partita.kubernetes.dra import DURATIONS
 from partita.kubernetes.objects import ConflictError, ForbiddenError, NotFoundError
 from partita.kubernetes.resources import APPROVED, PLANS, plan_of
@@ -64,9 +65,13 @@ class ControllerSource:
 
     Args:
         controller: it may begin to lead, or cease to, at any time.
+
+    Attributes:
+        power: of the GPUs, as far back as they were looked at.
     """
 
     def __init__(self, controller: ClusterController) -> None:
+        self.power = PowerHistory()
         self._controller = controller
         self._facts: dict[tuple[str, str], ClusterFacts] = {}
         self._seen: dict[str, SeenGpu] = {}
@@ -95,9 +100,15 @@ class ControllerSource:
     @property
     def notes(self) -> tuple[str, ...]:
         """What is missing, and why."""
-        if self._controller.leader.leads:
+        if not self._controller.leader.leads:
+            return ("this controller does not lead: the holder of its Lease knows what runs",)
+        began = self.power.began
+        if began is None:
             return ()
-        return ("this controller does not lead: the holder of its Lease knows what runs",)
+        since = datetime.fromtimestamp(began, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        return (
+            f"watts and energy are estimates by the power model, since {since}: no counter can be read here",
+        )
 
     def look(self) -> Look:
         """Return what has changed since the last call."""
@@ -107,11 +118,13 @@ class ControllerSource:
         transition = newest if newest != self._transition else None
         self._transition = newest
         placed, jobs = self._jobs.placed(), self._changed_jobs()
+        now = time.time()
         same = facts.keys() == self._facts.keys() and all(self._facts[key] is facts[key] for key in facts)
         if same and placed == self._placed:
-            return Look(time.time(), transition=transition, jobs=jobs)
+            return Look(now, transition=transition, jobs=jobs)
         self._facts, self._placed = facts, placed
         gpus = {gpu.id: gpu for each in facts.values() for gpu in each.observation.gpus}
+        watts = self.power.note(now, _by_price(facts), placed)
         made = {name: _seen(gpu, placed) for name, gpu in gpus.items()}
         services = dict(_services(facts))
         changed = [each for name, each in made.items() if self._seen.get(name) != each]
@@ -120,7 +133,14 @@ class ControllerSource:
         lost = [name for name in self._services if name not in services]
         self._seen, self._services = made, services
         return Look(
-            time.time(), changed, gone, services=new, gone_services=lost, transition=transition, jobs=jobs
+            now,
+            changed,
+            gone,
+            watts=watts,
+            services=new,
+            gone_services=lost,
+            transition=transition,
+            jobs=jobs,
         )
 
     def _changed_jobs(self) -> list[Job]:
@@ -164,6 +184,15 @@ class ControllerSource:
 
     def close(self) -> None:
         """Do nothing: the caches are the controller's."""
+
+
+def _by_price(facts: Mapping[tuple[str, str], ClusterFacts]) -> dict[str, list[ObservedGpu]]:
+    """Return the GPUs by what has one price."""
+    found: dict[str, list[ObservedGpu]] = defaultdict(list)
+    for key, each in facts.items():
+        for gpu in each.observation.gpus:
+            found[priced(key, gpu.model)].append(gpu)
+    return found
 
 
 def _seen(gpu: ObservedGpu, placed: Mapping[tuple[str, str], str]) -> SeenGpu:
@@ -286,7 +315,7 @@ class ControllerOnDemand(ControllerQuestions):
     """
 
     def __init__(self, source: ControllerSource, controller: ClusterController, lock: Lock) -> None:
-        super().__init__(controller, lock)
+        super().__init__(controller, lock, source.power)
         self._source = source
         self._controller = controller
 

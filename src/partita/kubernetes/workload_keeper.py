@@ -118,6 +118,12 @@ class WorkloadKeeper:
         return not self._thread.is_alive()
 
     @property
+    def loaded(self) -> LoadedWorkload | None:
+        """The Workload as it was accepted last; None before that."""
+        session = self._session
+        return None if session is None else session.loaded
+
+    @property
     def jobs(self) -> JobTenant | None:
         """The Jobs of its queue; None before its Workload is accepted."""
         session = self._session

@@ -1,6 +1,6 @@
 // Energy and cost by who used them; GPUs that stood idle are a row like others.
 import { useSignal } from "@preact/signals";
-import { duration, number, scaled, share } from "../format";
+import { duration, number, scaled, share, time } from "../format";
 import type * as api from "../model";
 import { Table, type Column } from "../parts/table";
 import { Bar, Choice, Loaded, Tile, Tiles } from "../parts/tiles";
@@ -32,10 +32,10 @@ function Rows({ since }: { since: number }) {
   const energy = useDocument<api.Energy>(`energy?since=${since}`, ["load", "job"], 10);
   return (
     <Loaded of={energy}>
-      {({ rows, watts }) => {
+      {({ rows, watts, estimated, since: began }) => {
         const joules = sum(rows, (row) => row.joules);
         const cost = sum(rows, (row) => row.cost);
-        const time = sum(rows, (row) => row.seconds) ?? 0;
+        const seconds = sum(rows, (row) => row.seconds) ?? 0;
         const idle = rows.filter((row) => row.kind === "idle");
         const unknown = rows.filter((row) => row.joules === null).length;
         const part = (row: api.EnergyRow) => (row.joules === null || !joules ? null : row.joules / joules);
@@ -55,12 +55,13 @@ function Rows({ since }: { since: number }) {
         return (
           <>
             <Tiles>
-              <Tile label="Energy" value={joules === null ? "not measured" : scaled(joules, "J")} note={unknown && joules !== null ? `without ${number(unknown)} that are not measured` : "of all rows"} />
+              <Tile label="Energy" value={joules === null ? "not measured" : scaled(joules, "J")} note={unknown && joules !== null ? `without ${number(unknown)} that are not measured` : estimated ? "estimated by the power model" : "of all rows"} />
               <Tile label="Idle" value={share(joules && sum(idle, (row) => row.joules) !== null ? sum(idle, (row) => row.joules)! / joules : null)} note="of the energy" />
-              <Tile label="Idle time" value={share(time ? (sum(idle, (row) => row.seconds) ?? 0) / time : null)} note="of the GPU time" />
-              <Tile label="Power" value={scaled(watts, "W")} note="now, of GPUs that tell" />
+              <Tile label="Idle time" value={share(seconds ? (sum(idle, (row) => row.seconds) ?? 0) / seconds : null)} note="of the GPU time" />
+              <Tile label="Power" value={scaled(watts, "W")} note={estimated ? "now, estimated" : "now, of GPUs that tell"} />
               <Tile label="Cost" value={number(cost)} note={cost === null ? "no GPU has a price" : "of all rows"} />
             </Tiles>
+            {estimated && <p>Estimated by the power model of each GPU, since {time(began)}: no counter can be read here.</p>}
             <Table label="Energy and cost" rows={rows} columns={columns} name={(row) => `${row.kind} ${row.name}`} sort={-3} empty="Nothing has run yet." />
           </>
         );
