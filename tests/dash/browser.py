@@ -19,11 +19,13 @@ from partita.dash.state import ApiState
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from playwright.sync_api import Browser, ConsoleMessage, Page
+    from playwright.sync_api import Browser, ConsoleMessage, Error, Page, Request, ViewportSize
 
     from partita.dash.source import Source
 
 CHROMIUM = Path("/usr/bin/chromium")
+SIZE: ViewportSize = {"width": 1280, "height": 900}
+"""Of a page, unless a test wants another."""
 
 
 class _Server(uvicorn.Server):
@@ -160,13 +162,33 @@ class Watched:
         self.origin = origin
         self.faults: list[str] = []
         self.requests: list[str] = []
-        page.on("pageerror", lambda error: self.faults.append(str(error)))
+        page.on("pageerror", self._failed)
         page.on("console", self._said)
-        page.on("request", lambda request: self.requests.append(request.url))
+        page.on("request", self._asked)
+
+    def _failed(self, error: Error) -> None:
+        self.faults.append(str(error))
 
     def _said(self, message: ConsoleMessage) -> None:
         if message.type == "error":
             self.faults.append(message.text)
+
+    def _asked(self, request: Request) -> None:
+        self.requests.append(request.url)
+
+    def leave(self) -> None:
+        """Leave the page as one that was never used."""
+        self.page.evaluate(
+            "() => { try { localStorage.clear(); } catch { /* of a page without an origin */ } }"
+        )
+        self.page.unroute_all()
+        self.page.goto("about:blank")
+        self.page.context.clear_cookies()
+        self.page.emulate_media(color_scheme="light")
+        self.page.set_viewport_size(SIZE)
+        self.page.remove_listener("pageerror", self._failed)
+        self.page.remove_listener("console", self._said)
+        self.page.remove_listener("request", self._asked)
 
     def open(self, path: str = "") -> Page:
         """Go to a page of the dashboard, such as `services/chat`."""

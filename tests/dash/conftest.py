@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.dash.browser import CHROMIUM, Watched, launched
+from tests.dash.browser import CHROMIUM, SIZE, Watched, launched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Page
 
 
 @pytest.fixture(scope="module")
@@ -22,19 +22,38 @@ def browser() -> Iterator[Browser]:
         yield browser
 
 
-@pytest.fixture
-def visit(browser: Browser) -> Iterator[Callable[..., Watched]]:
-    """Opens a page of a server at a port, such as `visit(port, "services")`."""
-    contexts = []
+@pytest.fixture(scope="module")
+def tab(browser: Browser) -> Page:
+    """A page that the tests of a file use one after the other: a new one costs half a second of a core."""
+    context = browser.new_context(viewport=SIZE)
+    context.set_default_timeout(20_000)
+    return context.new_page()
 
-    def visit(port: int, path: str = "", *, width: int = 1280, touch: bool = False) -> Watched:
-        context = browser.new_context(viewport={"width": width, "height": 900}, has_touch=touch)
-        context.set_default_timeout(20_000)
-        contexts.append(context)
-        watched = Watched(context.new_page(), f"http://localhost:{port}")
+
+@pytest.fixture
+def watch(tab: Page) -> Iterator[Callable[..., Watched]]:
+    """Takes the file's page, as new; after that further ones beside it."""
+    all_watched: list[Watched] = []
+
+    def watch(origin: str) -> Watched:
+        page = tab.context.new_page() if all_watched else tab
+        all_watched.append(Watched(page, origin))
+        return all_watched[-1]
+
+    yield watch
+    for each in all_watched[1:]:
+        each.page.close()
+    for each in all_watched[:1]:
+        each.leave()
+
+
+@pytest.fixture
+def visit(watch: Callable[[str], Watched]) -> Callable[..., Watched]:
+    """Opens a page of a server at a port, such as `visit(port, "services")`."""
+
+    def visit(port: int, path: str = "") -> Watched:
+        watched = watch(f"http://localhost:{port}")
         watched.open(path)
         return watched
 
-    yield visit
-    for context in contexts:
-        context.close()
+    return visit

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.dash.answers import ODD, ORIGIN, Answers
-from tests.dash.browser import Watched, assert_fits, until
+from tests.dash.browser import assert_fits, until
 
 from partita.dash.model import Role
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-    from playwright.sync_api import Browser
+    from tests.dash.browser import Watched
 
 PAGES = {
     "what-if": "pre",
@@ -26,23 +26,17 @@ PAGES = {
 
 
 @pytest.fixture
-def look(browser: Browser) -> Iterator[Callable[..., Watched]]:
+def look(watch: Callable[[str], Watched]) -> Callable[..., Watched]:
     """Opens a page that is given answers, such as `look(Answers(), "jobs")`."""
-    contexts = []
 
     def look(answers: Answers, path: str) -> Watched:
-        context = browser.new_context(viewport={"width": 1280, "height": 900})
-        context.set_default_timeout(20_000)
-        contexts.append(context)
-        watched = Watched(context.new_page(), ORIGIN)
+        watched = watch(ORIGIN)
         answers.attach(watched.page)
         watched.open(path)
         watched.page.wait_for_selector(PAGES[path])
         return watched
 
-    yield look
-    for context in contexts:
-        context.close()
+    return look
 
 
 @pytest.mark.parametrize("path", PAGES)

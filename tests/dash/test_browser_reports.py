@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.dash.browser import Watched, assert_fits, until
+from tests.dash.browser import assert_fits, until
 from tests.web.test_plan_report import instance, plan
 from tests.web.test_plan_report import report as plan_report
 from tests.web.test_transition_report import made, request
@@ -20,32 +20,27 @@ from partita.web.report import Chart, Histogram, Line, Report, Section
 from partita.web.transition_report import day_report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Page
+    from tests.dash.browser import Watched
 
 NAME = "<img src=x onerror=\"document.title='broken'\">"
 
 
 @pytest.fixture
-def opened(browser: Browser, tmp_path: Path) -> Iterator[Callable[..., Watched]]:
+def opened(watch: Callable[[str], Watched], tmp_path: Path) -> Callable[..., Watched]:
     """Opens a report's file."""
-    contexts = []
 
-    def opened(text: str, width: int = 1280) -> Watched:
-        context = browser.new_context(viewport={"width": width, "height": 900})
-        context.set_default_timeout(20_000)
-        contexts.append(context)
+    def opened(text: str) -> Watched:
         path = tmp_path / "report.html"
         path.write_text(text)
-        watched = Watched(context.new_page(), path.as_uri())
+        watched = watch(path.as_uri())
         watched.page.goto(path.as_uri())
         return watched
 
-    yield opened
-    for context in contexts:
-        context.close()
+    return opened
 
 
 def day() -> Report:
