@@ -447,6 +447,6 @@ def test_the_controllers_own_api_shows_what_runs_and_approves(cluster: Cluster, 
     assert service["slo_ms"] is not None
     assert ask("")[1]["parts"] == ["fleet", "services", "plan", "transitions", "jobs", "energy"]
     assert ask("/plan/difference")[1]["actions"] == 0
-    assert {each["kind"] for each in ask("/events")[1]["events"]} == {"goal", "state"}
+    assert {each["kind"] for each in ask("/events")[1]["events"]} == {"action", "goal", "note", "state"}
     assert ask("/jobs") == (200, {"jobs": [], "counts": {}, "next": None})
     assert ask("/apply", "POST", **write, if_match='"x"')[0] in (409, 412, 415)

@@ -11,6 +11,7 @@ import pytest
 from partita.control.executor import Snapshot
 from partita.control.goal import Goal, fingerprint
 from partita.control.journal import JournalError, State
+from partita.kubernetes.action_log import ActionLog
 from partita.kubernetes.journal import ApiJournal, EventLog, WorkloadRecords, conditions_with, nearest_service
 from partita.kubernetes.objects import ForbiddenError, ObjectMeta
 from partita.kubernetes.resources import PLANS, TRANSITIONS, Condition, WorkloadObject
@@ -96,7 +97,10 @@ class Desk:
         )
         self.serving: list[int] = []
         events = EventLog(self.records, self.log.append)
-        self.journal = ApiJournal(self.records, events, lambda _capacity, used: self.serving.append(used))
+        self.actions = ActionLog(0.0)
+        self.journal = ApiJournal(
+            self.records, events, self.actions, lambda _capacity, used: self.serving.append(used)
+        )
 
 
 @pytest.fixture

@@ -234,6 +234,8 @@ export interface GpuHistory {
   readonly cuts: readonly GpuCut[];
   readonly events: readonly Event[];
   readonly energy: readonly EnergyRow[];
+  /** From when on cuts and events are known; null where from the begin. */
+  readonly since: number | null;
 }
 
 /** A GPU model: its memory slices, and the profiles that it can be cut into. */

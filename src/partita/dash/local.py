@@ -56,7 +56,7 @@ _SOON_S = 0.5
 WATCHED_JOBS = 200
 """Jobs of which every change is told: those that run and wait first."""
 
-_MOST_OPEN, _MOST_OF_A_GPU = 2000, 500
+_MOST_OPEN, MOST_OF_A_GPU = 2000, 500
 """Records that are read at the start, to find actions in progress; and of one GPU."""
 
 _RESHAPING = {ActionKind.CREATE_INSTANCE, ActionKind.DESTROY_INSTANCE}
@@ -200,8 +200,8 @@ class LocalSource:
             JournalError: the journal cannot be read.
         """
         journal, gpu = self._opened(), self._view.gpu(gpu_id)
-        records = [] if journal is None else journal.records(_MOST_OF_A_GPU, gpu=gpu_id)[0]
-        now = [] if gpu is None else [(str(e.placement), _service(e)) for e in gpu.instances]
+        records = [] if journal is None else journal.records(MOST_OF_A_GPU, gpu=gpu_id)[0]
+        now = [] if gpu is None else placed(gpu)
         return GpuHistory(cuts(now, records), tuple(map(event_of, records)), ())
 
     def close(self) -> None:
@@ -312,25 +312,13 @@ class LocalSource:
         if gpu is None:
             return None
         acting = {
-            Placement.parse(each.placement): ActionKind(each.action)
+            each.placement: ActionKind(each.action)
             for each in self._open.values()
             if each.gpu == name and each.placement is not None and each.action is not None
         }
-        instances = [self._instance(gpu, each, acting) for each in gpu.instances]
-        taken = {each.start for each in instances}
-        instances += (
-            InstanceDetail(place.profile, place.start, InstanceState.CHANGING)
-            for place, kind in acting.items()
-            if kind is ActionKind.CREATE_INSTANCE and place.start not in taken
-        )
         node = name.rpartition("/")[0] or self.cluster
         made = SeenGpu(
-            gpu.id,
-            gpu.uuid,
-            gpu.model,
-            node,
-            gpu_state(gpu),
-            tuple(sorted(instances, key=lambda each: each.start)),
+            gpu.id, gpu.uuid, gpu.model, node, gpu_state(gpu), shown_instances(gpu, acting, self._jobs)
         )
         if self._seen.get(name) == made:
             return None
@@ -342,12 +330,6 @@ class LocalSource:
             for service, throughput in replica.serves
         ]
         return made
-
-    def _instance(
-        self, gpu: ObservedGpu, each: ObservedInstance, acting: Mapping[Placement, ActionKind]
-    ) -> InstanceDetail:
-        job = self._jobs.get((gpu.id, str(each.placement)))
-        return instance_detail(gpu, each, job, acting.get(each.placement))
 
     def _described(self) -> dict[str, Service]:
         """Return all services that run or are wanted, by name."""
@@ -483,7 +465,37 @@ def gpu_state(gpu: ObservedGpu) -> int:
     return LOST if gpu.lost else MIG_OFF if not gpu.mig else LEAVING if gpu.leaving else USABLE
 
 
-def instance_detail(
+def shown_instances(
+    gpu: ObservedGpu, acting: Mapping[str, ActionKind], jobs: Mapping[tuple[str, str], str]
+) -> tuple[InstanceDetail, ...]:
+    """Return the instances of a GPU as the API shows them, by start, with those that are being made.
+
+    Args:
+        gpu: the GPU.
+        acting: actions on it that are in progress, by placement.
+        jobs: ids of jobs, by GPU and placement.
+    """
+    found = [
+        _instance_detail(gpu, each, jobs.get((gpu.id, place)), acting.get(place))
+        for each in gpu.instances
+        for place in (str(each.placement),)
+    ]
+    taken = {each.start for each in found}
+    making = (Placement.parse(at) for at, kind in acting.items() if kind is ActionKind.CREATE_INSTANCE)
+    found += (
+        InstanceDetail(place.profile, place.start, InstanceState.CHANGING)
+        for place in making
+        if place.start not in taken
+    )
+    return tuple(sorted(found, key=lambda each: each.start))
+
+
+def placed(gpu: ObservedGpu) -> list[tuple[str, str | None]]:
+    """Return the placements of a GPU's instances, and the service on each."""
+    return [(str(each.placement), _service(each)) for each in gpu.instances]
+
+
+def _instance_detail(
     gpu: ObservedGpu, each: ObservedInstance, job: str | None = None, acting: ActionKind | None = None
 ) -> InstanceDetail:
     """Return an instance as the API shows it.

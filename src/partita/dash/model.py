@@ -291,6 +291,9 @@ class GpuHistory(Value):
     cuts: tuple[GpuCut, ...]
     events: tuple[Event, ...]
     energy: tuple[EnergyRow, ...]
+    since: Annotated[
+        float | None, Meta(description="From when on cuts and events are known; null where from the begin.")
+    ] = None
 
 
 class Service(Value):

@@ -71,7 +71,7 @@ def transition(journal: Journal | None, number: str) -> TransitionDetail | None:
     if not found or found[0].id != int(number):
         return None
     rounds, notes = journal.rounds(found[0].id), journal.notes(found[0].id)
-    return detail(found[0], rounds, notes)
+    return detail(transition_of(found[0]), rounds, notes, rounds[0].at if rounds else found[0].at)
 
 
 def _is_id(text: str) -> bool:
@@ -93,13 +93,20 @@ def transition_of(goal: GoalRecord | Progress) -> Transition:
     )
 
 
-def detail(goal: GoalRecord, rounds: Sequence[RoundRecord], notes: Iterable[Record]) -> TransitionDetail:
-    """Return a goal's transitions as one, with times from the begin of the first.
+def detail(
+    of: Transition, rounds: Sequence[RoundRecord], notes: Iterable[Record], start: float
+) -> TransitionDetail:
+    """Return a goal's transitions as one.
 
     Where a transition was ordered again, what the earlier one predicted counts until then, and those of its actions
     that were never begun are left out.
+
+    Args:
+        of: the goal as a transition.
+        rounds: the transitions for it, oldest first.
+        notes: of it.
+        start: when it began; all times are seconds from then on.
     """
-    start = rounds[0].at if rounds else goal.at
     bars: list[ActionBar] = []
     for index, each in enumerate(rounds):
         prefix = f"{index + 1}." if index else ""
@@ -109,7 +116,7 @@ def detail(goal: GoalRecord, rounds: Sequence[RoundRecord], notes: Iterable[Reco
         Event(each.number, each.at, each.kind, each.text, ended=each.ended, error=each.error)
         for each in notes
     )
-    return TransitionDetail(transition_of(goal), tuple(bars), tuple(_lines(rounds, start)), told)
+    return TransitionDetail(of, tuple(bars), tuple(_lines(rounds, start)), told)
 
 
 def _bars(of: RoundRecord, offset: float, start: float, prefix: str, *, last: bool) -> Iterator[ActionBar]:

@@ -13,6 +13,7 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+from partita.kubernetes.action_log import ActionLog
 from partita.kubernetes.inventory import NODE
 from partita.kubernetes.objects import (
     ForbiddenError,
@@ -54,6 +55,8 @@ class ClusterController:
         keepers: of the current Workloads, by namespace and name.
         ticked: time of the main loop's last iteration, on the monotonic clock; infinite while others lead.
         troubles: why resources cannot be read, by their plural names.
+        caches: of Workloads, Plans, Transitions and nodes, since it leads.
+        log: what was done since it leads; None before.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class ClusterController:
         self.leader = leader
         self.api = api
         self.caches: tuple[Cache[Any], ...] = ()
+        self.log: ActionLog | None = None
         self._drivers = drivers
         self._settings = settings
         self._tell = tell
@@ -115,8 +119,9 @@ class ClusterController:
                 cached(PLANS, namespace),
                 cached(TRANSITIONS, namespace),
                 cached(NODE, None),
+                ActionLog(time.time()),
             )
-            self.caches = context.caches
+            self.caches, self.log = context.caches, context.log
             for each in self.caches:
                 each.synced(_SYNC_S)
             for each in (context.workloads, context.plans):

@@ -10,30 +10,28 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from partita.control.executor import deployed, serving, snapshot
 from partita.dash.endpoint import RequestFault
-from partita.dash.local import WATCHED_JOBS, gpu_state, instance_detail
-from partita.dash.model import (
-    Accepted,
-    CapacityLine,
-    Event,
-    EventPage,
-    GpuHistory,
-    Part,
-    Service,
-    Transition,
-    TransitionDetail,
-    TransitionPage,
-    TransitionState,
+from partita.dash.local import (
+    MOST_OF_A_GPU,
+    WATCHED_JOBS,
+    cuts,
+    event_of,
+    gpu_state,
+    placed,
+    shown_instances,
 )
+from partita.dash.model import Accepted, EventPage, GpuHistory, Part, Service, Transition, TransitionPage
 from partita.dash.plans import difference_of, plan_data, summary
 from partita.dash.source import Look, SeenGpu
 from partita.drive.driver import Observation
-from partita.errors import InfeasibleError, InputError
+from partita.errors import InfeasibleError
+from partita.kubernetes import dash_changes
 from partita.kubernetes.dash_jobs import ControllerJobs, deleted
 from partita.kubernetes.dash_power import PowerHistory
 from partita.kubernetes.dash_questions import ControllerQuestions, priced
@@ -43,21 +41,15 @@ from partita.kubernetes.resources import APPROVED, PLANS, plan_of
 from partita.planning.document import parse_plan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
     from threading import Lock
 
     from partita.control.metrics import ClusterFacts
-    from partita.dash.model import Apply, Difference, Job, PlanSummary
+    from partita.dash.model import Apply, Difference, Event, Job, PlanSummary, TransitionDetail
     from partita.drive.driver import ObservedGpu
+    from partita.kubernetes.action_log import ActionLog
     from partita.kubernetes.controller import ClusterController
-    from partita.kubernetes.resources import PlanObject, TransitionObject
-
-_STATES = {
-    "Running": TransitionState.RUNNING,
-    "Reached": TransitionState.REACHED,
-    "Stopped": TransitionState.STOPPED,
-    "Replaced": TransitionState.REPLACED,
-}
+    from partita.kubernetes.resources import PlanObject
 
 
 class ControllerSource:
@@ -74,6 +66,8 @@ class ControllerSource:
         self.power = PowerHistory()
         self._controller = controller
         self._facts: dict[tuple[str, str], ClusterFacts] = {}
+        self._gpus: dict[str, ObservedGpu] = {}
+        self._log: ActionLog | None = None
         self._seen: dict[str, SeenGpu] = {}
         self._services: dict[str, Service] = {}
         self._transition: Transition | None = None
@@ -114,34 +108,53 @@ class ControllerSource:
         """Return what has changed since the last call."""
         keepers = dict(self._controller.keepers)
         facts = {key: known for key, keeper in sorted(keepers.items()) if (known := keeper.facts) is not None}
-        newest = _newest(self._controller)
+        newest = next(iter(dash_changes.transitions(self._controller)), None)
         transition = newest if newest != self._transition else None
         self._transition = newest
-        placed, jobs = self._jobs.placed(), self._changed_jobs()
-        now = time.time()
+        jobs, before = self._changed_jobs(), self._placed
+        events, touched = self._news()
         same = facts.keys() == self._facts.keys() and all(self._facts[key] is facts[key] for key in facts)
-        if same and placed == self._placed:
-            return Look(now, transition=transition, jobs=jobs)
-        self._facts, self._placed = facts, placed
-        gpus = {gpu.id: gpu for each in facts.values() for gpu in each.observation.gpus}
-        watts = self.power.note(now, _by_price(facts), placed)
-        made = {name: _seen(gpu, placed) for name, gpu in gpus.items()}
+        if not same:
+            self._facts = facts
+            self._gpus = {gpu.id: gpu for each in facts.values() for gpu in each.observation.gpus}
+            touched = self._gpus.keys() | self._seen.keys()
+        changed, gone = self._look_at(touched)
+        now = Look(time.time(), changed, gone, transition=transition, jobs=jobs, events=events)
+        if same and before == self._placed:
+            return now
+        watts = self.power.note(now.at, _by_price(facts), self._placed)
         services = dict(_services(facts))
-        changed = [each for name, each in made.items() if self._seen.get(name) != each]
-        gone = [name for name in self._seen if name not in made]
         new = [each for name, each in services.items() if self._services.get(name) != each]
         lost = [name for name in self._services if name not in services]
-        self._seen, self._services = made, services
-        return Look(
-            now,
-            changed,
-            gone,
-            watts=watts,
-            services=new,
-            gone_services=lost,
-            transition=transition,
-            jobs=jobs,
-        )
+        self._services = services
+        return replace(now, watts=watts, services=new, gone_services=lost)
+
+    def _news(self) -> tuple[list[Event], Collection[str]]:
+        """Return new and ended entries of the controller's log, and the GPUs that they or Jobs came to or left."""
+        before, self._placed = self._placed, self._jobs.placed()
+        touched = {gpu for gpu, _ in dict(before.items() ^ self._placed.items())}
+        log = self._controller.log
+        records = [] if log is None else log.news()
+        first, self._log = self._log is not log, log
+        touched |= {each.gpu for each in records if each.gpu is not None}
+        return [] if first else [event_of(each) for each in records], touched
+
+    def _look_at(self, names: Collection[str]) -> tuple[list[SeenGpu], list[str]]:
+        """Return those of some GPUs that look different now, and the ids of those that are gone."""
+        acting = {} if self._log is None else self._log.acting()
+        changed, gone = [], []
+        for name in names:
+            gpu = self._gpus.get(name)
+            if gpu is not None:
+                shown = shown_instances(gpu, acting.get(name, {}), self._placed)
+                node = name.rpartition("/")[0]
+                made = SeenGpu(gpu.id, gpu.uuid, gpu.model, node, gpu_state(gpu), shown)
+                if self._seen.get(name) != made:
+                    self._seen[name] = made
+                    changed.append(made)
+            elif self._seen.pop(name, None) is not None:
+                gone.append(name)
+        return changed, gone
 
     def _changed_jobs(self) -> list[Job]:
         """Return those of the first Jobs that changed since the last look; at the first look their page has them."""
@@ -165,22 +178,23 @@ class ControllerSource:
         return snapshot(self.observation).fingerprint
 
     def events(self, after: str | None, limit: int, gpu: str | None = None) -> EventPage:
-        """Return a page of what was planned and done, newest first; the cluster's own events say more.
+        """Return a page of what was planned and done, newest first.
+
+        Plans and Transitions are in the API; actions are known since this controller leads.
 
         Raises:
             InputError: it is no cursor of this source.
         """
-        found = [] if gpu is not None else sorted(_events(self._controller), key=lambda each: -each.at)
-        if after is not None and not (after.isascii() and after.isdecimal() and len(after) < 10):
-            raise InputError(f"{after!r} is no cursor", where="after", hint="use `next` of the page before")
-        begin = 0 if after is None else int(after)
-        page = found[begin : begin + limit]
-        return EventPage(tuple(page), str(begin + limit) if len(found) > begin + limit else None)
+        return dash_changes.events(self._controller, after, limit, gpu)
 
     def history(self, gpu_id: str) -> GpuHistory:
-        """Return nothing: the API of a cluster does not keep how a GPU was cut."""
-        del gpu_id
-        return GpuHistory((), (), ())
+        """Return how a GPU was cut, and what happened on it, since this controller leads."""
+        log, gpu = self._controller.log, self._gpus.get(gpu_id)
+        if log is None:
+            return GpuHistory((), (), ())
+        records = log.records(gpu_id)[:MOST_OF_A_GPU]
+        now = () if gpu is None else placed(gpu)
+        return GpuHistory(cuts(now, records), tuple(map(event_of, records)), (), log.since)
 
     def close(self) -> None:
         """Do nothing: the caches are the controller's."""
@@ -193,20 +207,6 @@ def _by_price(facts: Mapping[tuple[str, str], ClusterFacts]) -> dict[str, list[O
         for gpu in each.observation.gpus:
             found[priced(key, gpu.model)].append(gpu)
     return found
-
-
-def _seen(gpu: ObservedGpu, placed: Mapping[tuple[str, str], str]) -> SeenGpu:
-    details = (
-        instance_detail(gpu, each, placed.get((gpu.id, str(each.placement)))) for each in gpu.instances
-    )
-    return SeenGpu(
-        gpu.id,
-        gpu.uuid,
-        gpu.model,
-        gpu.id.rpartition("/")[0],
-        gpu_state(gpu),
-        tuple(sorted(details, key=lambda each: each.start)),
-    )
 
 
 def _services(facts: Mapping[tuple[str, str], ClusterFacts]) -> Iterator[tuple[str, Service]]:
@@ -234,75 +234,6 @@ def _services(facts: Mapping[tuple[str, str], ClusterFacts]) -> Iterator[tuple[s
                     where=dict(sorted(where[name].items())),
                 ),
             )
-
-
-def _seconds(text: str) -> float:
-    return datetime.fromisoformat(text).timestamp() if text else 0.0
-
-
-def _id(each: PlanObject | TransitionObject) -> str:
-    """Return an id for paths: no namespace has a dot in its name."""
-    return f"{each.metadata.namespace}.{each.metadata.name}"
-
-
-def _transitions(controller: ClusterController) -> list[Transition]:
-    """Return all transitions, newest first, and before them the Plans that wait for approval."""
-    if len(controller.caches) < 3:
-        return []
-    _, plans, transitions, *_ = controller.caches
-    waiting = [_waiting(each) for each in plans.values() if each.status.state == "Waiting"]
-    begun = [_transition(each) for each in transitions.values()]
-    return sorted([*waiting, *begun], key=lambda each: (-each.at, each.id))
-
-
-def _newest(controller: ClusterController) -> Transition | None:
-    return next(iter(_transitions(controller)), None)
-
-
-def _waiting(plan: PlanObject) -> Transition:
-    return Transition(
-        _id(plan),
-        _seconds(plan.metadata.creation_timestamp),
-        f"kubectl partita approve {plan.metadata.name}",
-        TransitionState.WAITING,
-        0,
-        0,
-        0.0,
-    )
-
-
-def _transition(found: TransitionObject) -> Transition:
-    status = found.status
-    begun, ended = _seconds(status.begun), _seconds(status.ended)
-    predicted = (time.time() - begun + status.seconds_left) if begun and not ended else ended - begun
-    return Transition(
-        _id(found),
-        begun or _seconds(found.metadata.creation_timestamp),
-        f"kubectl get workload {found.spec.workload.name}",
-        _STATES.get(status.state, TransitionState.RUNNING),
-        status.done,
-        status.actions,
-        round(max(0.0, predicted)),
-        ended or None,
-        max(0, status.replans),
-    )
-
-
-def _events(controller: ClusterController) -> Iterator[Event]:
-    if len(controller.caches) < 3:
-        return
-    _, plans, transitions, *_ = controller.caches
-    number = 0
-    for plan in plans.values():
-        number += 1
-        text = f"{plan.metadata.name}: {plan.spec.used} GPUs: {plan.spec.why}"
-        yield Event(number, _seconds(plan.metadata.creation_timestamp), "goal", text)
-    for each in transitions.values():
-        number += 1
-        status = each.status
-        text = f"{each.metadata.name}: {status.state or 'begins'}, {status.progress or 'no actions yet'}"
-        at = _seconds(status.begun or each.metadata.creation_timestamp)
-        yield Event(number, at, "state", text, ended=_seconds(status.ended) or None)
 
 
 class ControllerOnDemand(ControllerQuestions):
@@ -361,7 +292,7 @@ class ControllerOnDemand(ControllerQuestions):
 
     def transitions(self, after: str | None, limit: int) -> TransitionPage:
         """Return a page of Transitions, newest first, and before them the Plans that wait for approval."""
-        found = _transitions(self._controller)
+        found = dash_changes.transitions(self._controller)
         begin = 0
         if after is not None:
             begin = next((at for at, each in enumerate(found, 1) if each.id == after), len(found))
@@ -369,18 +300,8 @@ class ControllerOnDemand(ControllerQuestions):
         return TransitionPage(page, page[-1].id if len(found) > begin + limit else None)
 
     def transition(self, number: str) -> TransitionDetail | None:
-        """Return a Transition with its floors; the API of a cluster keeps no single actions."""
-        found = next((each for each in _transitions(self._controller) if each.id == number), None)
-        if found is None:
-            return None
-        lines: list[CapacityLine] = []
-        for each in self._controller.caches[2].values():
-            if _id(each) == number:
-                lines += (
-                    CapacityLine(name, floor, (), (), each.spec.old_rates.get(name, 0.0))
-                    for name, floor in sorted(each.status.floors.items())
-                )
-        return TransitionDetail(found, (), tuple(lines), ())
+        """Return a Transition in full, as far as this controller carried it out; None if there is none of that id."""
+        return dash_changes.transition(self._controller, number)
 
     def approve(self, number: str) -> Accepted:
         """Approve a Plan that waits, by the annotation that its controller reads."""

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
     from partita.control.executor import ClusterView, Key, Snapshot
     from partita.drive.driver import ActionResult
+    from partita.kubernetes.action_log import ActionLog, Name
     from partita.kubernetes.api import Cache, KubernetesApi
     from partita.kubernetes.objects import Body, T
     from partita.kubernetes.resources import PlanObject, TransitionObject, WorkloadObject
@@ -362,6 +363,7 @@ class ApiJournal:
     Args:
         records: of the Workload.
         events: gets events on the Transition.
+        log: gets all actions.
         serving: called with the ready items/s of each service and the number of GPUs in use, at each report.
     """
 
@@ -369,10 +371,13 @@ class ApiJournal:
         self,
         records: WorkloadRecords,
         events: EventLog,
+        log: ActionLog,
         serving: Callable[[Mapping[str, float], int], None],
     ) -> None:
         self._records = records
         self._events = events
+        self._log = log
+        self._workload = records.namespace, records.owner.name
         self._serving = serving
         self._object: TransitionObject | None = None
         self._goal: Goal | None = None
@@ -389,7 +394,8 @@ class ApiJournal:
 
     def begin_goal(self, goal: Goal, command: str, at: float) -> None:
         """Set the goal; it becomes a Transition once there are actions, or the promised rates change."""
-        del command, at
+        del command
+        self._log.recover(self._workload, at)  # no action is in progress now
         self._goal = goal
         self._replans = -1
         self._trouble = None
@@ -404,10 +410,10 @@ class ApiJournal:
         Raises:
             JournalError: the goal could not be written.
         """
-        del at
         self._goal = goal
         self._replans += 1
         self._write_goal()
+        self._log.begin_round(self._transition, transition, at)
         self._order = _Order(transition)
         self._status = TransitionStatus(
             state="Running",
@@ -422,13 +428,14 @@ class ApiJournal:
             self._say("Began", f"{len(transition.actions)} actions, about {_words(transition.makespan)}")
 
     def intend(self, actions: Sequence[Action], at: float) -> None:
-        """Write nothing: what is half done is read from the cluster."""
+        """Log them; nothing is written, since what is half done is read from the cluster."""
+        self._log.intend(self._workload, self._transition, actions, at)
 
     def record(
         self, ended: Sequence[ActionResult], seen: Snapshot, at: float, gpus: Collection[str] | None = None
     ) -> None:
-        """Count actions that have ended."""
-        del at
+        """Count and log actions that have ended."""
+        self._log.record(self._workload, ended, at)
         if gpus is None:
             self._seen = seen
         if self._order is not None:
@@ -437,8 +444,8 @@ class ApiJournal:
                     self._order.done(each.action.id)
 
     def note(self, text: str, at: float) -> None:
-        """Write an event with a warning."""
-        del at
+        """Write an event with a warning, and log it."""
+        self._log.note(self._transition if self._object is not None else None, text, at)
         self._say("Noticed", text, warning=True)
 
     def end_goal(self, state: State, at: float) -> None:
@@ -529,6 +536,13 @@ class ApiJournal:
             self._show(current.capacity(), current.used)
 
     # Parts
+
+    @property
+    def _transition(self) -> Name:
+        """Namespace and name of the Transition that is in progress."""
+        if self._object is None:
+            raise AssertionError("no Transition was begun")
+        return self._object.metadata.namespace, self._object.metadata.name
 
     def _last(self) -> TransitionObject | None:
         found = self._records.transitions()

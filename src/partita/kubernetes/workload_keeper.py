@@ -354,7 +354,7 @@ class WorkloadKeeper:
             driver = context.drivers.open(self._api, self._name, self._template, chosen)
             gpus = self._gpus(driver, EventLog(records, self._tell))
         spec = loaded.spec
-        journal = ApiJournal(records, events, self._serving)
+        journal = ApiJournal(records, events, context.log, self._serving)
         plans = ApiPlans(records, events, loaded.document, manual=spec.approve == "Manual")
         rates = rates_from(spec.rates, self._api, self._namespace, context.settings.gateways)
         reconciler = Reconciler(
@@ -499,7 +499,7 @@ class WorkloadKeeper:
         self._close_session()
         self._set(Condition("Accepted", "False", "Deleted", "it is deleted"), state="Draining")
         self._flush(force=True)
-        journal = ApiJournal(records, events, self._serving)
+        journal = ApiJournal(records, events, context.log, self._serving)
         driver = context.drivers.open(self._api, self._name, self._template, lambda _node, _model: True)
         try:
             if found.spec.get("deletionPolicy", "Drain") == "Drain":

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from partita.control.sharing import Place, SharedDriver
     from partita.control.watched import WatchedDriver
     from partita.drive.driver import ClosableDriver
+    from partita.kubernetes.action_log import ActionLog
     from partita.kubernetes.api import Cache, KubernetesApi
     from partita.kubernetes.inventory import Node
     from partita.kubernetes.jobs import JobTenant
@@ -134,6 +135,7 @@ class KeeperContext:
     plans: Cache[PlanObject]
     transitions: Cache[TransitionObject]
     nodes: Cache[Node]
+    log: ActionLog
 
     @property
     def caches(self) -> tuple[Cache[Any], ...]:

@@ -142,6 +142,7 @@ function Past({ gpu, history }: { gpu: api.Gpu; history: api.GpuHistory }) {
     <>
       <section aria-label="Cuts">
         <h2>Cuts</h2>
+        {history.since !== null && <p>Cuts and events are known since {time(history.since)}; what was before, the controller of that time did.</p>}
         {history.cuts.length === 0 && <p class="empty">No earlier cut is known.</p>}
         <ol class="cuts">
           {history.cuts.map((cut) => (
