@@ -187,10 +187,17 @@ class Program:
         self.solver.changeRowBounds(row, lower, upper)
 
     def maximise(
-        self, columns: NDArray[np.int32], values: NDArray[np.float64], deadline: Deadline
+        self, columns: NDArray[np.int32], values: NDArray[np.float64], deadline: Deadline, gap: float = 0.0
     ) -> Solution:
-        """Maximise values . columns and nothing else; the solution's value and bound are its negative."""
-        return self.minimise(columns, -values, deadline)
+        """Maximise values . columns and nothing else; the solution's value and bound are its negative.
+
+        With a gap, a solution that is proven to be within this share of the largest value is enough.
+        """
+        self.solver.setOptionValue("mip_rel_gap", gap)
+        try:
+            return self.minimise(columns, -values, deadline)
+        finally:
+            self.solver.setOptionValue("mip_rel_gap", 0.0)
 
     def minimise(
         self,

@@ -225,6 +225,7 @@ def plan(
     most_moves: int | None = None,
     trade: bool = False,
     compare: bool = True,
+    explain: bool = True,
 ) -> PlanResult:
     """Plan the fewest GPUs that meet all services of a workload.
 
@@ -238,6 +239,8 @@ def plan(
         most_moves: the most moves from `current` (`partita.transition.moves`); of the plans with so few, the best.
         trade: look for plans, too, that take more than the best one and have fewer moves (`Plan.moves`).
         compare: whether a plan that survives losses is compared with one that need not.
+        explain: whether an error of too few GPUs says how many would do and which services would fall short, which
+            takes searches of its own.
 
     Raises:
         InputError: as `prepare`; or there is no such planner, or it does not support the options.
@@ -271,6 +274,7 @@ def plan(
             most_moves=most_moves,
             trade=trade,
             compare=False,
+            explain=explain,
         )
         made = replace(made, plan=with_domains(made.plan, prepared.problem))
         return _compared(made, prepared, deadline, seed) if surviving else made
@@ -284,15 +288,20 @@ def plan(
             best_effort=best_effort,
             most_moves=most_moves,
             trade=trade,
+            explain=explain,
         )
     try:
         if prepared.cuts:
-            result = _plan_with_cuts(prepared, planner, deadline, seed, current, best_effort=best_effort)
+            result = _plan_with_cuts(
+                prepared, planner, deadline, seed, current, best_effort=best_effort, explain=explain
+            )
             return result if current is None else _with_moves(prepared, result, current, most_moves)
         problem = prepared.problem
         start = None if current is None else _Start(current, deadline, most_moves, trade)
         try:
-            found, notes = _plan_shared(prepared, problem, planner, deadline, seed, start)
+            found, notes = _plan_shared(
+                prepared, problem, planner, deadline, seed, start, explain=explain and not best_effort
+            )
         except TooManyMovesError:
             raise
         except InfeasibleError:
@@ -303,7 +312,7 @@ def plan(
                 found = start.nearest(_met_by(problem, found), found)
         return PlanResult(found, (*prepared.assumptions, *notes))
     except TooFewGpusError as error:
-        if error.problem is not None:
+        if explain and error.problem is not None:
             short = met_shares(error.problem, Deadline(_SHORT_SECONDS, deadline.stop)).short(error.problem)
             error.what += f"; by priority these would fall short: {names(short)}"
         raise
@@ -344,6 +353,7 @@ def _plan_bundles(
     best_effort: bool,
     most_moves: int | None,
     trade: bool,
+    explain: bool,
 ) -> PlanResult:
     """Decide which small services share an instance, and plan with each bundle of them as a service."""
     # Most workloads share no instance.
@@ -365,6 +375,7 @@ def _plan_bundles(
         current=current,
         most_moves=most_moves,
         trade=trade,
+        explain=explain,
     )
     if made is None:
         return found
@@ -391,6 +402,8 @@ def _plan_shared(  # noqa: PLR0917 -- as `plan` has them
     deadline: Deadline,
     seed: int,
     start: _Start | None,
+    *,
+    explain: bool,
 ) -> tuple[Plan, tuple[str, ...]]:
     """Return a plan whose sets of instances hold their rates with waiting queries, and notes.
 
@@ -403,7 +416,7 @@ def _plan_shared(  # noqa: PLR0917 -- as `plan` has them
     asked = {service.name: service for service in problem.services}
     for attempt in range(_REPAIRS + 1):
         time = deadline if start is None else start.deadline.share(_VALUE_SHARE)
-        found: Plan = make("planners", planner, seed=seed, deadline=time).plan(problem)
+        found: Plan = make("planners", planner, seed=seed, deadline=time, explain=explain).plan(problem)
         short = _short(prepared, problem, found)
         last = attempt == _REPAIRS or deadline.over
         if start is not None and (last or not short):
@@ -581,6 +594,7 @@ def _plan_with_cuts(
     current: Deployment | None,
     *,
     best_effort: bool,
+    explain: bool,
 ) -> PlanResult:
     """Plan services with a cut, and on the remaining GPUs those that share."""
     # These import numba, which takes seconds and which most workloads do not need.
@@ -597,7 +611,7 @@ def _plan_with_cuts(
 
     def whole(rest: Problem) -> Plan:
         nonlocal notes
-        found, notes = _plan_shared(prepared, rest, planner, deadline, seed, start)
+        found, notes = _plan_shared(prepared, rest, planner, deadline, seed, start, explain=explain)
         return found
 
     with locating(prepared.path):

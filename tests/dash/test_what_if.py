@@ -142,6 +142,15 @@ def test_too_few_gpus_are_an_answer(day: PreparedWorkload) -> None:
     assert all(0 < missing <= 12000 for missing in found.short.values())
 
 
+def test_one_gpu_too_few_says_how_many_are_needed_and_who_falls_short(day: PreparedWorkload) -> None:
+    needed = answer(day, WhatIf()).plan
+    assert needed is not None
+    found = answer(day, WhatIf(pools={"a100-80gb": PoolWhatIf(count=needed.gpus - 1)}))
+    assert not found.feasible
+    assert f"that takes {needed.gpus} at least" in (found.why or "")
+    assert found.short
+
+
 def test_without_time_for_a_plan_the_bound_is_an_answer(day: PreparedWorkload) -> None:
     asked = WhatIf(pools={"a100-80gb": PoolWhatIf(count=16)})
     found = answer(day, asked, deadline=Deadline(0.0))

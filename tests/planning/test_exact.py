@@ -333,3 +333,20 @@ def test_no_service_is_met_at_the_cost_of_one_of_higher_priority(
         alone = [t for t in order[:position] if t in whole] + [s]
         subset = asked.with_services(tuple(asked.services[t] for t in sorted(alone)))
         assert met_shares(subset, Deadline(10.0)).met.min() < 1.0
+
+
+@given(small_problems(services=4, count=1))
+@settings(max_examples=20)
+def test_quick_shares_meet_as_many_services_and_no_more_of_the_others(asked: Problem) -> None:
+    exact, quick = met_shares(asked, Deadline(10.0)).met, met_shares(asked, Deadline(10.0), quick=True).met
+    assert (quick >= 1.0).sum() == (exact >= 1.0).sum()
+    assert quick.sum() <= exact.sum() + 1e-5
+
+
+def test_an_error_that_need_not_explain_says_what_is_there_alone() -> None:
+    asked = problem([Pool("few", A30, count=1)], {f"s{i}": (9.0, {"1g.6gb": 5.0}) for i in range(6)})
+    with pytest.raises(TooFewGpusError) as told:
+        ExactPlanner(explain=False).plan(asked)
+    assert told.value.what == "too few GPUs: 1 few cannot meet all services"
+    with pytest.raises(TooFewGpusError, match="cannot meet all services; 3 few would"):
+        ExactPlanner().plan(asked)

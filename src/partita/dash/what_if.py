@@ -36,7 +36,7 @@ from partita.errors import InfeasibleError, InputError, PartitaError, nearest
 from partita.explanation import what_binds
 from partita.planning.bound import lower_bound, rule_free_bound
 from partita.planning.compact import round_up
-from partita.planning.exact import met_shares
+from partita.planning.exact import TooFewGpusError, met_shares
 from partita.planning.plan import falls_short
 from partita.workload import may_share
 
@@ -198,12 +198,13 @@ def answer(
                 found = found.replace(short=_short(there, deadline, asked.seconds))
         return found.replace(binds=_binds(there, asked, None), seconds=time.monotonic() - began)
     try:
-        made = planner.plan(there, deadline=deadline.share(_PLAN_SHARE), compare=False).plan
+        limit = deadline.share(_PLAN_SHARE)
+        made = planner.plan(there, deadline=limit, compare=False, explain=False).plan
     except InfeasibleError as error:
         found = found.replace(
             bound=None,
             feasible=False,
-            why=_why(error),
+            why=_too_few(there) if isinstance(error, TooFewGpusError) else _why(error),
             short=_short(there, deadline, asked.seconds),
             binds=_binds(there, asked, None),
         )
@@ -239,13 +240,15 @@ def _cannot_run(workload: Workload, error: InfeasibleError) -> dict[str, float]:
 
 
 def _too_few(prepared: PreparedWorkload) -> str:
-    """Return why no plan can exist, by the bound alone."""
+    """Return why no plan can exist, with the bound of how many GPUs would be needed."""
     problem = prepared.problem
     many = problem.with_counts(dict.fromkeys((pool.name for pool in problem.pools), None))
     least = bound(replace(prepared, formulation=replace(prepared.formulation, problem=many)))
     text = "too few GPUs to meet all services, however they are cut"
     if problem.objective != "gpus" or not math.isfinite(least):
         return text
+    if len(problem.pools) == 1:
+        least = max(least, (problem.pools[0].count or 0) + 1)
     return f"{text}: that takes {least:,.0f} at least"
 
 
@@ -259,7 +262,7 @@ def _short(prepared: PreparedWorkload, deadline: Deadline, seconds: float) -> di
             given = [(each.name, each.rate, each.capacity) for each in made.services]
         else:  # the shares that a plan would be made with are enough
             services = prepared.problem.services
-            met = met_shares(prepared.problem, rest).met.tolist()
+            met = met_shares(prepared.problem, rest, quick=True).met.tolist()
             given = [
                 (each.name, each.asked_rate, each.rate * share)
                 for each, share in zip(services, met, strict=True)

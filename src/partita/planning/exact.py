@@ -61,6 +61,10 @@ _COUNTS_SHARE = 0.25
 """Share of the time for counts where few services may share a GPU."""
 
 
+_EXPLAIN_SECONDS = 2.0
+"""Most seconds to find how many GPUs would be enough where there are too few."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Found:
     """A plan before it is written out: configurations of the whole problem, and their objective.
@@ -81,10 +85,12 @@ class ExactPlanner:
     Attributes:
         seed: of the random numbers that shake prices while rounding.
         deadline: time limit and stop button; when it is over, the best so far is returned with its gap.
+        explain: whether too few GPUs are an error that says how many would do, which takes another search.
     """
 
     seed: int = 0
     deadline: Deadline = field(default_factory=Deadline)
+    explain: bool = True
 
     def plan(self, problem: Problem) -> Plan:
         """Return the plan with the least objective found.
@@ -120,9 +126,7 @@ class ExactPlanner:
         try:
             return self.configs(merged.problem)
         except TooFewGpusError:
-            if merged.problem is merged.whole:
-                raise
-            raise too_few_gpus(merged.whole) from None
+            raise self._too_few(merged) from None
         except OutOfTimeError as error:
             return None, error.bound
 
@@ -132,13 +136,16 @@ class ExactPlanner:
         try:
             counts, bound = replace(self, deadline=self.deadline.share(_COUNTS_OF_TIME)).counts(problem)
         except TooFewGpusError:
-            raise too_few_gpus(merged.whole) from None
+            raise self._too_few(merged) from None
         except OutOfTimeError as error:
             return None, error.bound
         if problem.max_services_per_gpu is not None:
             return None, bound
         placed = place_surviving(merged, counts, self.deadline.share(0.5))
         return (_numbered(merged, placed) if placed else None), bound
+
+    def _too_few(self, merged: MergedPools) -> TooFewGpusError:
+        return too_few_gpus(merged.whole, _EXPLAIN_SECONDS if self.explain else 0.0)
 
     def _placed(self, merged: MergedPools, configs: Counter[GpuConfig]) -> _Found | None:
         """Return the configurations with their places; None if a pool has too few GPUs or no places were found."""
@@ -238,7 +245,7 @@ class ExactPlanner:
         seconds = min(_FIRST_TRY_SECONDS, max(1.0, self.deadline.left * _FIRST_TRY_SHARE))
         first = solve_compact(problem, self.deadline.at_most(seconds))
         if first.infeasible:
-            raise too_few_gpus(problem)
+            raise too_few_gpus(problem, 0.0)
         if first.counts is None:
             return self._by_columns(problem)
         if reached(first.counts.value(problem), first.bound) or self.deadline.over:
@@ -260,7 +267,7 @@ class ExactPlanner:
 
         relaxation = ColumnGeneration(problem).run(self.deadline)
         if relaxation.overflow > 1e-6 and not self.deadline.over:
-            raise too_few_gpus(problem)
+            raise too_few_gpus(problem, 0.0)
         counts = round_covers(problem, relaxation, self.seed, self.deadline) or cut_for(
             problem, relaxation.covers
         )
@@ -273,7 +280,7 @@ class ExactPlanner:
         """Search the gap with the compact program in the time that is left."""
         last = solve_compact(problem, self.deadline, enough=bound)
         if last.infeasible:
-            raise too_few_gpus(problem)
+            raise too_few_gpus(problem, 0.0)
         found = [each for each in (counts, last.counts) if each is not None]
         if not found:
             raise OutOfTimeError(max(bound, last.bound))
@@ -379,26 +386,36 @@ class TooFewGpusError(InfeasibleError):
     problem: Problem | None = None
 
 
-def too_few_gpus(problem: Problem) -> InfeasibleError:
-    """Return the error that says which pools are too small and how many GPUs would be enough."""
+def too_few_gpus(problem: Problem, seconds: float = _EXPLAIN_SECONDS) -> TooFewGpusError:
+    """Return the error that says which pools are too small and how many GPUs would be enough.
+
+    Args:
+        problem: what cannot be met.
+        seconds: most seconds of the search for how many would be enough; 0 to leave that out.
+    """
     finite = {pool.name: None for pool in problem.pools if pool.count is not None}
     if not finite:
-        return InfeasibleError("no plan exists", hint="check the `profiles` that each service allows")
-    open_pools = merge_pools(problem.with_counts(finite)).problem
-    plan = ExactPlanner(deadline=Deadline(2.0)).counts(open_pools)[0]
-    needed: dict[str, int] = {}
-    for cut, n in zip(open_pools.cuts, plan.cuts, strict=True):
-        name = open_pools.pools[cut.pool].name
-        needed[name] = needed.get(name, 0) + int(n)
+        return TooFewGpusError("no plan exists", hint="check the `profiles` that each service allows")
     there = ", ".join(f"{pool.count} {pool.name}" for pool in problem.pools if pool.count is not None)
-    words = " and ".join(f"{n} {name}" for name, n in needed.items() if n)
+    enough = f"; {_enough(problem.with_counts(finite), seconds)} would" if seconds else ""
     error = TooFewGpusError(
-        f"too few GPUs: {there} cannot meet all services; {words} would",
+        f"too few GPUs: {there} cannot meet all services{enough}",
         where="gpus",
         hint="raise `count`, lower rates, or see what can be met with --best-effort",
     )
     error.problem = problem
     return error
+
+
+def _enough(problem: Problem, seconds: float) -> str:
+    """Return how many GPUs of each pool would be enough, in words."""
+    merged = merge_pools(problem).problem
+    plan = ExactPlanner(deadline=Deadline(seconds)).counts(merged)[0]
+    needed: dict[str, int] = {}
+    for cut, n in zip(merged.cuts, plan.cuts, strict=True):
+        name = merged.pools[cut.pool].name
+        needed[name] = needed.get(name, 0) + int(n)
+    return " and ".join(f"{n} {name}" for name, n in needed.items() if n)
 
 
 # --- too few GPUs: which services to meet, by priority, and how far the others
@@ -429,7 +446,7 @@ def plan_best_effort(problem: Problem, deadline: Deadline, seed: int = 0) -> Pla
         InfeasibleError: not a single service can be met even partly.
     """
     try:
-        return ExactPlanner(seed, deadline).plan(problem)
+        return ExactPlanner(seed, deadline, explain=False).plan(problem)
     except InfeasibleError:
         return plan_what_fits(problem, deadline, seed)
 
@@ -440,7 +457,7 @@ def plan_what_fits(problem: Problem, deadline: Deadline, seed: int = 0) -> Plan:
     Raises:
         InfeasibleError: not a single service can be met even partly.
     """
-    planner = ExactPlanner(seed, deadline)
+    planner = ExactPlanner(seed, deadline, explain=False)
     shares = met_shares(problem, deadline.share(0.5))
     kept = [s for s, share in enumerate(shares.met) if share > 0.0]
     if not kept:
@@ -467,14 +484,28 @@ def _reduced(problem: Problem, s: int, share: float) -> Service:
     return replace(service, rate=service.rate * share, min_replicas=1, spread=1, survive=None, spot=1.0)
 
 
-def met_shares(problem: Problem, deadline: Deadline) -> MetShares:
-    """Return how much of each service can be met with the GPUs there are."""
+def met_shares(problem: Problem, deadline: Deadline, *, quick: bool = False) -> MetShares:
+    """Return how much of each service can be met with the GPUs there are.
+
+    Args:
+        problem: the services and the GPUs.
+        deadline: when to return the best so far.
+        quick: be content with shares that are near the largest, found in a tenth of a second; for how far services
+            fall short, not for a plan.
+
+    Raises:
+        PartitaError: nothing was found in time.
+    """
     if len(problem.services) <= PROGRAM_SERVICES:
-        return _by_program(problem, deadline)
+        return _by_program(problem, deadline, quick=quick)
     return _in_order(problem, deadline)
 
 
-def _by_program(problem: Problem, deadline: Deadline) -> MetShares:
+_QUICK_SECONDS, _QUICK_GAP = 0.1, 1e-3
+"""Most seconds, and gap, of one search for shares that are near the largest."""
+
+
+def _by_program(problem: Problem, deadline: Deadline, *, quick: bool) -> MetShares:
     """Meet the most services of the highest priority, then of the next, and so on; then the most of the others.
 
     The compact program with the rates made elastic: y[s] is 1 if the service is wholly met, f[s] its share.
@@ -497,14 +528,22 @@ def _by_program(problem: Problem, deadline: Deadline) -> MetShares:
     ]
     met = gpus.program.add_columns(zero, np.ones(services), wholes, integer=True)
     levels = sorted({service.priority for service in problem.services}, reverse=True)
+    best = np.zeros(0)
     for index, (first, level) in enumerate((first, level) for first in (met, share) for level in levels):
         mine = [s for s, service in enumerate(problem.services) if service.priority == level]
         columns, worth = first + np.array(mine, dtype=np.int32), np.ones(len(mine))
-        solution = gpus.program.maximise(columns, worth, deadline.share(1.0 / (2 * len(levels) - index)))
+        turn = deadline.share(1.0 / (2 * len(levels) - index))
+        if quick and first == share:
+            solution = gpus.program.maximise(columns, worth, turn.at_most(_QUICK_SECONDS), gap=_QUICK_GAP)
+        else:
+            solution = gpus.program.maximise(columns, worth, turn)
         if not len(solution.columns):
+            if len(best) and first == share:
+                break  # what the searches before found can be had
             raise PartitaError("no plan was found in the time allowed", hint="raise --time-limit")
+        best = solution.columns
         gpus.program.hold(columns, worth, -solution.value - 1e-6)
-    found = np.maximum(solution.columns[met : met + services], solution.columns[share : share + services])
+    found = np.maximum(best[met : met + services], best[share : share + services])
     return MetShares(np.where(found > 1 - 1e-6, 1.0, np.floor(found * 1e6) / 1e6))
 
 
