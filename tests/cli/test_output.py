@@ -156,6 +156,10 @@ def test_what_a_program_writes_on_a_terminal(written: bytes, told: str) -> None:
     assert logged(written) == told
 
 
+END = "\0"
+"""No command writes it: where what one wrote to a terminal ends."""
+
+
 def on_a_terminal(monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
     """Run a command whose stdout is a terminal."""
     monkeypatch.setattr(sys, "argv", ["partita", *words])
@@ -165,8 +169,12 @@ def on_a_terminal(monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
     try:
         with pytest.raises(SystemExit):
             main()
+        stream.write(END)
         stream.flush()
-        return os.read(outer, 65536).decode()
+        text = ""
+        while not text.endswith(END):  # a terminal hands on what it is given piece by piece
+            text += os.read(outer, 65536).decode()
+        return text.removesuffix(END)
     finally:
         monkeypatch.undo()
         stream.close()

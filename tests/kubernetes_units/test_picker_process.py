@@ -20,6 +20,7 @@ import grpc
 import pytest
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tests.cli.commands import Commands
 from tests.kubernetes_units.envoy import PATIENCE_S, Published
 from tests.serve.gateway.certificates import make_certificates
 
@@ -41,6 +42,12 @@ m,a100-40gb,1g.5gb,4,1,200,20,p99
 """
 SMALL = '{server: "10.0.0.1:8000", placement: 1g.5gb@0, batch: 4, latency_ms: 4000}'
 LARGE = '{server: "10.0.0.2:8000", placement: 3g.20gb@4, batch: 16, latency_ms: 4000}'
+
+
+@pytest.fixture
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Commands:
+    monkeypatch.setenv("NO_COLOR", "1")
+    return Commands(tmp_path, monkeypatch, capsys)
 
 
 def write(folder: Path, *servers: str) -> tuple[str, ...]:
@@ -206,26 +213,23 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_picked(
-    tmp_path: Path, words: tuple[str, ...], said: str
+    commands: Commands, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: tuple[str, ...], said: str
 ) -> None:
     files = write(tmp_path, SMALL)
     (tmp_path / "server.pem").write_text("no certificate")
+    monkeypatch.chdir(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         words = tuple(port if each == "taken" else each for each in words)
         rest = () if {"-f", "--kubernetes"} & set(words) else files
         free = [each for name in ("--port", "--metrics-port") if name not in words for each in (name, "0")]
-        command = [sys.executable, "-m", "partita", "picker", *words, *rest, *free]
-        done = subprocess.run(
-            command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_S, check=False
-        )
-    assert done.returncode == 2, done.stderr
-    assert said.replace("taken", port) in done.stderr
-    assert "Traceback" not in done.stderr
+        done = commands("picker", *words, *rest, *free)
+    assert done.code == 2, done.err
+    assert said.replace("taken", port) in done.err
+    assert "Traceback" not in done.err
 
 
-def test_a_server_without_a_slice_is_refused(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "partita", "picker", *write(tmp_path, '"10.0.0.1:8000"')]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
-    assert done.returncode == 2
-    assert "nothing says which slice 10.0.0.1:8000 has" in done.stderr
+def test_a_server_without_a_slice_is_refused(commands: Commands, tmp_path: Path) -> None:
+    done = commands("picker", *write(tmp_path, '"10.0.0.1:8000"'))
+    assert done.code == 2
+    assert "nothing says which slice 10.0.0.1:8000 has" in done.err
