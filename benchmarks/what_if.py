@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.report import table
 from benchmarks.scale import LIMITS, SLOS, TABLE, services
 from partita.dash.model import PoolWhatIf, ServiceWhatIf, WhatIf
-from partita.dash.searches import Searches
+from partita.dash.searches import Searches, WorkloadFile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,12 +75,13 @@ def _workload(count: int, seed: int) -> list[tuple[str, float, WhatIfAnswer]]:
             ],
         }
         path.write_text(json.dumps(document))
-        with closing(Searches(path)) as searches:
-            first = searches.what_if(WhatIf(), None)
+        workload = WorkloadFile(path)
+        with closing(Searches()) as searches:
+            first = searches.what_if(workload, WhatIf(), None)
             gpus = 0 if first.plan is None else first.plan.gpus
             asked = [_change(drawn, gpus, rng) for _ in range(CHANGES)]
             return [
-                (until, *_timed(searches, each.replace(until=until)))
+                (until, *_timed(searches, workload, each.replace(until=until)))
                 for each in asked
                 for until in ("bound", "plan")
             ]
@@ -96,7 +97,7 @@ def _change(drawn: Sequence[tuple[str, str, float, float]], gpus: int, rng: np.r
     return WhatIf(pools={"a100-80gb": PoolWhatIf(count=round(gpus * float(rng.uniform(0.97, 1.1))))})
 
 
-def _timed(searches: Searches, asked: WhatIf) -> tuple[float, WhatIfAnswer]:
+def _timed(searches: Searches, workload: WorkloadFile, asked: WhatIf) -> tuple[float, WhatIfAnswer]:
     began = time.monotonic()
-    answer = searches.what_if(asked, None)
+    answer = searches.what_if(workload, asked, None)
     return time.monotonic() - began, answer

@@ -114,7 +114,7 @@ class PreparedWorkload:
             InfeasibleError: too few of a service's queries can be answered in time.
         """
         problem = self.formulation.at(self.workload, rates)
-        problem = problem.with_counts(_pool_counts(problem.pools, gpus))
+        problem = problem.with_counts(pool_counts(problem.pools, gpus))
         formulation = replace(self.formulation, problem=problem)
         if not self.cuts:
             return replace(self, formulation=formulation)
@@ -648,8 +648,8 @@ def check(plan: Plan, prepared: PreparedWorkload) -> list[Violation]:
     return faults
 
 
-def _pool_counts(pools: tuple[Pool, ...], gpus: Mapping[str, int]) -> dict[str, int | None]:
-    """Distribute the usable GPUs of each model over its pools, in order."""
+def pool_counts(pools: tuple[Pool, ...], gpus: Mapping[str, int]) -> dict[str, int | None]:
+    """Return how many GPUs pools have, of the usable ones of each model, in order; no more than each says."""
     left = dict(gpus)
     counts: dict[str, int | None] = {}
     for pool in pools:

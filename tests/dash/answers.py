@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import resources
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import msgspec
 from tests.web.test_transition_report import made, over_time, report, request
@@ -67,6 +67,8 @@ class Answers:
         self.sent: list[tuple[str, str, Any]] = []
         self.elsewhere: list[str] = []
         self.state = TransitionState.RUNNING
+        self.workloads: tuple[str, ...] = ()
+        self._workload = ""
 
     def attach(self, page: Page) -> None:
         """Answer all requests of a page; those that lead elsewhere are refused and noted."""
@@ -85,6 +87,7 @@ class Answers:
             body = resources.files("partita.dash").joinpath("bundle", name).read_text(encoding="utf-8")
             route.fulfill(body=body, content_type=kind[name.rpartition(".")[2]])
             return
+        (self._workload,) = parse_qs(url.query).get("workload", self.workloads[:1] or ("",))
         path = unquote(url.path.removeprefix("/api/v1").strip("/"))
         if path == "stream":
             route.fulfill(body=": quiet\n\n", content_type="text/event-stream")
@@ -133,6 +136,8 @@ class Answers:
             "gpus",
             tuple(ServiceInput(each, 1000.0, 100.0, 0.99) for each in self.names),
             (PoolInput("a100-80gb", "a100-80gb", 24, 2.5), PoolInput("spot", "h100-80gb")),
+            self._workload,
+            self.workloads,
         )
 
     @property

@@ -77,6 +77,19 @@ def test_the_bound_follows_a_slider_first_and_then_the_plan(look: Callable[..., 
     until(page, "document.querySelector('.tile .figure').textContent === '10'")
 
 
+def test_one_of_several_workloads_is_asked_about(look: Callable[..., Watched]) -> None:
+    answers = Answers(name="chat")
+    answers.workloads = ("shop/day", f"shop/{ODD}")
+    page = look(answers, "what-if").page
+    until(page, "document.querySelector('.answer').ariaBusy === 'false'")
+    assert {sent["workload"] for _, _, sent in answers.sent} == {"shop/day"}
+    answers.sent.clear()
+    with page.expect_request(lambda request: request.method == "POST"):
+        page.select_option("label:has-text('Workload') select", f"shop/{ODD}")
+    until(page, "document.querySelector('.answer')?.ariaBusy === 'false'")
+    assert {sent["workload"] for _, _, sent in answers.sent} == {f"shop/{ODD}"}
+
+
 def test_while_a_what_if_is_answered_only_the_last_of_several_is_asked(look: Callable[..., Watched]) -> None:
     answers = Answers(name="chat")
     page = look(answers, "what-if").page

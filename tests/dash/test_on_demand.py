@@ -22,7 +22,7 @@ from partita.dash.history import History
 from partita.dash.local_on_demand import LocalOnDemand
 from partita.dash.model import ServiceWhatIf, WhatIf, WhatIfAnswer
 from partita.dash.plans import plan_data, plan_of
-from partita.dash.searches import Searches, SupersededError
+from partita.dash.searches import Searches, SupersededError, WorkloadFile
 from partita.dash.state import ApiState
 from partita.errors import InputError, PartitaError
 from partita.jobs.energy import FILE as LEDGER
@@ -313,13 +313,13 @@ def test_idle_is_a_row_and_time_is_divided_by_size(tmp_path: Path, world: World)
 
 
 def test_a_newer_what_if_ends_those_before_and_what_is_wrong_is_refused() -> None:
-    searches = Searches(WORKLOAD)
+    searches, workload = Searches(), WorkloadFile(WORKLOAD)
     ends: dict[int, WhatIfAnswer | PartitaError] = {}
 
     def ask(number: int, rate: float) -> None:
         try:
             ends[number] = searches.what_if(
-                WhatIf(services={"photo-search": ServiceWhatIf(rate=rate)}), {"a100-80gb": 16}
+                workload, WhatIf(services={"photo-search": ServiceWhatIf(rate=rate)}), {"a100-80gb": 16}
             )
         except PartitaError as error:
             ends[number] = error
@@ -340,10 +340,10 @@ def test_a_newer_what_if_ends_those_before_and_what_is_wrong_is_refused() -> Non
     assert last.plan.gpus < (last.now or 0)
     assert last.command.startswith(f"partita plan -f {WORKLOAD} --set")
     with pytest.raises(InputError, match="photo-serch"):
-        searches.what_if(WhatIf(services={"photo-serch": ServiceWhatIf(rate=1)}), None)
+        searches.what_if(workload, WhatIf(services={"photo-serch": ServiceWhatIf(rate=1)}), None)
     searches.close()
     with pytest.raises(PartitaError, match="this program ends"):
-        searches.what_if(WhatIf(), None)
+        searches.what_if(workload, WhatIf(), None)
 
 
 def test_a_service_is_explained_and_asked_about_over_the_api(tmp_path: Path, world: World) -> None:

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from partita import examples
 from partita.dash.model import PoolWhatIf, ServiceWhatIf, WhatIf
-from partita.dash.what_if import answer, as_yaml, bound, changed, command, inputs, read_settings
+from partita.dash.plans import inputs
+from partita.dash.what_if import answer, as_yaml, bound, changed, command, read_settings
 from partita.deadline import Deadline
 from partita.errors import InputError
 from partita.planner import check, plan, prepare, read_prepared
@@ -81,7 +82,7 @@ def test_it_answers_as_a_workload_that_says_the_same(day: PreparedWorkload, tmp_
     path = tmp_path / "other.yaml"
     path.write_text(yaml.safe_dump(document))
 
-    found, other = answer(day, asked, file="day.yaml"), read_prepared(path)
+    found, other = answer(day, asked, words=("partita", "plan", "-f", "day.yaml")), read_prepared(path)
     made = plan(other).plan
     assert found.plan is not None
     assert found.plan.gpus == len(made.gpus)
@@ -105,7 +106,7 @@ def test_it_answers_as_a_workload_that_says_the_same(day: PreparedWorkload, tmp_
 
 def test_the_command_plans_the_same(day: PreparedWorkload) -> None:
     asked = of_service(rate=4000)
-    found = answer(day, asked, file=str(DAY))
+    found = answer(day, asked, words=("partita", "plan", "-f", str(DAY)))
     assert found.plan is not None
     words = [*found.command.split()[1:], "-o", "json"]
     told = subprocess.run(
@@ -229,7 +230,7 @@ def test_settings_that_set_nothing_are_refused(text: str) -> None:
 )
 def test_any_name_and_any_number_survive_the_command(name: str, rate: float, quantile: float) -> None:
     asked = WhatIf(services={name: ServiceWhatIf(rate=rate, quantile=quantile)})
-    words = shlex.split(command(asked, "w.yaml"))
+    words = shlex.split(command(asked, ("partita", "plan", "-f", "w.yaml")))
     assert read_settings(words[5::2]) == asked
 
 

@@ -208,6 +208,9 @@ def test_the_plugin_shows_what_a_workload_would_have(person: Person, nodes: Simu
     code, out, err = person.plugin("plan", "serving", "--out", "plan.json")
     assert code == 0, err
     assert "1 GPU, proven optimal" in out
+    code, out, err = person.plugin("plan", "serving", "--set", "resnet50.rate=1400")
+    assert code == 0, err
+    assert "2 GPUs, proven optimal" in out
     code, out, err = person.plugin("diff", "serving")
     assert (code, "it has no Plan yet" in err) == (2, True)
     code, out, err = person.plugin("diff", "serving", "--plan", "plan.json")

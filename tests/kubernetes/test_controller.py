@@ -445,8 +445,22 @@ def test_the_controllers_own_api_shows_what_runs_and_approves(cluster: Cluster, 
     (service,) = ask("/services")[1]["services"]
     assert service["capacity"] >= service["required"] == 300
     assert service["slo_ms"] is not None
-    assert ask("")[1]["parts"] == ["fleet", "services", "plan", "transitions", "jobs", "energy"]
+    assert ask("")[1]["parts"] == ["fleet", "services", "plan", "transitions", "jobs", "energy", "what-if"]
     assert ask("/plan/difference")[1]["actions"] == 0
     assert {each["kind"] for each in ask("/events")[1]["events"]} == {"action", "goal", "note", "state"}
     assert ask("/jobs") == (200, {"jobs": [], "counts": {}, "next": None})
+    inputs = ask("/what-if")[1]
+    assert inputs["workload"] == f"{cluster.namespace}/serving"
+    assert [each["count"] for each in inputs["pools"]] == [len(ask("/gpus")[1]["gpus"])]
+    before = cluster.admin.get("workloads", "serving", cluster.namespace)["spec"]
+    asked = {"services": {"resnet50": {"rate": 1400.0}}}
+    status, answer = ask("/what-if", "POST", asked)
+    assert (status, answer["feasible"], answer["now"]) == (200, True, 1)
+    assert answer["plan"]["gpus"] == answer["bound"] == 2
+    assert answer["command"].startswith(f"kubectl partita plan serving --namespace {cluster.namespace} --set")
+    assert cluster.admin.get("workloads", "serving", cluster.namespace)["spec"] == before
+    status, found = ask("/services/resnet50/explain")
+    assert status == 200
+    assert found["explanation"]["service"] == "resnet50"
+    assert ask("/services/nobody/explain")[0] == 404
     assert ask("/apply", "POST", **write, if_match='"x"')[0] in (409, 412, 415)

@@ -692,6 +692,8 @@ export interface WhatIf {
   readonly client?: string;
   /** Return the plan's document, too, which can be applied. */
   readonly document?: boolean;
+  /** Which one is asked about, where there are several. */
+  readonly workload?: string;
 }
 
 /** What a what-if found. That the GPUs do not suffice is an answer, not an error. */
@@ -720,10 +722,14 @@ export interface WhatIfAnswer {
   readonly seconds: number;
 }
 
-/** `GET /api/v1/what-if`: what a what-if may change, as it is now. */
+/** `GET /api/v1/what-if?workload=NAME`: what a what-if may change, as it is now. */
 export interface WhatIfInputs {
   /** What is minimised: gpus, cost or watts. */
   readonly objective: string;
   readonly services: readonly ServiceInput[];
   readonly pools: readonly PoolInput[];
+  /** Whose services and pools these are; empty where there is one workload alone. */
+  readonly workload: string;
+  /** All that may be asked about, where there may be several. */
+  readonly workloads: readonly string[];
 }

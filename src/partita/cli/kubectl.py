@@ -14,7 +14,7 @@ from partita.cli.explain import show_explanations
 from partita.cli.on_cluster import live_notes, opened
 from partita.cli.options import GpusFile, Kubeconfig, KubeContext, KubeNamespace, use_gpu_files
 from partita.cli.output import DryRun, Format, Out, Output, emit, note, stdout
-from partita.cli.plan import BestEffort, Html, Seed, TimeLimit, planned
+from partita.cli.plan import BestEffort, Html, Seed, Settings, TimeLimit, as_set, planned
 from partita.cli.plan_view import show_plan
 from partita.documents.codec import to_data
 from partita.errors import InputError
@@ -66,6 +66,7 @@ def plan(
     name: OptionalName = None,
     *,
     file: File = None,
+    set_: Settings = None,
     best_effort: BestEffort = False,
     time_limit: TimeLimit = 30.0,
     seed: Seed = 0,
@@ -84,8 +85,9 @@ def plan(
     with opened(kubeconfig, context, namespace) as api:
         loaded, live, current = _asked(api, name, file)
     note(*live_notes(live))
+    there = at_free(loaded, live)
     made = planned(
-        at_free(loaded, live),
+        as_set(there, set_) if set_ else there,
         time_limit=time_limit,
         seed=seed,
         best_effort=best_effort,

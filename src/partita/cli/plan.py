@@ -163,7 +163,7 @@ def plan(
     current = None if from_ is None or cluster else what_runs(from_)
     loaded = read_prepared(workload, to_plan=check is None)
     if set_:
-        loaded = _as_set(loaded, set_)
+        loaded = as_set(loaded, set_)
     seen: tuple[str, ...] = ()
     if cluster:
         loaded, current, seen = prepared_on_cluster(loaded, kubeconfig, context, namespace, from_)
@@ -214,7 +214,7 @@ def plan(
     refuse_broken(verified, None, str(out or loaded.path))
 
 
-def _as_set(loaded: PreparedWorkload, settings: list[str]) -> PreparedWorkload:
+def as_set(loaded: PreparedWorkload, settings: list[str]) -> PreparedWorkload:
     """Return a workload as it would be if what --set says were so."""
     from partita.dash.what_if import changed, read_settings  # noqa: PLC0415 -- most plans are of the workload as it is
 

@@ -104,6 +104,15 @@ class EnergyQuery(Value):
     ] = 86_400.0
 
 
+class InputsQuery(Value):
+    """The query of what a what-if may change."""
+
+    workload: Annotated[
+        str,
+        Meta(max_length=320, description="Of which workload, where there are several; by default the first."),
+    ] = ""
+
+
 def _asking_queue(ask: Callable[[], T]) -> T:
     """Return the queue's answer; what it refuses becomes a fault of the request."""
     try:
@@ -150,8 +159,9 @@ def _explain(api: ApiState, call: Call) -> Explanation:
     return _of(api).explain(call.path["name"])
 
 
-def _inputs(api: ApiState, _: Call) -> WhatIfInputs:
-    return _of(api).what_if_inputs()
+def _inputs(api: ApiState, call: Call) -> WhatIfInputs:
+    query: InputsQuery = call.query
+    return _of(api).what_if_inputs(query.workload)
 
 
 def _what_if(api: ApiState, call: Call) -> WhatIfAnswer:
@@ -222,7 +232,7 @@ READ = (
     ),
     Endpoint(
         "GET", "/what-if", WhatIfInputs, _inputs, "What a what-if may change, as it is now.",
-        part=Part.WHAT_IF, slow=True,
+        part=Part.WHAT_IF, query=InputsQuery, slow=True,
     ),
     Endpoint(
         "POST", "/what-if", WhatIfAnswer, _what_if,

@@ -24,7 +24,7 @@ from partita.dash import plans, transitions
 from partita.dash.endpoint import RequestFault
 from partita.dash.model import Accepted, Explanation, Part
 from partita.dash.on_demand import OnDemand
-from partita.dash.searches import Searches, SupersededError
+from partita.dash.searches import Searches, SupersededError, WorkloadFile
 from partita.drive.state import VARIABLE
 from partita.errors import InfeasibleError, PartitaError
 from partita.files import replacing
@@ -98,7 +98,8 @@ class LocalOnDemand(OnDemand):
         # The last answers and what they were made of: for ten thousand GPUs they take seconds.
         self._plan: tuple[Goal, Workload | None, PlanSummary] | None = None
         self._difference: tuple[Goal, bool, str, Difference] | None = None
-        self._searches = None if source.workload_file is None else Searches(source.workload_file)
+        self._file = None if source.workload_file is None else WorkloadFile(source.workload_file)
+        self._searches = Searches()
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -109,14 +110,13 @@ class LocalOnDemand(OnDemand):
             found.append(Part.JOBS)
         if (self._folder / LEDGER).exists():
             found.append(Part.ENERGY)
-        if self._searches is not None:
+        if self._file is not None:
             found.append(Part.WHAT_IF)
         return tuple(found)
 
     def close(self) -> None:
         """End the process that searches; what is being applied goes on."""
-        if self._searches is not None:
-            self._searches.close()
+        self._searches.close()
 
     # Plans and transitions
 
@@ -210,34 +210,43 @@ class LocalOnDemand(OnDemand):
         if progress is None:
             raise RequestFault(404, "no plan was applied", hint="apply one: `partita apply plan.json`")
         made = plans.plan_of(progress.goal, {})
-        return Explanation(service, self._searching().explain(service, made))
+        return Explanation(service, self._searches.explain(self._asked_workload(), service, made))
 
-    def what_if_inputs(self) -> WhatIfInputs:
+    def what_if_inputs(self, workload: str) -> WhatIfInputs:
         """Return what a what-if may change, as it is; the first what-if follows soon, so its process is started."""
-        workload = self._read_workload()
-        if workload is None:
+        self._require_named(workload)
+        read, asked = self._read_workload(), self._asked_workload()
+        if read is None:
             raise _no_workload()
-        self._searching().warm()
-        from partita.dash.what_if import inputs  # noqa: PLC0415 -- planners, which the first page does without
-
-        return inputs(workload)
+        self._searches.warm(asked)
+        return plans.inputs(read)
 
     def what_if(self, asked: WhatIf) -> WhatIfAnswer:
         """Answer a what-if."""
+        self._require_named(asked.workload)
         journal = self._opened()
         progress = None if journal is None else journal.progress()
         applied = None
         if progress is not None:
             applied = Counter(gpu.model for gpu in progress.goal.target.gpus if gpu.instances)
         try:
-            return self._searching().what_if(asked, applied)
+            return self._searches.what_if(self._asked_workload(), asked, applied)
         except SupersededError as error:
             raise RequestFault(409, error.what, hint="its answer is on the way") from None
 
-    def _searching(self) -> Searches:
-        if self._searches is None:
+    def _asked_workload(self) -> WorkloadFile:
+        if self._file is None:
             raise _no_workload()
-        return self._searches
+        return self._file
+
+    def _require_named(self, workload: str) -> None:
+        if workload not in ("", self._source.workload):
+            raise RequestFault(
+                404,
+                f"there is no workload {workload!r}",
+                where="workload",
+                hint="leave it out: there is one alone",
+            )
 
     # What changes the cluster
 

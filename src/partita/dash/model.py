@@ -552,6 +552,9 @@ class WhatIf(Value):
     document: Annotated[bool, Meta(description="Return the plan's document, too, which can be applied.")] = (
         False
     )
+    workload: Annotated[
+        str, Meta(max_length=320, description="Which one is asked about, where there are several.")
+    ] = ""
 
 
 class ServiceWhatIf(Value):
@@ -588,11 +591,17 @@ class PoolInput(Value):
 
 
 class WhatIfInputs(Value):
-    """`GET /api/v1/what-if`: what a what-if may change, as it is now."""
+    """`GET /api/v1/what-if?workload=NAME`: what a what-if may change, as it is now."""
 
     objective: Annotated[str, Meta(description="What is minimised: gpus, cost or watts.")]
     services: tuple[ServiceInput, ...]
     pools: tuple[PoolInput, ...]
+    workload: Annotated[
+        str, Meta(description="Whose services and pools these are; empty where there is one workload alone.")
+    ] = ""
+    workloads: Annotated[
+        tuple[str, ...], Meta(description="All that may be asked about, where there may be several.")
+    ] = ()
 
 
 class WhatIfAnswer(Value):

@@ -91,8 +91,8 @@ class OnDemand:
         """Explain a service of the plan that was applied last."""
         raise _nothing()
 
-    def what_if_inputs(self) -> WhatIfInputs:
-        """Return what a what-if may change, as it is."""
+    def what_if_inputs(self, workload: str) -> WhatIfInputs:
+        """Return what a what-if may change, as it is, of a workload; if empty, of the first."""
         raise _nothing()
 
     def what_if(self, asked: WhatIf) -> WhatIfAnswer:

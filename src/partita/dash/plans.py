@@ -12,7 +12,14 @@ from partita import registry
 from partita.control.controller import ordered, request, standing_rates
 from partita.control.executor import deployed, snapshot
 from partita.control.goal import fingerprint, goal_for, refuse_missing
-from partita.dash.model import Difference, PlanSummary, ServiceDifference
+from partita.dash.model import (
+    Difference,
+    PlanSummary,
+    PoolInput,
+    ServiceDifference,
+    ServiceInput,
+    WhatIfInputs,
+)
 from partita.perf.operating_point import OperatingPoint
 from partita.planning.document import parse_plan, write_plan
 from partita.planning.overview import verdict
@@ -21,7 +28,7 @@ from partita.transition.deployment import deployment_of
 from partita.transition.overview import gpu_changes, service_changes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from partita.control.goal import Goal
     from partita.control.journal import Journal
@@ -47,6 +54,37 @@ def prices_of(workload: Workload, asked: WhatIf | None = None) -> dict[str, floa
         for model, (price, *more) in ((model, tuple(each)) for model, each in found.items())
         if price is not None and not more
     }
+
+
+def inputs(
+    workload: Workload,
+    counts: Mapping[str, int | None] | None = None,
+    *,
+    name: str = "",
+    of: Sequence[str] = (),
+) -> WhatIfInputs:
+    """Return what a what-if may change of a workload, as it is.
+
+    Args:
+        workload: as it is.
+        counts: how many GPUs pools have now, by label; None where that is as the workload says.
+        name: of the workload, where there may be several.
+        of: the names of all of them.
+    """
+    there = {each.label: each.count for each in workload.gpus} if counts is None else counts
+    return WhatIfInputs(
+        workload.objective,
+        tuple(
+            ServiceInput(each.name, each.rate, each.slo.latency_ms, each.slo.quantile)
+            for each in workload.services
+        ),
+        tuple(
+            PoolInput(each.label, each.model, there.get(each.label), each.cost_per_hour)
+            for each in workload.gpus
+        ),
+        name,
+        tuple(of),
+    )
 
 
 def cost_of(counts: Mapping[str, int], prices: Mapping[str, float]) -> float | None:

@@ -1,6 +1,6 @@
 """Plans that are searched on demand, in a process of their own, so that the pages stay live meanwhile.
 
-The process is started when it is first needed, keeps the workload prepared, and ends with this one. It does one
+The process is started when it is first needed, keeps the last workload prepared, and ends with this one. It does one
 search after another; a what-if of somebody ends the one before of theirs.
 """
 
@@ -10,11 +10,11 @@ import os
 import signal
 import threading
 import time
-from concurrent.futures import CancelledError, ProcessPoolExecutor
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from partita.errors import InputError, PartitaError, nearest
 from partita.process.keeper import uninterrupted
@@ -40,36 +40,92 @@ class SupersededError(PartitaError):
     """Whoever asked has asked for something else since."""
 
 
-class Searches:
-    """Searches for plans of a workload's file. Methods may be called from any thread, and block.
+class AskedWorkload(Protocol):
+    """A workload that searches are about. Their process gets a copy, and keeps it until it gets another."""
+
+    @property
+    def version(self) -> str:
+        """What it is: of two with the same version, one is not sent again."""
+        ...
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The command that plans it as it is."""
+        ...
+
+    def prepared(self) -> PreparedWorkload:
+        """Return it prepared to be planned, as it is now; called in the process that searches, may take long.
+
+        Raises:
+            PartitaError: it cannot be planned.
+        """
+        ...
+
+
+class WorkloadFile:
+    """A workload's file, which is read again when it or one of its tables has changed.
 
     Args:
-        workload: the file; it is read again when it changes.
+        path: of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: tuple[tuple[tuple[int, int], ...], PreparedWorkload] | None = None
+
+    @property
+    def version(self) -> str:
+        """Its path: what stands in it is looked at when it is used."""
+        return str(self._path)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The command that plans it as it is."""
+        return ("partita", "plan", "-f", str(self._path))
+
+    def prepared(self) -> PreparedWorkload:
+        """Return it prepared to be planned, as its files are now.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        from partita.planner import read_prepared  # noqa: PLC0415 -- the process that asks needs none of it
+
+        known = self._known
+        if known is None or known[0] != _files(self._path, known[1]):
+            made = read_prepared(self._path)
+            known = self._known = _files(self._path, made), made
+        return known[1]
+
+
+class Searches:
+    """Searches for plans of workloads. Methods may be called from any thread, and block.
 
     Attributes:
         asked: how many what-ifs were asked for.
     """
 
-    def __init__(self, workload: Path) -> None:
-        self._workload = workload
+    def __init__(self) -> None:
         self._context = get_context("spawn")
         self._ended = self._context.Array("b", _MOST, lock=False)
         self._lock = threading.Lock()
         self._pool: ProcessPoolExecutor | None = None
+        self._sent: str | None = None
         self._over = False
         self.asked = 0
         self._newest: dict[tuple[str, str], int] = {}
 
-    def warm(self) -> None:
-        """Start the process and have it prepare the workload; return at once."""
-        pool = self._started()
-        with uninterrupted():
-            pool.submit(_warm, self._workload)
+    def warm(self, workload: AskedWorkload) -> None:
+        """Start the process and have it prepare a workload; return at once."""
+        self._submit(_warm, workload)
 
-    def what_if(self, asked: WhatIf, applied: Mapping[str, int] | None) -> WhatIfAnswer:
+    def what_if(
+        self, workload: AskedWorkload, asked: WhatIf, applied: Mapping[str, int] | None
+    ) -> WhatIfAnswer:
         """Answer a what-if. It ends searches of the same `client` that go on, but one for a plan none for a bound.
 
         Args:
+            workload: as it is.
             asked: what would be different.
             applied: GPUs in use by model in the plan that was applied last.
 
@@ -89,7 +145,7 @@ class Searches:
             self._newest[mine] = number
             self._ended[number] = 0
         try:
-            found = self._run(_what_if, self._workload, asked, applied, number)
+            found = self._run(_what_if, workload, asked, applied, number)
         finally:
             with self._lock:
                 if self._newest.get(mine) == number:
@@ -100,13 +156,13 @@ class Searches:
             raise SupersededError("a newer what-if ended this one")
         return found
 
-    def explain(self, service: str, made: Plan) -> dict[str, object]:
-        """Explain a service of a plan, as `partita explain` does; takes some seconds.
+    def explain(self, workload: AskedWorkload, service: str, made: Plan) -> dict[str, object]:
+        """Explain a service of a workload's plan, as `partita explain` does; takes some seconds.
 
         Raises:
             InputError: the workload cannot be read, or has no such service.
         """
-        return self._run(_explain, self._workload, service, made)
+        return self._run(_explain, workload, service, made)
 
     def close(self) -> None:
         """End the process, and the search that goes on; what is asked for later is refused."""
@@ -117,20 +173,26 @@ class Searches:
         if pool is not None:
             pool.shutdown(cancel_futures=True)
 
-    def _started(self) -> ProcessPoolExecutor:
+    def _submit(
+        self, search: Callable[..., T], workload: AskedWorkload, *arguments: object
+    ) -> tuple[ProcessPoolExecutor, Future[T]]:
+        """Have the process search, which takes one search after another; send it the workload if it has another."""
         with self._lock:
             if self._over:
                 raise _closed()
             if self._pool is None:
                 started = (self._ended, os.getpid())
-                self._pool = ProcessPoolExecutor(1, self._context, _begin, started)
-            return self._pool
-
-    def _run(self, search: Callable[..., T], *arguments: object) -> T:
-        pool = self._started()
-        try:
+                self._pool, self._sent = ProcessPoolExecutor(1, self._context, _begin, started), None
+            sent = None if self._sent == workload.version else workload
             with uninterrupted():
-                asked = pool.submit(search, *arguments)
+                asked = self._pool.submit(search, sent, *arguments)
+            self._sent = workload.version
+            return self._pool, asked
+
+    def _run(self, search: Callable[..., T], workload: AskedWorkload, *arguments: object) -> T:
+        pool = self._pool
+        try:
+            pool, asked = self._submit(search, workload, *arguments)
             return asked.result()
         except CancelledError:
             raise _closed() from None
@@ -155,9 +217,7 @@ class _Kept:
     """What the process keeps."""
 
     ended: SynchronizedArray[int] | None = None
-    path: Path | None = None
-    files: tuple[tuple[int, int], ...] = ()
-    prepared: PreparedWorkload | None = None
+    workload: AskedWorkload | None = None
 
 
 def _begin(ended: SynchronizedArray[int], parent: int) -> None:
@@ -173,19 +233,17 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _warm(path: Path) -> None:
-    _prepare(path)
+def _warm(sent: AskedWorkload | None) -> None:
+    _told(sent).prepared()
 
 
-def _prepare(path: Path) -> PreparedWorkload:
-    """Return the workload, read again if it or one of its tables has changed."""
-    from partita.planner import read_prepared  # noqa: PLC0415 -- the process that asks needs none of it
-
-    kept = _Kept.prepared
-    if kept is None or _Kept.path != path or _Kept.files != _files(path, kept):
-        kept = _Kept.prepared = read_prepared(path)
-        _Kept.path, _Kept.files = path, _files(path, kept)
-    return kept
+def _told(sent: AskedWorkload | None) -> AskedWorkload:
+    """Return the workload that is asked about: the one that is sent, or else the last one that was."""
+    if sent is not None:
+        _Kept.workload = sent
+    if _Kept.workload is None:
+        raise AssertionError("no workload was sent")
+    return _Kept.workload
 
 
 def _files(path: Path, prepared: PreparedWorkload) -> tuple[tuple[int, int], ...]:
@@ -201,21 +259,21 @@ def _files(path: Path, prepared: PreparedWorkload) -> tuple[tuple[int, int], ...
 
 
 def _what_if(
-    path: Path, asked: WhatIf, applied: Mapping[str, int] | None, number: int
+    sent: AskedWorkload | None, asked: WhatIf, applied: Mapping[str, int] | None, number: int
 ) -> WhatIfAnswer | None:
     """Answer a what-if; None if it was ended."""
     from partita.dash.what_if import answer  # noqa: PLC0415 -- as above
     from partita.deadline import Deadline  # noqa: PLC0415 -- as above
 
-    ended = _Kept.ended
+    workload, ended = _told(sent), _Kept.ended
     if ended is None:
         raise AssertionError("the process was not begun")
     if ended[number]:
         return None
-    prepared = _prepare(path)
+    prepared = workload.prepared()
     try:
         deadline = Deadline(asked.seconds, lambda: bool(ended[number]))
-        found = answer(prepared, asked, deadline=deadline, applied=applied, file=str(path))
+        found = answer(prepared, asked, deadline=deadline, applied=applied, words=workload.words)
     except PartitaError:
         if ended[number]:
             return None
@@ -223,11 +281,11 @@ def _what_if(
     return None if ended[number] else found
 
 
-def _explain(path: Path, service: str, made: Plan) -> dict[str, Any]:
+def _explain(sent: AskedWorkload | None, service: str, made: Plan) -> dict[str, Any]:
     from partita.documents.codec import to_data  # noqa: PLC0415 -- as above
     from partita.explanation import explain_service  # noqa: PLC0415 -- as above
 
-    prepared = _prepare(path)
+    prepared = _told(sent).prepared()
     specs = {spec.name: spec for spec in prepared.workload.services}
     if service not in specs:
         close = nearest(service, list(specs))

@@ -20,13 +20,10 @@ from msgspec import NODEFAULT
 
 from partita import planner
 from partita.dash.model import (
-    PoolInput,
     PoolWhatIf,
-    ServiceInput,
     ServiceWhatIf,
     WhatIf,
     WhatIfAnswer,
-    WhatIfInputs,
 )
 from partita.dash.plans import cost_of, prices_of, summary
 from partita.deadline import Deadline
@@ -49,6 +46,9 @@ if TYPE_CHECKING:
     from partita.planning.plan import Plan
     from partita.workload import PoolSpec, ServiceSpec, Workload
 
+PLAN = ("partita", "plan", "-f", "workload.yaml")
+"""A command that plans a workload as it is."""
+
 _MOST_NAMED = 200
 """Services that fall short or are bound, of which an answer tells."""
 _PLAN_SHARE = 0.6
@@ -56,10 +56,10 @@ _PLAN_SHARE = 0.6
 
 
 def changed(prepared: PreparedWorkload, asked: WhatIf) -> PreparedWorkload:
-    """Return a workload as it would be; a pool that would have no GPUs has a count of 0 in its problem alone.
+    """Return a workload as it would be; pools have the counts of the problem, where alone they can be 0.
 
     Args:
-        prepared: the workload as it is, prepared to be planned.
+        prepared: the workload as it is, prepared to be planned, on the GPUs that there are.
         asked: what would be different.
 
     Raises:
@@ -69,9 +69,10 @@ def changed(prepared: PreparedWorkload, asked: WhatIf) -> PreparedWorkload:
     """
     workload = _changed_workload(prepared.workload, asked)
     made = planner.prepare(workload, prepared.table, like=prepared)
-    without = tuple(name for name, pool in asked.pools.items() if pool.count == 0)
-    if without:
-        problem = made.problem.with_counts(dict.fromkeys(without, 0))
+    counts = {pool.name: pool.count for pool in prepared.problem.pools}
+    counts |= {name: pool.count for name, pool in asked.pools.items() if pool.count is not None}
+    if counts != {pool.name: pool.count for pool in made.problem.pools}:
+        problem = made.problem.with_counts(counts)
         made = replace(made, formulation=replace(made.formulation, problem=problem))
     return made
 
@@ -122,18 +123,6 @@ def _require_known(field: str, asked: Iterable[str], known: Sequence[str]) -> No
             )
 
 
-def inputs(workload: Workload) -> WhatIfInputs:
-    """Return what a what-if may change of a workload, as it is."""
-    return WhatIfInputs(
-        workload.objective,
-        tuple(
-            ServiceInput(each.name, each.rate, each.slo.latency_ms, each.slo.quantile)
-            for each in workload.services
-        ),
-        tuple(PoolInput(each.label, each.model, each.count, each.cost_per_hour) for each in workload.gpus),
-    )
-
-
 def bound(prepared: PreparedWorkload) -> float:
     """Return a value of the objective that no plan goes below; infinite where no plan exists.
 
@@ -156,7 +145,7 @@ def answer(
     *,
     deadline: Deadline | None = None,
     applied: Mapping[str, int] | None = None,
-    file: str = "workload.yaml",
+    words: Sequence[str] = PLAN,
 ) -> WhatIfAnswer:
     """Answer a what-if.
 
@@ -165,7 +154,7 @@ def answer(
         asked: what would be different, and whether the bound alone is asked for.
         deadline: time limit and stop request; None for the time limit that is asked for.
         applied: GPUs in use by model in the plan that was applied last; None where none was.
-        file: the workload's file, for the command that asks the same.
+        words: the command that plans the workload as it is, of which the one is made that asks the same.
 
     Raises:
         InputError: as `changed`.
@@ -181,7 +170,7 @@ def answer(
         now=None if applied is None else sum(applied.values()),
         objective=prepared.workload.objective,
         now_cost=None if applied is None else cost_of(applied, prices),
-        command=command(asked, file),
+        command=command(asked, words),
         yaml=as_yaml(prepared.workload, asked),
     )
     try:
@@ -361,9 +350,14 @@ def read_settings(texts: Iterable[str]) -> WhatIf:
     )
 
 
-def command(asked: WhatIf, file: str) -> str:
-    """Return the command line that plans the same."""
-    words = ["partita", "plan", "-f", file]
+def command(asked: WhatIf, plan: Sequence[str]) -> str:
+    """Return the command line that plans the same.
+
+    Args:
+        asked: what would be different.
+        plan: the command that plans the workload as it is.
+    """
+    words = [*plan]
     changes: list[tuple[str, ServiceWhatIf | PoolWhatIf]] = [*asked.services.items(), *asked.pools.items()]
     for name, change in changes:
         for field, value in to_data(change).items():

@@ -1,4 +1,4 @@
-"""What a controller's API answers on demand about Jobs and energy, and changes nothing by."""
+"""What a controller's API answers on demand about Jobs, energy, what-ifs and reasons, and changes nothing by."""
 
 from __future__ import annotations
 
@@ -11,11 +11,23 @@ from partita.dash.model import Part
 from partita.dash.on_demand import OnDemand
 from partita.dash.plans import prices_of
 from partita.kubernetes.dash_jobs import ControllerJobs
+from partita.kubernetes.dash_searches import ControllerSearches
 
 if TYPE_CHECKING:
     from threading import Lock
 
-    from partita.dash.model import Accepted, Energy, Job, JobLog, JobPage, Submit
+    from partita.dash.model import (
+        Accepted,
+        Energy,
+        Explanation,
+        Job,
+        JobLog,
+        JobPage,
+        Submit,
+        WhatIf,
+        WhatIfAnswer,
+        WhatIfInputs,
+    )
     from partita.kubernetes.controller import ClusterController
     from partita.kubernetes.dash_power import PowerHistory
 
@@ -30,7 +42,7 @@ def priced(key: tuple[str, str], model: str) -> str:
 
 
 class ControllerQuestions(OnDemand):
-    """Answers questions about the Jobs and the energy of a controller's Workloads.
+    """Answers questions about a controller's Workloads, their Jobs and their energy.
 
     Args:
         controller: it may begin to lead, or cease to, at any time.
@@ -43,11 +55,12 @@ class ControllerQuestions(OnDemand):
         self._workloads = controller
         self._power = power
         self._jobs = ControllerJobs(controller)
+        self._searches = ControllerSearches(controller)
 
     @property
     def parts(self) -> tuple[Part, ...]:
         """The parts of the API that it answers for."""
-        return (Part.JOBS, Part.ENERGY)
+        return (Part.JOBS, Part.ENERGY, Part.WHAT_IF)
 
     def jobs(self, after: str | None, limit: int, state: str, q: str) -> JobPage:
         """Return a page of the Jobs of all Workloads' queues."""
@@ -79,6 +92,22 @@ class ControllerQuestions(OnDemand):
             since,
         )
         return found.replace(estimated=True)
+
+    def explain(self, service: str) -> Explanation:
+        """Explain a service by the newest Plan of its Workload."""
+        return self._searches.explain(service)
+
+    def what_if_inputs(self, workload: str) -> WhatIfInputs:
+        """Return what a what-if may change of a Workload, as it is; if empty, of the first."""
+        return self._searches.inputs(workload)
+
+    def what_if(self, asked: WhatIf) -> WhatIfAnswer:
+        """Answer a what-if about a Workload."""
+        return self._searches.what_if(asked)
+
+    def close(self) -> None:
+        """End the process that searches."""
+        self._searches.close()
 
     def submit(self, asked: Submit) -> Accepted:
         """Refuse: who creates a Job on a cluster is known to its API server."""

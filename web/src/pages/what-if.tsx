@@ -14,10 +14,32 @@ type Services = Readonly<Record<string, api.ServiceWhatIf>>;
 type Pools = Readonly<Record<string, api.PoolWhatIf>>;
 
 export function WhatIfPage() {
+  const workload = useSignal("");
+  const path = workload.value ? `what-if?workload=${encodeURIComponent(workload.value)}` : "what-if";
   return (
     <>
       <h1>What if</h1>
-      <Loaded of={documentOf<api.WhatIfInputs>("what-if")}>{(inputs) => <Asked inputs={inputs} />}</Loaded>
+      <Loaded of={documentOf<api.WhatIfInputs>(path)}>
+        {(inputs) => (
+          <>
+            {inputs.workloads.length > 1 && (
+              <div class="controls">
+                <label>
+                  Workload{" "}
+                  <select value={inputs.workload} onChange={(event) => (workload.value = event.currentTarget.value)}>
+                    {inputs.workloads.map((name) => (
+                      <option key={name} value={name}>
+                        {name}
+                      </option>
+                    ))}
+                  </select>
+                </label>
+              </div>
+            )}
+            <Asked inputs={inputs} key={inputs.workload} />
+          </>
+        )}
+      </Loaded>
     </>
   );
 }
@@ -34,7 +56,7 @@ const CLIENT = String(Math.random()).slice(2);
 
 /** Answers of what is asked for: the bound first, then the plan. While a bound is on its way, only the last of several
  * questions waits; a plan that is on its way is not waited for. */
-function useAnswers(services: Services, pools: Pools): Answers {
+function useAnswers(workload: string, services: Services, pools: Pools): Answers {
   const state = useSignal<Answers>({ answer: null, error: null, waiting: true });
   const wanted = useRef({ services, pools });
   const busy = useRef(false);
@@ -43,7 +65,7 @@ function useAnswers(services: Services, pools: Pools): Answers {
     const asked = wanted.current;
     const newest = () => wanted.current.services === asked.services && wanted.current.pools === asked.pools;
     try {
-      const question = { ...asked, until, seconds: SECONDS, document: false, client: CLIENT };
+      const question = { ...asked, workload, until, seconds: SECONDS, document: false, client: CLIENT };
       const answer = (await source.send("POST", "what-if", question)) as api.WhatIfAnswer;
       if (until === "bound" || newest()) state.value = { answer, error: null, waiting: until === "bound" };
     } catch (error) {
@@ -74,7 +96,7 @@ function Asked({ inputs }: { inputs: api.WhatIfInputs }) {
   const services = useSignal<Services>({});
   const pools = useSignal<Pools>({});
   const chosen = useSignal<readonly string[]>(inputs.services.length <= FEW ? inputs.services.map((one) => one.name) : []);
-  const found = useAnswers(services.value, pools.value);
+  const found = useAnswers(inputs.workload, services.value, pools.value);
   const byName = useMemo(() => new Map(inputs.services.map((one) => [one.name, one])), [inputs]);
   const any = Object.keys(services.value).length + Object.keys(pools.value).length > 0;
   const setService = (name: string, change: Partial<api.ServiceWhatIf>) => {
