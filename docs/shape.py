@@ -91,7 +91,7 @@ def _line(line: str) -> str:
 
 _SECTION = re.compile(r"^## ", re.MULTILINE)
 _DEFAULT = re.compile(r"\[default: ([^\]]*)\]")
-_TYPE = re.compile(r"<[^>]*>|\[[^\]]*\]|\{[^}]*\}|\b[A-Z]{2,}\b|\.\.\.")
+_TYPE = re.compile(r"<[a-z][^>]*>|\[[^\]]*\]|\{[^}]*\}|\b[A-Z]{2,}\b|\.\.\.")
 _USAGE = re.compile(r"^Usage: .*(?:\n +\S.*)*", re.MULTILINE)
 _COMMANDS = re.compile(r"^Commands:\n((?:  .*\n?)+)", re.MULTILINE)
 

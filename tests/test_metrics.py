@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import gzip
+import http.client
+import socket
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_open_metrics
 from prometheus_client.parser import text_string_to_metric_families as read_text
@@ -18,11 +25,18 @@ from partita.metrics import (
     TEXT,
     MetricsPage,
     ServedPages,
+    accepts_gzip,
     instance_labels,
+    page_url,
     serving_pages,
     states,
     wants_open_metrics,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from prometheus_client.metrics_core import Metric
 
 PROMETHEUS_2 = (
     "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
@@ -53,6 +67,11 @@ def gauge():
         ("application/openmetrics-text; q=0.2, text/plain; q=0.9", False),
         ("Text/Plain;q=0.1, Application/OpenMetrics-Text;q=0.2", True),
         ("application/openmetrics-text;q=nonsense", False),
+        ("application/openmetrics-text;q=nan", False),
+        ("application/openmetrics-text;q=-1, text/plain;q=0", False),
+        ("application/openmetrics-text;q=0.5,text/plain;q=1e9", True),
+        ("application/openmetrics-text;q=0.001,text/plain;q=0.000", True),
+        ("application/*", False),
         (";;;,,", False),
     ],
 )
@@ -98,6 +117,30 @@ def got(port: int, path: str, **headers: str) -> tuple[int, dict[str, str], byte
             return error.code, dict(error.headers), error.read()
 
 
+@pytest.mark.parametrize(
+    ("accept_encoding", "zipped"),
+    [
+        ("gzip", True),
+        ("deflate, GZIP;q=0.5", True),
+        ("*", True),
+        ("gzip;q=0", False),
+        ("*, gzip; q=0.000", False),
+        ("x-gzip-not", False),
+        ("identity", False),
+        ("", False),
+        ("gzip;q=nan", False),
+    ],
+)
+def test_gzip_is_sent_to_who_takes_it(accept_encoding: str, *, zipped: bool) -> None:
+    assert accepts_gzip(accept_encoding) == zipped
+
+
+@given(st.text(max_size=40))
+def test_headers_of_any_kind_are_read(header: str) -> None:
+    assert wants_open_metrics(header) in {True, False}
+    assert accepts_gzip(header) in {True, False}
+
+
 def test_pages_are_served():
     why: list[str | None] = [None]
     pages = ServedPages(MetricsPage(gauge).read, ready=lambda: why[0])
@@ -114,7 +157,76 @@ def test_pages_are_served():
         assert got(port, "/readyz")[::2] == (503, b"it waits")
         assert got(port, "/")[0] == 404
         with (
-            pytest.raises(InputError, match=rf"port {port} cannot be opened.*in use"),
-            serving_pages(pages, "127.0.0.1", port, "--metrics-port"),
+            pytest.raises(InputError, match=rf"--metrics-port: cannot listen at 127.0.0.1:{port}: .*in use"),
+            serving_pages(pages, "127.0.0.1", port, ("--metrics-listen", "--metrics-port")),
         ):
             pass
+
+
+def test_a_head_is_that_of_the_page() -> None:
+    pages = ServedPages(lambda _: (b"x" * 2000, TEXT))
+    with serving_pages(pages, "127.0.0.1", 0) as port:
+        connection = http.client.HTTPConnection("127.0.0.1", port)
+        for method, body in (("HEAD", b""), ("GET", b"x" * 2000)):
+            connection.request(method, "/metrics")
+            answer = connection.getresponse()
+            assert (answer.status, answer.getheader("Content-Length"), answer.read()) == (200, "2000", body)
+        connection.request("HEAD", "/healthz")
+        assert connection.getresponse().status == 200
+        connection.close()
+
+
+@pytest.mark.parametrize("host", ["::1", ""])
+def test_pages_are_served_over_ipv6(host: str) -> None:
+    with serving_pages(ServedPages(MetricsPage(gauge).read), host, 0) as port:
+        for each in ("::1", "127.0.0.1") if not host else (host,):
+            with urllib.request.urlopen(page_url(each, port)) as answer:  # noqa: S310
+                assert b"partita_test{" in answer.read()
+
+
+@pytest.mark.parametrize(
+    ("host", "what"),
+    [
+        ("no.such.host.invalid", "--listen: no.such.host.invalid is not an address of this host"),
+        ("192.0.2.1", "--port: cannot listen at 192.0.2.1:0: Cannot assign"),
+        ("2001:db8::1", r"--port: cannot listen at \[2001:db8::1\]:0: Cannot assign"),
+        ("." * 300, "--listen: '[.]+' is not an address"),
+    ],
+)
+def test_an_address_of_another_host_is_refused(host: str, what: str) -> None:
+    with (
+        pytest.raises(InputError, match=what),
+        serving_pages(ServedPages(MetricsPage(gauge).read), host, 0),
+    ):
+        pass
+
+
+def test_a_fault_is_told_to_the_client_and_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    def broken() -> Iterator[Metric]:
+        yield GaugeMetricFamily("partita_test", "A state")
+        raise ValueError("a source is broken")
+
+    with serving_pages(ServedPages(MetricsPage(broken).read), "127.0.0.1", 0) as port:
+        assert got(port, "/metrics")[::2] == (500, b"a fault; the log says more")
+        assert got(port, "/healthz")[0] == 200
+    assert "a source is broken" in caplog.text
+
+
+def test_clients_that_are_slow_or_leave_keep_nobody_out(capfd: pytest.CaptureFixture[str]) -> None:
+    page = b"x" * (8 << 20)  # more than the kernel keeps for a client that does not read
+    with serving_pages(ServedPages(lambda _: (page, TEXT)), "127.0.0.1", 0) as port, ExitStack() as stack:
+        silent, unread = (
+            [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(count)]
+            for count in (70, 20)
+        )
+        for each in unread:
+            each.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        with ThreadPoolExecutor(2) as pool:  # two at a time
+            assert [each[2] == page for each in pool.map(lambda _: got(port, "/metrics"), range(2))] == [
+                True
+            ] * 2
+        silent[0].settimeout(30.0)
+        assert silent[0].recv(1) == b""  # the oldest was closed
+        for each in unread:
+            each.close()
+    assert capfd.readouterr() == ("", "")

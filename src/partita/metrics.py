@@ -8,11 +8,14 @@ of both join.
 from __future__ import annotations
 
 import gzip
+import logging
 import platform
+import re
+import socket
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from partita import __version__
 from partita.errors import InputError
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
+_PLAIN = "text/plain; charset=utf-8"
+_SMALL = 1000
+"""Bytes up to which a page is not compressed."""
 OPEN_METRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 INSTANCE_LABELS = ("gpu_instance", "UUID", "GPU_I_ID", "GPU_I_PROFILE")
 """Labels of an instance: `node-0/gpu-3/3g.40gb@4`, the UUID of its GPU, and its id and profile there. The second and
@@ -76,18 +82,29 @@ class MetricsPage:
 def wants_open_metrics(accept: str) -> bool:
     """Say whether an `Accept` header (RFC 9110, section 12.5.1) prefers OpenMetrics to plain text."""
     open_metrics, text = 0.0, 0.0
-    for part in accept.lower().split(","):
-        media, *parameters = (each.strip() for each in part.split(";"))
-        quality = next((each[2:] for each in parameters if each.startswith("q=")), "1")
-        try:
-            weight = float(quality)
-        except ValueError:
-            weight = 0.0
+    for media, weight in _weighted(accept):
         if media == "application/openmetrics-text":
             open_metrics = max(open_metrics, weight)
         elif media in {"text/plain", "text/*"}:
             text = max(text, weight)
     return open_metrics > 0 and open_metrics >= text
+
+
+def accepts_gzip(accept_encoding: str) -> bool:
+    """Say whether an `Accept-Encoding` header (RFC 9110, section 12.5.3) takes gzip."""
+    weights = dict(_weighted(accept_encoding))
+    return weights.get("gzip", weights.get("*", 0.0)) > 0
+
+
+_QUALITY = re.compile(r"0(\.\d*)?|1(\.0*)?")
+
+
+def _weighted(header: str) -> Iterator[tuple[str, float]]:
+    """Yield what a header prefers, in lower case, with its weight; what is no weight is 0."""
+    for part in header.lower().split(","):
+        what, *parameters = (each.strip() for each in part.split(";"))
+        quality = next((each[2:].strip() for each in parameters if each.startswith("q=")), "1")
+        yield what, float(quality) if _QUALITY.fullmatch(quality) else 0.0
 
 
 def _build() -> Iterator[Metric]:
@@ -137,26 +154,25 @@ class ServedPages(NamedTuple):
 
 
 @contextmanager
-def serving_pages(pages: ServedPages, host: str, port: int, option: str = "--port") -> Iterator[int]:
+def serving_pages(
+    pages: ServedPages, host: str, port: int, options: tuple[str, str] = ("--listen", "--port")
+) -> Iterator[int]:
     """Serve /metrics for Prometheus, and /healthz and /readyz for probes, while the block runs; yield the port.
 
     Args:
         pages: what they answer.
-        host: name or address; empty for all addresses.
+        host: name or address, also of IPv6; empty for all addresses of both.
         port: of HTTP; 0 takes a free one.
-        option: of the command line that chose the port, for errors.
+        options: of the command line that chose host and port, for errors.
 
     Raises:
-        InputError: the port cannot be opened.
+        InputError: the address or the port cannot be used.
     """
 
     class Handler(_Handler):
         asked = pages
 
-    try:
-        server = ThreadingHTTPServer((host, port), Handler)
-    except OSError as error:
-        raise InputError(f"port {port} cannot be opened: {error.strerror}", where=option) from None
+    server = _Server(_listening(host, port, options), Handler)
     thread = threading.Thread(target=server.serve_forever, name="pages", daemon=True)
     thread.start()
     try:
@@ -167,25 +183,101 @@ def serving_pages(pages: ServedPages, host: str, port: int, option: str = "--por
         thread.join()
 
 
+def page_url(host: str, port: int) -> str:
+    """Return where /metrics of an address is."""
+    return f"http://[{host}]:{port}/metrics" if ":" in host else f"http://{host}:{port}/metrics"
+
+
+def _listening(host: str, port: int, options: tuple[str, str]) -> socket.socket:
+    try:
+        if not host and socket.has_dualstack_ipv6():
+            return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+        family, *_, address = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        return socket.create_server(address[:2], family=family)
+    except socket.gaierror as error:
+        raise InputError(
+            f"{host} is not an address of this host: {error.strerror}",
+            where=options[0],
+            hint=f"{options[0]} 127.0.0.1 is this host alone, {options[0]} 0.0.0.0 every address of it",
+        ) from None
+    except UnicodeError as error:
+        raise InputError(f"{host!r} is not an address: {error}", where=options[0]) from None
+    except OSError as error:
+        at = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        raise InputError(
+            f"cannot listen at {at}: {error.strerror}",
+            where=options[1],
+            hint=f"another process may be there; {options[1]} 0 takes a free port",
+        ) from None
+
+
+_MOST_CONNECTIONS = 64
+"""With one more, the oldest is closed: clients that are slow or silent keep nobody out."""
+_PATIENCE_S = 10.0
+"""Seconds that a client may take to ask, and to read any part of the answer."""
+_LOG = logging.getLogger("partita.metrics")
+
+
+class _Server(ThreadingHTTPServer):
+    """Serves on a socket that listens."""
+
+    def __init__(self, listener: socket.socket, handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(("", 0), handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = listener
+        self.server_address = listener.getsockname()
+        self._open: dict[socket.socket, None] = {}
+        self._changing = threading.Lock()
+
+    def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 -- as the base has it
+        """Handle a connection in a thread of its own."""
+        with self._changing:
+            if len(self._open) >= _MOST_CONNECTIONS:
+                oldest = next(iter(self._open))
+                del self._open[oldest]
+                with suppress(OSError):  # its client has left
+                    oldest.shutdown(socket.SHUT_RDWR)
+            self._open[request] = None
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:  # noqa: ANN401 -- likewise
+        """End a connection."""
+        with self._changing:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 -- likewise
+        """Log nothing: a client that leaves is no fault, and `_Handler` tells its own."""
+
+
 class _Handler(BaseHTTPRequestHandler):
     asked: ServedPages
+    timeout = _PATIENCE_S
 
     def do_GET(self) -> None:
         """Answer."""
         path = self.path.partition("?")[0]
-        if path == "/metrics":
-            page, media = self.asked.metrics(self.headers.get("Accept", ""))
-            self._answer(200, page, media, may_zip=True)
-        elif path in {"/healthz", "/readyz"}:
-            why = self.asked.alive() if path == "/healthz" else self.asked.ready()
-            self._answer(503 if why else 200, (why or "ok").encode())
-        else:
-            self._answer(404, b"no such page; there are /healthz, /readyz and /metrics")
+        try:
+            code, body, media = self._found(path)
+        except Exception:  # noqa: BLE001 -- it ends one request, not the server
+            _LOG.exception("a fault at %s", path if path.isprintable() else ascii(path))
+            code, body, media = 500, b"a fault; the log says more", _PLAIN
+        self._answer(code, body, media)
 
-    def _answer(
-        self, code: int, body: bytes, media: str = "text/plain; charset=utf-8", *, may_zip: bool = False
-    ) -> None:
-        zipped = may_zip and "gzip" in self.headers.get("Accept-Encoding", "")
+    do_HEAD = do_GET  # noqa: N815 -- the library's name
+
+    def _found(self, path: str) -> tuple[int, bytes, str]:
+        if path == "/metrics":
+            return 200, *self.asked.metrics(self.headers.get("Accept", ""))
+        if path in {"/healthz", "/readyz"}:
+            why = self.asked.alive() if path == "/healthz" else self.asked.ready()
+            return 503 if why else 200, (why or "ok").encode(), _PLAIN
+        return 404, b"no such page; there are /healthz, /readyz and /metrics", _PLAIN
+
+    def _answer(self, code: int, body: bytes, media: str) -> None:
+        zipped = len(body) > _SMALL and accepts_gzip(self.headers.get("Accept-Encoding", ""))
         if zipped:
             body = gzip.compress(body, 1)
         self.send_response(code)
@@ -193,8 +285,10 @@ class _Handler(BaseHTTPRequestHandler):
         if zipped:
             self.send_header("Content-Encoding", "gzip")
         self.send_header("Content-Length", str(len(body)))
+        self.send_header("Vary", "Accept, Accept-Encoding")
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 -- the library's name
         """Log nothing: probes come every few seconds."""

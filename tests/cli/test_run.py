@@ -339,6 +339,21 @@ def test_jobs_want_the_wall_clock(shop: Shop) -> None:
     assert "jobs take real time" in found.err
 
 
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (("--metrics-listen", "0.0.0.0"), "--metrics-listen: no metrics are served"),  # noqa: S104
+        (("--metrics-listen", "192.0.2.1", "--metrics-port", "0"), "cannot listen at 192.0.2.1:0"),
+    ],
+)
+def test_metrics_that_cannot_be_served_are_refused(
+    partita: Commands, words: tuple[str, ...], what: str
+) -> None:
+    found = partita("run", "-f", write(partita, 700), "--once", *words)
+    assert found.code == 2
+    assert what in found.err
+
+
 def test_it_says_to_prometheus_what_it_wants_and_what_runs(partita: Commands) -> None:
     words = ("run", "-f", str(write(partita, 700)), "--clock", "simulated", "--poll", "0.1")
     with subprocess.Popen(

@@ -96,6 +96,7 @@ def test_the_page_of_the_command_line_is_compared_by_its_words():
         ("[default: simulated]", "[default: nvml]"),
         ("Seconds of search", "Minutes of search"),
         ("--best-effort ", "--best "),
+        ("--metrics-listen ", "--metrics-at "),  # between a range, as 0<=x<=1, and a choice, as <text|json>
         ("\n## partita wait\n", "\n## partita await\n"),
     ):
         assert old in page

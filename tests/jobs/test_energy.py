@@ -470,7 +470,10 @@ def partita(state: Path, *words: str) -> str:
 def test_a_job_that_runs_has_joules_in_its_history_and_in_the_metrics(tmp_path: Path) -> None:
     end = time.monotonic() + DEADLINE_S
     with subprocess.Popen(
-        [sys.executable, "-m", "partita", "daemon", "--simulate", "a100-80gb:1", "--metrics-port", "0"],
+        [
+            *(sys.executable, "-m", "partita", "daemon", "--simulate", "a100-80gb:1"),
+            *("--metrics-port", "0", "--metrics-listen", "::1"),
+        ],
         env={**os.environ, "PARTITA_STATE": str(tmp_path)},
         stderr=subprocess.PIPE,
         text=True,
@@ -493,9 +496,9 @@ def test_a_job_that_runs_has_joules_in_its_history_and_in_the_metrics(tmp_path: 
                 ]
                 joules = jobs[0]["attempts"][0]["energy_j"] if jobs[0]["attempts"] else None
             assert joules > 0.0
-            port = re.search(r"127\.0\.0\.1:(\d+)/metrics", said)
-            assert port is not None
-            with urllib.request.urlopen(f"http://127.0.0.1:{port[1]}/metrics") as answer:
+            address = re.search(r"metrics on (http://\[::1\]:\d+/metrics)", said)
+            assert address is not None
+            with urllib.request.urlopen(address[1]) as answer:  # noqa: S310 -- our own
                 page = answer.read().decode()
             for line in (
                 'partita_energy_joules_total{kind="job",name="",part="active"}',

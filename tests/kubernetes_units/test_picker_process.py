@@ -207,7 +207,7 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
         (("--router", "best"), "best"),
         (("--tls-cert", "server.pem"), "TLS needs a certificate and its key"),
         (("--tls-cert", "workload.yaml", "--tls-key", "workload.yaml"), "certificate"),
-        (("--metrics-port", "taken"), "port taken cannot be opened: Address already in use"),
+        (("--metrics-port", "taken"), "127.0.0.1:taken: Address already in use"),
         (("--port", "taken"), "taken"),
         (("--kubernetes", "shop", "--kubeconfig", "nowhere"), "nowhere"),
     ],

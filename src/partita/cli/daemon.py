@@ -45,7 +45,7 @@ from partita.jobs.queue.recovery import open_store, recover
 from partita.jobs.queue.service import QueueService, QueueSettings
 from partita.jobs.queue.socket_server import SocketServer
 from partita.jobs.run.real import RealJobRunner
-from partita.metrics import MetricsPage, ServedPages, serving_pages
+from partita.metrics import MetricsPage, ServedPages, page_url, serving_pages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -60,6 +60,8 @@ if TYPE_CHECKING:
 
 
 _LONGEST_POLL_S = 0.5
+LOOPBACK = "127.0.0.1"
+"""Where metrics are served if no other address is named."""
 
 
 def daemon(
@@ -80,6 +82,7 @@ def daemon(
     memory_scale: Scale = 1 / 64,
     allow_mig_mode: AllowMigMode = False,
     metrics_port: MetricsPort = None,
+    metrics_listen: MetricsListen = LOOPBACK,
     log_format: LogForm = LogFormat.TEXT,
 ) -> None:
     """Run the queue of jobs on a cluster, until stopped.
@@ -109,7 +112,9 @@ def daemon(
         opened = stack.enter_context(open_driver(cluster, folder, lambda: simulated_gpus(simulate or ())))
         watched = WatchedDriver(opened)
         host = stack.enter_context(queue_host(watched, driver, folder, queue, opened))
-        stack.enter_context(metrics_served(metrics_port, lambda: _cluster(watched, host), host.metrics))
+        stack.enter_context(
+            metrics_served(metrics_listen, metrics_port, lambda: _cluster(watched, host), host.metrics)
+        )
         note(f"serving on {folder / 'jobs'}; {len(host.service.table.active):,} jobs are there")
         _loop(host, stop)
 
@@ -198,7 +203,15 @@ MetricsPort = Annotated[
         min=0,
         max=65535,
         metavar="PORT",
-        help="Serve metrics to Prometheus, on 127.0.0.1.",
+        help="Serve metrics to Prometheus; 0 takes a free port.",
+    ),
+]
+MetricsListen = Annotated[
+    str,
+    typer.Option(
+        "--metrics-listen",
+        metavar="ADDRESS",
+        help="Address of --metrics-port; beyond this host, everybody who reaches it can read the metrics.",
     ),
 ]
 
@@ -370,21 +383,27 @@ def shared_with_jobs(
 
 
 @contextmanager
-def metrics_served(port: int | None, *sources: MetricsSource) -> Iterator[None]:
-    """Serve metrics on this host while the block runs.
+def metrics_served(host: str, port: int | None, *sources: MetricsSource) -> Iterator[None]:
+    """Serve metrics while the block runs.
 
     Args:
+        host: name or address.
         port: of HTTP; None for no metrics.
         sources: of metrics, called in other threads.
 
     Raises:
-        InputError: prometheus-client is not installed, or the port is taken.
+        InputError: prometheus-client is not installed, or the address or port cannot be used.
     """
     if port is None:
+        if host != LOOPBACK:
+            raise InputError(
+                "no metrics are served", where="--metrics-listen", hint="name a port: --metrics-port 9400"
+            )
         yield
         return
-    with serving_pages(ServedPages(MetricsPage(*sources).read), "127.0.0.1", port, "--metrics-port") as got:
-        note(f"metrics on http://127.0.0.1:{got}/metrics")
+    pages = ServedPages(MetricsPage(*sources).read)
+    with serving_pages(pages, host, port, ("--metrics-listen", "--metrics-port")) as got:
+        note(f"metrics on {page_url(host, got)}")
         yield
 
 

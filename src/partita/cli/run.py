@@ -25,6 +25,7 @@ from partita.cli.cluster import (
     simulated_gpus,
 )
 from partita.cli.daemon import (
+    LOOPBACK,
     Admins,
     DefaultTime,
     Discipline,
@@ -36,6 +37,7 @@ from partita.cli.daemon import (
     LogSize,
     MaxTime,
     MaxWaiting,
+    MetricsListen,
     MetricsPort,
     OomPatterns,
     Recover,
@@ -158,6 +160,7 @@ def run(
     recover: Recover = False,
     memory_scale: Scale = 1 / 64,
     metrics_port: MetricsPort = None,
+    metrics_listen: MetricsListen = LOOPBACK,
     log_format: LogForm = LogFormat.TEXT,
 ) -> None:
     """Keep a cluster to a workload, until stopped.
@@ -211,7 +214,7 @@ def run(
                 beside = shared_with_jobs(driven, driver, queue, opened.driver)
                 shared, host = stack.enter_context(beside)
             page = _Page(driven, watched, host)
-            stack.enter_context(metrics_served(metrics_port, page.collect))
+            stack.enter_context(metrics_served(metrics_listen, metrics_port, page.collect))
             controller = make_controller(replace(opened, driver=driven), algorithm, reporter, stop, shared)
             file = RatesFile(rates or state_folder() / FILE)
             measured = file if followed is None else RatesAbove(file, followed, dead_band)

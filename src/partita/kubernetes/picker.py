@@ -503,7 +503,7 @@ def _pages(service: PickerService, metrics: PickerMetrics) -> ServedPages:
 @asynccontextmanager
 async def _serving_pages(pages: ServedPages, endpoint: PickerEndpoint) -> AsyncIterator[int]:
     """Answer over HTTP while the block runs, and end in another thread: a page may wait for this one's loop."""
-    serving = serving_pages(pages, endpoint.host, endpoint.metrics_port, "--metrics-port")
+    serving = serving_pages(pages, endpoint.host, endpoint.metrics_port, ("--listen", "--metrics-port"))
     port = serving.__enter__()
     try:
         yield port
