@@ -153,3 +153,10 @@ def test_a_page_says_how_much_does_not_fit(height: int, lines: int) -> None:
         first = min(top, lines - height + 1)
         assert [each.strip() for each in shown[:-1]] == whole[first : first + height - 1]
         assert f"{first} lines above, {lines - height + 1 - first} below" in shown[-1]
+
+
+def test_the_options_of_a_cluster_mean_nothing_to_the_pause_of_a_host(partita: Commands) -> None:
+    for command in ("pause", "resume"):
+        told = partita(command, "--namespace", "shop")
+        assert told.code == 2
+        assert "no meaning without --workload" in told.err

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,9 @@ from tests.kubernetes.control_plane.cluster import free_ports
 from tests.kubernetes.control_plane.dashboard import Dashboard
 from tests.kubernetes.control_plane.nodes import Timing
 from tests.kubernetes.control_plane.shop import DAY, NIGHT, scaled
+from tests.kubernetes.test_advice import PLUGIN
+
+from partita.kubernetes.resources import PAUSED
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -98,3 +103,92 @@ def test_a_transition_is_shown_gpu_by_gpu_and_what_a_next_controller_did_not_see
     assert {each["service"]: each["floor"] for each in again["capacity"]} == pytest.approx(floors)
     assert "an earlier controller carried it out" in again["notes"][0]["text"]
     assert shop.faults() == []
+
+
+def test_a_pause_holds_over_killed_controllers_and_floors_hold_in_it(shop: Shop, api: Api) -> None:
+    """Paused by the API, found by the plugin, resumed by `partita resume`: all of them do one thing."""
+    shop.nodes.timing = Timing(scale=0.3)
+    partita = shop.partita
+    shop.serve(SMALL_DAY, 2, 8, *api.words)
+    shop.begin(SMALL_DAY, SMALL_NIGHT, 2)
+    partita.wait(lambda: api.newest()["state"] == "running", "the API shows it")
+    newest = api.newest()["id"]
+
+    def post(what: str, state: str) -> tuple[int, Any]:
+        return api.ask(f"/transitions/{newest}/{what}", "POST", if_match=f'"{newest}.{state}"')
+
+    assert post("resume", "paused")[0] == 412
+    status, told = post("pause", "running")
+    assert (status, "nothing begins" in told["text"]) == (200, True)
+    partita.wait(lambda: api.newest()["state"] == "paused", "the API shows the pause")
+    partita.wait(lambda: partita.condition("Paused").get("status") == "True", "the Workload says so")
+    assert partita.condition("Paused")["message"].startswith("by the dashboard: no action begins until")
+
+    def transition() -> Any:
+        status = partita.transitions()[-1].get("status", {})
+        conditions = {each["type"]: each for each in status.get("conditions", ())}
+        return status.get("state"), conditions.get("Progressing", {}).get("reason")
+
+    partita.wait(lambda: transition() == ("Paused", "Paused"), "the Transition says so")
+
+    def settled() -> bool:
+        """Say whether what was in progress has ended."""
+        actions = api.get(f"/transitions/{newest}")["actions"]
+        return all(each["began"] is None or each["ended"] is not None for each in actions)
+
+    partita.wait(settled, "what is in progress ends")
+    held = shop.driven()
+    for _ in range(2):  # each next controller finds the pause, and begins nothing
+        partita.running[-1].kill()
+        partita.free_lease()
+        partita.start(*api.words)
+        partita.wait(
+            lambda: "leading as" in partita.running[-1].log.read_text() and api.answers(), "it leads"
+        )
+        partita.wait(lambda: api.newest()["state"] == "paused", "it knows of the pause")
+        partita.wait(lambda: api.get(f"/transitions/{newest}")["actions"], "it has the rest before it")
+        time.sleep(3.0)
+        assert transition() == ("Paused", "Paused")
+        assert all(each["began"] is None for each in api.get(f"/transitions/{newest}")["actions"])
+    assert shop.driven() == held
+    quiet = len(partita.proxy.writes())
+    time.sleep(6.0)
+    assert len(partita.proxy.writes()) == quiet, partita.proxy.writes()[quiet:]
+
+    def person(*words: str) -> str:
+        named = ["-n", partita.namespace, "--kubeconfig", str(shop.plane.kubeconfig("admin"))]
+        done = subprocess.run([sys.executable, *words, *named], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "shop: Paused Paused: by the dashboard" in person("-c", PLUGIN, "status")
+    assert "paused already, by the dashboard" in person("-c", PLUGIN, "pause", "shop")
+    assert post("pause", "running")[0] == 412
+    assert person("-m", "partita", "resume", "--workload", "shop") == "shop goes on\n"
+    partita.wait_reached()
+    assert partita.condition("Paused")["status"] == "False"
+    assert transition()[0] == "Reached"
+    assert api.get(f"/transitions/{newest}")["notes"][0]["text"].startswith("an earlier controller began it")
+    shop.exact()
+    assert shop.faults() == []
+
+
+def test_a_paused_workload_begins_no_transition_at_all_and_drains_when_it_goes_on(
+    shop: Shop, api: Api
+) -> None:
+    partita = shop.partita
+    shop.serve(SMALL_DAY, 2, 8, *api.words)
+    meta = {"annotations": {PAUSED: "night shift"}}
+    partita.admin.patch("workloads", "shop", {"metadata": meta}, partita.namespace)
+    driven = shop.driven()
+    partita.apply(SMALL_NIGHT)
+    partita.wait(lambda: api.newest()["state"] == "paused", "the next transition is paused")
+    partita.wait(lambda: partita.condition("Paused").get("status") == "True", "the Workload says so")
+    time.sleep(3.0)
+    partita.admin.delete("workloads", "shop", partita.namespace)
+    partita.wait(lambda: partita.status().get("state") == "Draining", "it is to drain")
+    time.sleep(3.0)
+    assert shop.driven() == driven
+    partita.admin.patch("workloads", "shop", {"metadata": {"annotations": {PAUSED: None}}}, partita.namespace)
+    partita.wait(lambda: not partita.admin.objects("workloads", partita.namespace), "it is gone")
+    assert not partita.admin.objects("pods", partita.namespace)

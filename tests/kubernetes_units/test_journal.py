@@ -98,8 +98,13 @@ class Desk:
         self.serving: list[int] = []
         events = EventLog(self.records, self.log.append)
         self.actions = ActionLog(0.0)
+        self.paused_by: str | None = None
         self.journal = ApiJournal(
-            self.records, events, self.actions, lambda _capacity, used: self.serving.append(used)
+            self.records,
+            events,
+            self.actions,
+            lambda: self.paused_by,
+            lambda _capacity, used: self.serving.append(used),
         )
 
 
@@ -225,3 +230,35 @@ def test_a_condition_keeps_the_time_of_its_status() -> None:
 def test_the_nearest_service_is_the_one_with_the_least_of_its_rate() -> None:
     assert nearest_service({"a": 100.0, "b": 50.0}, {"a": 90.0, "b": 60.0, "c": 0.0}) == "b 50/60"
     assert nearest_service({}, {}) == ""
+
+
+def test_a_pause_is_told_once_and_a_next_controller_tells_it_too(objects: Objects) -> None:
+    desk = Desk(objects)
+    journal = desk.journal
+    journal.begin_goal(goal(2), "c", 0.0)
+    journal.begin_round(goal(2), way(2), 0.0)
+    assert journal.paused() is None
+    written = dict(objects.writes)
+    journal.show_pause()
+    assert objects.writes == written
+    desk.paused_by = "ann"
+    assert journal.paused() == "ann"
+    for _ in range(3):
+        journal.show_pause()
+    (made,) = objects.of("transitions")
+    assert made["status"]["state"] == "Paused"
+    progressing = next(each for each in made["status"]["conditions"] if each["type"] == "Progressing")
+    assert (progressing["status"], progressing["reason"]) == ("False", "Paused")
+    assert "paused by ann: 0 of 4 actions done; `kubectl partita resume w`" in progressing["message"]
+    assert objects.writes["patch", "transitions"] == written["patch", "transitions"] + 1
+    after = Desk(objects)
+    after.paused_by = "ann"
+    after.journal.begin_goal(goal(2), "c", 0.0)
+    after.journal.begin_round(goal(2), way(2), 0.0)
+    assert objects.of("transitions")[0]["status"]["state"] == "Paused"
+    after.paused_by = None
+    after.journal.show_pause()
+    (made,) = objects.of("transitions")
+    assert made["status"]["state"] == "Running"
+    after.journal.end_goal(State.REACHED, 0.0)
+    assert objects.of("transitions")[0]["status"]["state"] == "Reached"

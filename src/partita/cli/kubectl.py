@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,8 +19,17 @@ from partita.cli.plan import BestEffort, Html, Seed, Settings, TimeLimit, as_set
 from partita.cli.plan_view import show_plan
 from partita.documents.codec import to_data
 from partita.errors import InputError
-from partita.kubernetes.advice import at_free, look, newest_plan, plans_of, read_workload_object
+from partita.kubernetes.advice import (
+    at_free,
+    look,
+    newest_plan,
+    plans_of,
+    read_workload_object,
+    workload_object,
+)
 from partita.kubernetes.objects import ConflictError, NotFoundError
+from partita.kubernetes.pausing import pause as pause_workload
+from partita.kubernetes.pausing import resume as resume_workload
 from partita.kubernetes.resources import APPROVED, PLANS, TRANSITIONS, WORKLOADS
 from partita.planner import read_prepared
 from partita.planning.document import read_plan
@@ -34,8 +44,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="kubectl partita",
-    help="See what Partita plans and does for the Workloads of a cluster, and approve plans.",
-    epilog="Only `approve` changes the cluster. Exit codes as of `partita`: 3 changes found, 4 infeasible.",
+    help="See what Partita plans and does for the Workloads of a cluster, approve plans, and pause.",
+    epilog="Only `approve`, `pause` and `resume` change the cluster. Exit codes as of `partita`: 3 changes found, "
+    "4 infeasible.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -227,8 +238,8 @@ def _print_status(rows: Sequence[dict[str, Any]], namespace: str) -> None:
     )
     for row in rows:
         for condition in row["status"]["conditions"]:
-            # All should be true but that it is degraded.
-            if (condition["status"] == "False") is not (condition["type"] == "Degraded"):
+            # All should be true but that it is degraded, and that it is paused.
+            if (condition["status"] == "False") is not (condition["type"] in {"Degraded", "Paused"}):
                 text = f"{row['name']}: {condition['type']} {condition['reason']}: {condition['message']}"
                 stdout().print(text, markup=False, soft_wrap=True)
 
@@ -305,6 +316,37 @@ def _write_approval(api: KubernetesApi, meta: ObjectMeta, where: str) -> None:
     except ConflictError:
         hint = "`kubectl partita status` shows what there is now"
         raise InputError("another Plan has its name by now", where=where, hint=hint) from None
+
+
+@app.command()
+def pause(
+    name: Name,
+    *,
+    kubeconfig: Kubeconfig = None,
+    context: KubeContext = None,
+    namespace: KubeNamespace = None,
+) -> None:
+    """Pause a Workload: its actions in progress end, and none begins until `resume`. Every service keeps its floor.
+
+    It holds whichever controller leads, and for later plans, too. A Workload that is deleted drains when it goes on.
+    """
+    with opened(kubeconfig, context, namespace) as api:
+        said = pause_workload(api, workload_object(api, name), getpass.getuser())
+    stdout().print(said, markup=False, soft_wrap=True)
+
+
+@app.command()
+def resume(
+    name: Name,
+    *,
+    kubeconfig: Kubeconfig = None,
+    context: KubeContext = None,
+    namespace: KubeNamespace = None,
+) -> None:
+    """End the pause of a Workload."""
+    with opened(kubeconfig, context, namespace) as api:
+        said = resume_workload(api, workload_object(api, name))
+    stdout().print(said, markup=False, soft_wrap=True)
 
 
 def _waits(plan: Any) -> bool:  # noqa: ANN401

@@ -36,8 +36,10 @@ def opened(
     return closing(open_api(kubeconfig, context, namespace))
 
 
-def refuse_unused(kubeconfig: str | None, context: str | None, namespace: str | None) -> None:
-    """Refuse options of a cluster where none is meant.
+def refuse_unused(
+    kubeconfig: str | None, context: str | None, namespace: str | None, meant: str = "--cluster"
+) -> None:
+    """Refuse options of a cluster where none is meant, as the option `meant` would say.
 
     Raises:
         InputError: there is one.
@@ -46,7 +48,7 @@ def refuse_unused(kubeconfig: str | None, context: str | None, namespace: str | 
     for name, value in given.items():
         if value is not None:
             raise InputError(
-                "it has no meaning without --cluster", where=name, hint="add --cluster, or leave it out"
+                f"it has no meaning without {meant}", where=name, hint=f"add {meant}, or leave it out"
             )
 
 

@@ -18,16 +18,18 @@ from partita.dash.model import (
 )
 from partita.dash.transitions import detail, state_of
 from partita.errors import InputError
+from partita.kubernetes.pausing import paused_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from partita.kubernetes.action_log import ActionLog
+    from partita.kubernetes.action_log import ActionLog, Name
     from partita.kubernetes.api import Cache
     from partita.kubernetes.controller import ClusterController
     from partita.kubernetes.objects import ObjectMeta
-    from partita.kubernetes.resources import PlanObject, TransitionObject
+    from partita.kubernetes.resources import PlanObject, TransitionObject, WorkloadObject
 
+_GOES_ON = {TransitionState.RUNNING, TransitionState.PAUSED, TransitionState.STOPPED}
 _WHOLE_S = 2.0
 """A status has whole seconds, and is written after the Transition has begun."""
 
@@ -39,7 +41,8 @@ def transitions(controller: ClusterController) -> list[Transition]:
         return []
     plans, found = kept
     waiting = [_waiting(each) for each in plans.values() if each.status.state == "Waiting"]
-    begun = [_transition(each) for each in found.values()]
+    paused = _paused(controller)
+    begun = [_transition(each, paused.get(_workload(each))) for each in found.values()]
     return sorted([*waiting, *begun], key=lambda each: (-each.at, each.id))
 
 
@@ -65,6 +68,20 @@ def transition(controller: ClusterController, number: str) -> TransitionDetail |
         lines = (CapacityLine(name, floor, (), (), rates.get(name, 0.0)) for name, floor in floors)
         made = made.replace(capacity=tuple(lines))
     return made
+
+
+def workload_in_progress(controller: ClusterController, number: str) -> WorkloadObject | None:
+    """Return the Workload of a Transition that is in progress; None if it is not."""
+    of = next((each for each in transitions(controller) if each.id == number), None)
+    kept = _caches(controller)
+    if kept is None or of is None or of.state not in _GOES_ON:
+        return None
+    found = next((each for each in kept[1].values() if _id(each.metadata) == number), None)
+    if found is None:
+        return None
+    namespace, name = _workload(found)
+    workload: WorkloadObject | None = controller.caches[0].get(name, namespace)
+    return workload
 
 
 def _unseen(found: TransitionObject, log: ActionLog) -> Event:
@@ -151,15 +168,30 @@ def _waiting(plan: PlanObject) -> Transition:
     )
 
 
-def _transition(found: TransitionObject) -> Transition:
+def _paused(controller: ClusterController) -> dict[Name, str]:
+    """Return who paused Workloads, by those."""
+    found = controller.caches[0].values() if controller.caches else ()
+    return {
+        (each.metadata.namespace, each.metadata.name): by
+        for each in found
+        if (by := paused_by(each)) is not None
+    }
+
+
+def _workload(found: TransitionObject) -> Name:
+    return found.metadata.namespace, found.spec.workload.name
+
+
+def _transition(found: TransitionObject, paused: str | None) -> Transition:
     status = found.status
+    state = State(status.state.lower()) if status.state not in {"", "Paused"} else State.RUNNING
     begun, ended = _seconds(status.begun), _seconds(status.ended)
     predicted = (time.time() - begun + status.seconds_left) if begun and not ended else ended - begun
     return Transition(
         _id(found.metadata),
         begun or _seconds(found.metadata.creation_timestamp),
         f"kubectl get workload {found.spec.workload.name}",
-        state_of(State(status.state.lower()) if status.state else State.RUNNING, None),
+        state_of(state, paused if state in {State.RUNNING, State.STOPPED} else None),
         status.done,
         status.actions,
         round(max(0.0, predicted)),

@@ -2,7 +2,7 @@
 
 `ControllerSource` shows the GPUs and services of all Workloads of a controller, `ControllerOnDemand` its Plans and
 Transitions. Nothing more is watched for them. Only the controller that leads knows; others say so. A Plan is approved
-by its annotation, as `kubectl partita approve` does.
+by its annotation, as `kubectl partita approve` does, and a Workload paused by its own.
 """
 
 from __future__ import annotations
@@ -30,18 +30,19 @@ from partita.dash.model import Accepted, EventPage, GpuHistory, Part, Service, T
 from partita.dash.plans import difference_of, plan_data, summary
 from partita.dash.source import Look, SeenGpu
 from partita.drive.driver import Observation
-from partita.errors import InfeasibleError
+from partita.errors import InfeasibleError, InputError
 from partita.kubernetes import dash_changes
 from partita.kubernetes.dash_jobs import ControllerJobs, deleted
 from partita.kubernetes.dash_power import PowerHistory
 from partita.kubernetes.dash_questions import ControllerQuestions, priced
 from partita.kubernetes.dra import DURATIONS
 from partita.kubernetes.objects import ConflictError, ForbiddenError, NotFoundError
+from partita.kubernetes.pausing import pause, resume
 from partita.kubernetes.resources import APPROVED, PLANS, plan_of
 from partita.planning.document import parse_plan
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
     from threading import Lock
 
     from partita.control.metrics import ClusterFacts
@@ -49,7 +50,9 @@ if TYPE_CHECKING:
     from partita.drive.driver import ObservedGpu
     from partita.kubernetes.action_log import ActionLog
     from partita.kubernetes.controller import ClusterController
-    from partita.kubernetes.resources import PlanObject
+    from partita.kubernetes.resources import PlanObject, WorkloadObject
+
+WHO = "the dashboard"
 
 
 class ControllerSource:
@@ -328,11 +331,23 @@ class ControllerOnDemand(ControllerQuestions):
         )
 
     def pause(self, number: str) -> Accepted:
-        """Refuse: a Transition of a cluster is held back before it begins."""
-        raise RequestFault(
-            409, f"{number} cannot be paused", hint="write `approve: Manual` into the Workload's spec"
-        )
+        """Have no further action of a Transition's Workload begin, by the annotation that its controller reads."""
+        return self._annotated(number, lambda found: pause(self._controller.api, found, WHO))
 
     def resume(self, number: str) -> Accepted:
-        """Refuse: nothing is paused."""
-        raise RequestFault(409, f"{number} is not paused", hint="look again")
+        """End the pause of a Transition's Workload."""
+        return self._annotated(number, lambda found: resume(self._controller.api, found))
+
+    def _annotated(self, number: str, annotate: Callable[[WorkloadObject], str]) -> Accepted:
+        """Pause or resume the Workload of a Transition that is in progress."""
+        found = dash_changes.workload_in_progress(self._controller, number)
+        if found is None:
+            raise RequestFault(409, f"transition {number} is not in progress", hint="look again")
+        try:
+            return Accepted(number, annotate(found))
+        except ForbiddenError as error:
+            raise RequestFault(
+                403, f"the controller's account may not: {error.what}", hint=error.hint
+            ) from None
+        except InputError as error:
+            raise RequestFault(409, error.what, where=error.where, hint=error.hint) from None

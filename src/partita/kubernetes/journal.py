@@ -29,6 +29,7 @@ from partita.kubernetes.objects import (
     KubernetesObject,
     timestamp,
 )
+from partita.kubernetes.pausing import resuming
 from partita.kubernetes.resources import (
     APPROVED,
     PLANS,
@@ -364,6 +365,7 @@ class ApiJournal:
         records: of the Workload.
         events: gets events on the Transition.
         log: gets all actions.
+        paused: returns who paused the Workload, None if nobody did.
         serving: called with the ready items/s of each service and the number of GPUs in use, at each report.
     """
 
@@ -372,11 +374,13 @@ class ApiJournal:
         records: WorkloadRecords,
         events: EventLog,
         log: ActionLog,
+        paused: Callable[[], str | None],
         serving: Callable[[Mapping[str, float], int], None],
     ) -> None:
         self._records = records
         self._events = events
         self._log = log
+        self._paused = paused
         self._workload = records.namespace, records.owner.name
         self._serving = serving
         self._object: TransitionObject | None = None
@@ -389,6 +393,9 @@ class ApiJournal:
         self._writes = 0  # number of writes before this goal
         self._next = float("-inf")
         self._trouble: Condition | None = None
+        self._shown: TransitionStatus | None = (
+            None  # as it was written last, whatever number of writes it named
+        )
 
     # The journal
 
@@ -399,6 +406,7 @@ class ApiJournal:
         self._goal = goal
         self._replans = -1
         self._trouble = None
+        self._shown = None
         self._writes = sum(self._records.api.writes.values())
         last = self._last()
         self._begun = last is not None and _unfinished(last) and last.spec.source == goal.source
@@ -416,7 +424,7 @@ class ApiJournal:
         self._log.begin_round(self._transition, transition, at)
         self._order = _Order(transition)
         self._status = TransitionStatus(
-            state="Running",
+            state="Running" if self._paused() is None else "Paused",
             begun=(self._object.status.begun if self._object else "") or timestamp(),
             actions=len(transition.actions),
             replans=self._replans,
@@ -500,8 +508,8 @@ class ApiJournal:
         return _goal(last.spec) if last is not None and _unfinished(last) else None
 
     def paused(self) -> str | None:
-        """Return None: a Workload of a cluster is held back by `spec.approve`, before a transition begins."""
-        return None
+        """Return who paused the Workload; None if nobody did."""
+        return self._paused()
 
     def promised(self) -> Mapping[str, float] | None:
         """Return the rates that the current deployment must keep; None if there was never a goal."""
@@ -531,11 +539,19 @@ class ApiJournal:
 
     def observed(self, view: ClusterView) -> None:
         """Write the progress, at most every `PROGRESS_S`."""
-        if time.monotonic() >= self._next:
+        if time.monotonic() >= self._next or self._stands_otherwise():
             current = deployed(view.observation)
             self._show(current.capacity(), current.used)
 
+    def show_pause(self) -> None:
+        """Write that the Transition is paused, or goes on, as soon as that changes, while its actions are awaited."""
+        if self._order is not None and self._stands_otherwise():
+            self._show({}, 0)
+
     # Parts
+
+    def _stands_otherwise(self) -> bool:
+        return (self._paused() is not None) is not (self._status.state == "Paused")
 
     @property
     def _transition(self) -> Name:
@@ -602,13 +618,16 @@ class ApiJournal:
         status, order = self._status, self._order
         left = order.seconds_left() if order is not None else 0.0
         nearest = nearest_service(capacity, status.floors) if capacity else status.nearest
-        moving = Condition(
-            "Progressing", "True", "Running", f"{status.done} of {status.actions} actions done"
-        )
+        text, by = f"{status.done} of {status.actions} actions done", self._paused()
+        moving = Condition("Progressing", "True", "Running", text)
+        if by is not None:
+            text = f"paused by {by}: {text}; `{resuming(self._records.owner.name)}` goes on"
+            moving = Condition("Progressing", "False", "Paused", text)
         trouble = self._trouble or Condition("Degraded", "False", "AsExpected", "")
-        reached = Condition("Reached", "False", "Running", "")
+        reached = Condition("Reached", "False", moving.reason, "")
         self._status = msgspec.structs.replace(
             status,
+            state="Running" if by is None else "Paused",
             progress=f"{status.done}/{status.actions}",
             seconds_left=round(left),
             left=_words(left),
@@ -622,8 +641,10 @@ class ApiJournal:
     def _write_status(self, *, decisive: bool) -> None:
         self._next = time.monotonic() + PROGRESS_S
         records, wanted = self._records, self._object
-        if wanted is None:
-            return
+        same = msgspec.structs.replace(self._status, writes=0)
+        if wanted is None or (same == self._shown and not decisive):
+            return  # a pause may last for days
+        self._shown = None
         sent = sum(records.api.writes.values()) - self._writes
         self._status = msgspec.structs.replace(self._status, writes=sent)
         body = {"status": {**to_data(self._status)}}
@@ -631,6 +652,7 @@ class ApiJournal:
         try:
             written = records.api.patch(TRANSITIONS, name, body, records.namespace, subresource="status")
             self._object = records.remember(TRANSITIONS, written)
+            self._shown = same
         except ConflictError:
             return
         except KubernetesError as error:

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 GROUP, VERSION = "partita.dev", "v1alpha1"
 APPROVED = "partita.dev/approved"
 """Annotation of a Plan: a person approves the Plan by writing its uid there."""
+PAUSED = "partita.dev/paused"
+"""Annotation of a Workload: who paused it. While it is there, no action of its transitions begins."""
 FINALIZER = "partita.dev/drain"
 """Finalizer of a Workload: it stays after its deletion until its replicas are drained or orphaned."""
 WORKLOAD_LABEL = "partita.dev/workload"
@@ -422,7 +424,9 @@ class TransitionSpec(Value, rename="camel", omit_defaults=True):
 class TransitionStatus(msgspec.Struct, frozen=True, rename="camel", gc=False):
     """The status of a Transition: its progress."""
 
-    state: Annotated[str, Meta(description="In one word: Running, Reached, Stopped or Replaced.")] = ""
+    state: Annotated[str, Meta(description="In one word: Running, Paused, Reached, Stopped or Replaced.")] = (
+        ""
+    )
     begun: Annotated[str, Meta(description="Time of its begin, as RFC 3339.")] = ""
     ended: Annotated[str, Meta(description="Time of its end, as RFC 3339; empty until then.")] = ""
     done: Annotated[int, Meta(description="Actions of the current schedule that have succeeded.")] = 0

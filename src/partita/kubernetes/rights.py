@@ -95,7 +95,7 @@ CONTROLLER = (
         _W,
         "workloads.partita.dev",
         "list watch patch",
-        "the Workloads; to set a finalizer, so that replicas drain",
+        "the Workloads; to set a finalizer, so that replicas drain; to pause for who may in the dashboard",
     ),
     _right(_W, "workloads/status.partita.dev", "patch", "conditions, state and GPUs in use"),
     _right(

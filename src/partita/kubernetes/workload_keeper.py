@@ -46,6 +46,7 @@ from partita.kubernetes.objects import (
     KubernetesError,
     NotFoundError,
 )
+from partita.kubernetes.pausing import paused_by, resuming
 from partita.kubernetes.rates import KeptRates, rates_from
 from partita.kubernetes.resources import (
     FINALIZER,
@@ -105,6 +106,7 @@ class WorkloadKeeper:
         self._lost: list[str] = []
         self._failures = 0
         self._silence = ""  # what was last reported of silent nodes
+        self._paused_by: str | None = None
         self._not_before = float("-inf")
         self._generation = 0
         self._look_in_s = context.settings.poll_s
@@ -172,6 +174,7 @@ class WorkloadKeeper:
             self._events = EventLog(self._records, self._tell)
             self.status = self._written = found.status
         self._records.now(found)
+        self._show_pause()
         self._look_in_s = self._context.settings.poll_s
         if found.metadata.deletion_timestamp is not None:
             return self._delete(found)
@@ -195,6 +198,32 @@ class WorkloadKeeper:
         if jobs is not None:
             now = session.gpus.driver.clock.now()
             self._look_in_s = min(self._look_in_s, max(0.0, jobs.step(now) - now))
+
+    def _paused(self) -> str | None:
+        """Return who paused the Workload; None if nobody did."""
+        found = self._context.workloads.get(self._name, self._namespace)
+        if found is not None:  # else the cache is incomplete for a moment
+            self._paused_by = paused_by(found)
+        return self._paused_by
+
+    def _show_pause(self) -> None:
+        """Have a condition say who paused the Workload, once anybody has."""
+        by = self._paused()
+        if by is not None:
+            text = f"by {by}: no action begins until `{resuming(self._name)}`"
+            self._set(Condition("Paused", "True", "Paused", text))
+        elif any(each.type == "Paused" for each in self.status.conditions):
+            self._set(Condition("Paused", "False", "NotPaused", ""))
+
+    def _listen(self, gpus: WorkloadGpus) -> bool:
+        """Report while actions are waited for what people should know; say whether nodes are silent."""
+        if self._session is not None:
+            self._show_pause()
+            self._session.journal.show_pause()
+        silent = self._silent(gpus)
+        with suppress(LostLeadershipError):
+            self._flush(force=False)
+        return silent
 
     def _silent(self, gpus: WorkloadGpus) -> bool:
         """Say whether nodes are silent, so that nothing is to begin, and report it."""
@@ -354,7 +383,7 @@ class WorkloadKeeper:
             driver = context.drivers.open(self._api, self._name, self._template, chosen)
             gpus = self._gpus(driver, EventLog(records, self._tell))
         spec = loaded.spec
-        journal = ApiJournal(records, events, context.log, self._serving)
+        journal = ApiJournal(records, events, context.log, self._paused, self._serving)
         plans = ApiPlans(records, events, loaded.document, manual=spec.approve == "Manual")
         rates = rates_from(spec.rates, self._api, self._namespace, context.settings.gateways)
         reconciler = Reconciler(
@@ -378,7 +407,7 @@ class WorkloadKeeper:
                 self._api, self._name, driver, driver, events, tell=self._tell, wake=self.wake.set
             )
         gpus = WorkloadGpus(driver, watched, shared, jobs)
-        shared.share_with(SilenceAwareTenant(jobs, lambda: self._silent(gpus)))
+        shared.share_with(SilenceAwareTenant(jobs, lambda: self._listen(gpus)))
         return gpus
 
     def _controller(self, driver: SharedDriver, journal: ApiJournal, algorithm: str) -> Controller:
@@ -390,7 +419,8 @@ class WorkloadKeeper:
             context.settings.backoff,
             random.Random(),
             self._interrupted,
-            ahead=driver.expect,
+            # Jobs are not asked to leave for what is paused; when it goes on, each action asks for its room.
+            ahead=lambda transition: driver.expect(transition if self._paused() is None else None),
         )
         made = registry.make("transition_algorithms", algorithm)
         return Controller(executor, made, context.drivers.durations, f"kubectl get workload {self._name}")
@@ -499,7 +529,7 @@ class WorkloadKeeper:
         self._close_session()
         self._set(Condition("Accepted", "False", "Deleted", "it is deleted"), state="Draining")
         self._flush(force=True)
-        journal = ApiJournal(records, events, context.log, self._serving)
+        journal = ApiJournal(records, events, context.log, self._paused, self._serving)
         driver = context.drivers.open(self._api, self._name, self._template, lambda _node, _model: True)
         try:
             if found.spec.get("deletionPolicy", "Drain") == "Drain":
@@ -609,7 +639,7 @@ class WorkloadKeeper:
         rows = {each.name: each.capacity for each in newest.spec.services} if newest is not None else {}
         found = self._records.transitions() if self._records is not None else []
         status = found[-1].status if found else None
-        moving = status is not None and status.state == "Running"
+        moving = status is not None and status.state in {"Running", "Paused"}
         floors = status.floors if status is not None and moving else rates
         numbers = {
             name: ServiceNumbers(
@@ -620,7 +650,7 @@ class WorkloadKeeper:
         promised = promises(session.loaded.prepared.workload)
         if status is None or not status.state:
             return ClusterFacts(*seen, numbers, promised)
-        state = State(status.state.lower())
+        state = State.RUNNING if status.state == "Paused" else State(status.state.lower())
         return ClusterFacts(*seen, numbers, promised, state, status.done, status.actions, status.replans)
 
     def _set(self, *conditions: Condition, **fields: Any) -> None:  # noqa: ANN401 -- the status's fields
