@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Browser, ConsoleMessage, Error, Page, Request, ViewportSize
 
+    from partita.dash.access import PublicUrl
     from partita.dash.source import Source
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -44,10 +46,10 @@ class Served:
 
     def __init__(self, source: Source, access: Access | None = None, every_s: float | None = None) -> None:
         self.api = ApiState(source)
-        self._guard = Guard(access or Access())
         self._every_s = every_s
         self._bound = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._bound.getsockname()[1]
+        self._guard = Guard(access or Access(), self.port)
         self._loop = asyncio.new_event_loop()
         config = uvicorn.Config(
             application(self.api, self._guard),
@@ -70,6 +72,10 @@ class Served:
         await self._server.serve([self._bound])
         if looking:
             looking.cancel()
+
+    def reached_by(self, public: PublicUrl) -> None:
+        """Have a proxy in front from now on."""
+        self._guard.access = replace(self._guard.access, public=public)
 
     def look(self) -> None:
         """Look at the source once, and tell all readers."""

@@ -36,6 +36,10 @@ From your desk, through ssh:
 
 ssh -L 8080:localhost:8080 gpu-host partita dash
 
+Behind a proxy of this host that ends TLS:
+
+partita dash --public-url https://gpus.example.org/partita/ --token-file read
+
 For colleagues, with TLS and two tokens, one that reads and one that may also apply plans:
 
 umask 077; openssl rand -hex 32 > read; openssl rand -hex 32 > write
@@ -78,6 +82,15 @@ Name = Annotated[
     list[str] | None,
     typer.Option(
         "--name", metavar="HOST", help="Another name of this host, as browsers know it. Repeatable."
+    ),
+]
+PublicUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--public-url",
+        metavar="URL",
+        help="Address by which browsers reach a proxy in front of this one, which ends TLS: "
+        "https://gpus.example.org/partita/.",
     ),
 ]
 
@@ -134,6 +147,7 @@ def dash(
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
     name: Name = None,
+    public_url: PublicUrl = None,
     log_format: LogForm = LogFormat.TEXT,
 ) -> None:
     """Serve the dashboard and the API under /api/v1: fleet, services, jobs, plans and transitions, live.
@@ -153,6 +167,7 @@ def dash(
         cert=tls_cert,
         key=tls_key,
         names=name or (),
+        public_url=public_url,
     )
     token = None if gateway_token_file is None else read_token(gateway_token_file)
     with ExitStack() as stack:
@@ -186,7 +201,7 @@ def dash(
         stack.callback(on_demand.close)
         history = stack.enter_context(closing(History(shown.folder / FILE)))
         stack.enter_context(_logged())
-        serve(source, access, history, partial(_tell, demo), on_demand)
+        serve(source, access, history, partial(_tell, access.public, demo), on_demand)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,8 +231,10 @@ def _demo(stack: ExitStack) -> _Shown:
     return _Shown(running.folder, cluster, running.workload, (running.gateway,))
 
 
-def _tell(demo: bool, url: str) -> None:  # noqa: FBT001 -- bound by its place
+def _tell(public: object, demo: bool, url: str) -> None:  # noqa: FBT001 -- bound by its place
     echo(f"partita dash: {url}")
+    if public is not None:
+        echo(f"through the proxy: {public}")
     if demo:
         echo(
             "A day of five services on 24 simulated GPUs, five minutes long, again and again. Ctrl-C ends it."

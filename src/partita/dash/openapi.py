@@ -66,14 +66,19 @@ def document() -> dict[str, Any]:
             "description": "What a cluster of MIG GPUs does: fleet, services, jobs, plans and transitions.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "servers": [{"url": "/"}],
+        "servers": [{"url": "../../"}],  # from where this document lies, also behind a proxy
         "security": [{}, {"bearer": []}, {"cookie": []}],
         "paths": dict(sorted(paths.items())),
         "components": {
             "schemas": dict(sorted(schemas.items())),
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
-                "cookie": {"type": "apiKey", "in": "cookie", "name": "partita"},
+                "cookie": {
+                    "type": "apiKey",
+                    "in": "cookie",
+                    "name": "partita",
+                    "description": "That of POST /api/v1/session; each server adds letters of its own to the name.",
+                },
             },
             "responses": {
                 "Fault": {

@@ -14,20 +14,23 @@ import socket
 import threading
 import time
 from concurrent.futures import Future
+from functools import partial
 from importlib import resources
+from math import isinf
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Mount, Route
+from starlette.routing import Mount, Route, Router
 from starlette.staticfiles import StaticFiles
 
 from partita import __version__
 from partita.dash.access import Guard
+from partita.dash.connections import BACKLOG, Connection, Room, room_for
 from partita.dash.endpoint import Call, Encoded, RequestFault
 from partita.dash.endpoints import ALL
 from partita.dash.metrics import dash_metrics
@@ -40,13 +43,14 @@ from partita.documents.codec import DocumentSource, convert
 from partita.errors import InfeasibleError, InputError, PartitaError
 from partita.metrics import MetricsPage
 from partita.serve.gateway.access import listening
+from partita.serve.worker.listening import server_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from partita.dash.access import Access
+    from partita.dash.access import Access, Grant
     from partita.dash.endpoint import Endpoint, IfMatch
     from partita.dash.history import History
     from partita.dash.on_demand import OnDemand
@@ -69,6 +73,9 @@ SEND_S = 30.0
 
 BODY_S = 30.0
 """Seconds after which a body that has not come in full is refused."""
+
+TOKENS_S = 1.0
+"""Seconds between two looks at the tokens' files."""
 
 MOST_STREAMS = 500
 _LONGEST_ID = 20
@@ -108,7 +115,7 @@ def application(api: ApiState, guard: Guard) -> ASGIApp:
     app = Starlette(
         routes=[
             Route(ROOT, _handler(api, guard, index), methods=["GET"]),
-            Mount(ROOT, routes=routes),
+            Mount(ROOT, Router(routes, redirect_slashes=False)),
             Route("/metrics", _metrics(api, guard, streams), methods=["GET"]),
             Mount("/", StaticFiles(directory=str(bundle), html=True)),
         ],
@@ -123,7 +130,7 @@ def application(api: ApiState, guard: Guard) -> ASGIApp:
 
 
 class _Secured:
-    """Checks host and origin of every request, and adds the headers that keep the page safe."""
+    """Checks host and origin of every request, takes a proxy's path away, and adds headers for safety."""
 
     def __init__(self, app: ASGIApp, guard: Guard) -> None:
         self._app = app
@@ -149,6 +156,13 @@ class _Secured:
         except RequestFault as fault:
             await _fault(fault.status, fault.fault)(scope, receive, secured)
             return
+        path = self._guard.inner_path(scope["path"])
+        if path is None:
+            moved = Response(status_code=308, headers={"location": f"{scope['path']}/"})
+            await moved(scope, receive, secured)
+            return
+        if path != scope["path"]:
+            scope = {**scope, "path": path, "raw_path": path.encode()}
         await self._app(scope, receive, secured)
 
 
@@ -157,7 +171,7 @@ def _handler(api: ApiState, guard: Guard, endpoints: list[Endpoint]) -> Callable
 
     async def handle(request: Request) -> Response:
         endpoint = methods["GET" if request.method == "HEAD" else request.method]
-        role = _role(guard, request, endpoint.role)
+        role = _grant(guard, request, endpoint.role).role
         if endpoint.part is not None and endpoint.part not in api.parts:
             raise RequestFault(404, f"this cluster has no {endpoint.part.value}", where=request.url.path)
         call = Call(
@@ -247,20 +261,20 @@ async def _matched(api: ApiState, request: Request, wanted: IfMatch) -> str:
     return current
 
 
-def _role(guard: Guard, request: Request, wanted: Role) -> Role:
-    role = guard.role(request.headers, request.cookies)
-    if role is None:
+def _grant(guard: Guard, request: Request, wanted: Role = Role.READ) -> Grant:
+    grant = guard.grant(request.headers, request.cookies)
+    if grant is None:
         raise RequestFault(
             401,
             "a token is needed",
             where="Authorization",
             hint="send `Authorization: Bearer TOKEN`, or sign in",
         )
-    if wanted is Role.WRITE and role is not Role.WRITE:
+    if wanted is Role.WRITE and grant.role is not Role.WRITE:
         none = guard.access.write is None
         hint = "start `partita dash` with --write-token-file" if none else "use the token that may write"
         raise RequestFault(403, "this needs a token that may write", where="Authorization", hint=hint)
-    return role
+    return grant
 
 
 def _query(request: Request, kind: type[Value]) -> Value:
@@ -293,6 +307,8 @@ async def _body(request: Request, kind: type[Value]) -> Value:
                     raise RequestFault(
                         413, f"the body is larger than {MOST_BODY >> 20} MiB", hint="send less"
                     )
+    except ClientDisconnect:
+        raise RequestFault(400, "the body broke off") from None  # which nobody hears
     except TimeoutError:
         raise RequestFault(408, f"the body has not come within {BODY_S:g} s", hint="send it again") from None
     try:
@@ -308,12 +324,12 @@ async def _body(request: Request, kind: type[Value]) -> Value:
 def _session(guard: Guard) -> Callable[[Request], Any]:
     async def handle(request: Request) -> Response:
         if request.method == "DELETE":
-            cookie = guard.sign_out(request.cookies)
-            role = guard.role({}, {}) or Role.READ
+            cookie = guard.sign_out(request.cookies, request.headers.get("origin"))
+            role = Role.READ
         else:
             asked = await _body(request, SignIn)
             assert isinstance(asked, SignIn)  # noqa: S101 -- for the type
-            role, cookie = guard.sign_in(asked.token)
+            role, cookie = guard.sign_in(asked.token, request.headers.get("origin"))
         body = msgspec.json.encode(Session(role))
         return Response(body, 200, {"set-cookie": cookie, "cache-control": "no-store"}, "application/json")
 
@@ -324,7 +340,7 @@ def _openapi(guard: Guard) -> Callable[[Request], Any]:
     body = msgspec.json.encode(document())
 
     async def handle(request: Request) -> Response:
-        _role(guard, request, Role.READ)
+        _grant(guard, request)
         return Response(body, media_type="application/json")
 
     return handle
@@ -334,7 +350,7 @@ def _metrics(api: ApiState, guard: Guard, streams: _Streams) -> Callable[[Reques
     page = MetricsPage(lambda: dash_metrics(api, streams.count))
 
     async def handle(request: Request) -> Response:
-        _role(guard, request, Role.READ)
+        _grant(guard, request)
         body, media = page.read(request.headers.get("accept", ""))
         return Response(body, headers={"content-type": media, "cache-control": "no-store"})
 
@@ -356,7 +372,7 @@ class _Streams:
 
     async def answer(self, request: Request) -> Response:
         """Return the stream of one reader."""
-        _role(self._guard, request, Role.READ)
+        grant = _grant(self._guard, request)
         told = request.headers.get("last-event-id") or request.query_params.get("last_event") or ""
         if self._open >= MOST_STREAMS:
             raise RequestFault(503, f"{MOST_STREAMS} readers have a stream", hint="close some, or come again")
@@ -367,7 +383,7 @@ class _Streams:
                 where="Last-Event-ID",
                 hint="send the last `id:` that came, or leave it out",
             )
-        return _StreamResponse(self, int(told) if told else None)
+        return _StreamResponse(self, int(told) if told else None, grant)
 
     async def send(self, position: int | None, send: Send) -> None:
         """Send events until the reader is gone or takes nothing, or the server ends."""
@@ -396,12 +412,13 @@ async def _sent(send: Send, body: bytes) -> None:
 
 
 class _StreamResponse(Response):
-    """A response that goes on until either side ends it."""
+    """A response that goes on until either side ends it, or the reader may not read any more."""
 
-    def __init__(self, streams: _Streams, position: int | None) -> None:
+    def __init__(self, streams: _Streams, position: int | None, grant: Grant) -> None:
         super().__init__()
         self._streams = streams
         self._position = position
+        self._grant = grant
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         del scope
@@ -418,10 +435,12 @@ class _StreamResponse(Response):
         )
         sending = asyncio.create_task(self._streams.send(self._position, send))
         gone = asyncio.create_task(_gone(receive))
+        ended = asyncio.create_task(self._grant.ended.wait())
+        left = None if isinf(self._grant.ends) else self._grant.ends - time.monotonic()
         try:
-            await asyncio.wait((sending, gone), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((sending, gone, ended), timeout=left, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for each in (sending, gone):
+            for each in (sending, gone, ended):
                 each.cancel()
                 with contextlib.suppress(asyncio.CancelledError, OSError):
                     await each
@@ -632,10 +651,14 @@ class _Running:
         await look(api)
         if api.fault is not None:
             raise api.fault
-        tls = self._access.tls
+        tls, port = self._access.tls, bound.getsockname()[1]
+        guard, room = Guard(self._access, port), Room(room_for(), SECURITY)
+        connection: Any = partial(
+            Connection, room, None if tls is None else server_context(tls.cert, tls.key)
+        )
         config = uvicorn.Config(
-            application(api, Guard(self._access)),
-            http="h11",  # which limits heads, as httptools does not; what it costs more is not seen at this load
+            application(api, guard),
+            http=connection,  # on h11, which limits heads, as httptools does not; what it costs is not seen
             ws="none",
             lifespan="off",
             log_config=None,
@@ -643,33 +666,41 @@ class _Running:
             server_header=False,
             proxy_headers=False,
             timeout_graceful_shutdown=1,
-            ssl_certfile=None if tls is None else tls.cert,
-            ssl_keyfile=None if tls is None else tls.key,
+            backlog=BACKLOG,
+            log_level="error",
         )
-        self._server = _Server(config, api)
+        self._server = _Server(config, api, room)
         self._server.should_exit = self._ended
         if threading.current_thread() is threading.main_thread():
             for each in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(each, self.end)
-        looking = asyncio.create_task(look_on(api))
+        tasks = [asyncio.create_task(each) for each in (look_on(api), _read_tokens(guard))]
         # Else a reader that is there and takes nothing keeps its connection for ever: whatever is sent waits for it.
         bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SEND_S * 1000))
-        tell(self._access.url(bound.getsockname()[1]))
+        tell(self._access.url(port))
         try:
             await self._server.serve([bound])
         finally:
-            looking.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await looking
+            for task in tasks:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
             api.looker.shutdown()
+
+
+async def _read_tokens(guard: Guard) -> None:
+    while True:
+        await asyncio.sleep(TOKENS_S)
+        guard.read_tokens()
 
 
 class _Server(uvicorn.Server):
     """uvicorn, which ends streams and searches when it is told to end, since they would go on for long."""
 
-    def __init__(self, config: uvicorn.Config, api: ApiState) -> None:
+    def __init__(self, config: uvicorn.Config, api: ApiState, room: Room) -> None:
         super().__init__(config)
         self._api = api
+        self._room = room
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -679,6 +710,9 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End the streams and searches, and then the connections."""
         self._api.stream.close()
+        self._room.close(busy=False)
         if self._api.on_demand is not None:
             await asyncio.to_thread(self._api.on_demand.close)
         await super().shutdown(sockets)
+        self._room.close(busy=True)  # those whose client does not answer the end of TLS
+        await asyncio.sleep(0)
