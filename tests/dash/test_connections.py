@@ -200,9 +200,9 @@ def test_those_who_ask_nothing_make_room(
         assert [each.status for each in (first, *others)] == [200] * 8
         for each in (first, *others):
             assert b"retry" in each.readline()
-        for each in silent:
-            assert everything(each) == b""
-            each.close()
+        for gone in silent:
+            assert everything(gone) == b""
+            gone.close()
         # All of them are at work now: whoever comes is told so, where no handshake stands between.
         with closing(connect(made.url)) as late:
             late.settimeout(PATIENCE_S)
