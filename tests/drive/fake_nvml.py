@@ -448,6 +448,9 @@ class FakeNvml:
     def _nvmlDeviceGetGpuInstanceId(self, device: Any, result: Any) -> None:
         result._obj.value = self._compute_of(device).gi.id
 
+    def _nvmlDeviceGetDeviceHandleFromMigDeviceHandle(self, device: Any, result: Any) -> None:
+        _point(result, self._compute_of(device).gpu.address)
+
     def _nvmlDeviceGetComputeInstanceId(self, device: Any, result: Any) -> None:
         result._obj.value = self._compute_of(device).id
 

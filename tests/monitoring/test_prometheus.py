@@ -88,6 +88,16 @@ def dcgm() -> str:
     return "\n".join(lines) + "\n"
 
 
+OF_A_POD = """# TYPE partita_instance_running gauge
+partita_instance_running{service="pod",UUID="GPU-9",GPU_I_ID="3",gpu_instance="n9/gpu-0/1g.10gb@6"} 2
+# TYPE DCGM_FI_PROF_GR_ENGINE_ACTIVE gauge
+DCGM_FI_PROF_GR_ENGINE_ACTIVE{UUID="GPU-9",GPU_I_ID="3",pod="a",container="b"} 0.9
+# TYPE DCGM_FI_DEV_FB_USED gauge
+DCGM_FI_DEV_FB_USED{UUID="GPU-9",GPU_I_ID="3",pod="a",container="b"} 700
+"""
+"""What a gateway on Kubernetes and DCGM say of an instance whose id the controller does not know."""
+
+
 @contextmanager
 def served_text(text: str) -> Iterator[int]:
     with serving_pages(
@@ -224,7 +234,9 @@ def test_every_query_finds_series_and_no_label_is_renamed(tmp_path: Path) -> Non
         served.event("ready")
         host = stack.enter_context(serving_pages(ServedPages(page.read), "127.0.0.1", 0))
         other = stack.enter_context(served_text(dcgm()))
-        targets = {"gateway": served.http, "host": f"127.0.0.1:{host}", "dcgm": f"127.0.0.1:{other}"}
+        pod = stack.enter_context(served_text(OF_A_POD))
+        targets = {"gateway": served.http, "host": f"127.0.0.1:{host}"}
+        targets |= {"dcgm": f"127.0.0.1:{other}", "pod": f"127.0.0.1:{pod}"}
         url = stack.enter_context(prometheus(tmp_path, targets))
         end, empty = time.monotonic() + PATIENCE_S, queries()
         while empty:
@@ -246,8 +258,11 @@ def test_every_query_finds_series_and_no_label_is_renamed(tmp_path: Path) -> Non
         assert {"UUID", "GPU_I_ID", "GPU_I_PROFILE", "service"} <= labels
         # What DCGM says of an instance is told of each service on it, and of the instance without any of none.
         boards = {panel.title: panel for _, _, panels in BOARDS.values() for panel in panels}
-        assert value(boards["Engines by service"].queries[0].expression) == {"search": 0.375}
-        assert value(boards["Memory in use by service"].queries[0].expression) == {"search": 5000.0}
+        assert value(boards["Engines by service"].queries[0].expression) == {"search": 0.375, "pod": 0.9}
+        assert value(boards["Memory in use by service"].queries[0].expression) == {
+            "search": 5000.0,
+            "pod": 700.0,
+        }
         held, working = (value(each.expression) for each in boards["Held and working"].queries)
         assert held == {"": pytest.approx(4 / 7)}
         assert working == {"": pytest.approx((0.5 * 3 + 0.25) / 7)}

@@ -10,7 +10,9 @@ from typing import Annotated
 
 import typer
 
+from partita.cli.output import note
 from partita.documents.codec import DocumentSource, convert, to_data
+from partita.drive.own_device import own_device
 from partita.errors import InputError
 from partita.serve.services import host_and_port
 from partita.serve.worker.spec import (
@@ -185,6 +187,9 @@ def worker(
     if emulated and latency_ms is None:
         raise InputError("an emulated worker needs to know how long it takes", hint="give --latency-ms")
     host, port = host_and_port(listen)
+    device = own_device(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    if device.why_not:
+        note(f"metrics cannot name the GPU and its instance: {device.why_not}")
     backend = (
         OnnxSpec(str(onnx.resolve()))
         if onnx is not None
@@ -204,6 +209,8 @@ def worker(
         grace_s=grace,
         declared=DeclaredBatch(batch_rows),
         retry=not no_retry,
+        gpu_uuid=device.gpu_uuid,
+        gpu_instance_id=device.gpu_instance_id,
         listen=ListenSpec(
             host,
             port,

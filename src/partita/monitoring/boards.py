@@ -213,8 +213,13 @@ def _dcgm(name: str) -> str:
 
 
 def _by_service(name: str) -> str:
-    """Return a metric of DCGM's exporter with the services of each instance."""
-    known = 'partita_instance_info{service!="",GPU_I_ID!=""}'
+    """Return a metric of DCGM's exporter with the services of each instance.
+
+    On Kubernetes only the workers know the ids of their instances, and tell them to their gateways.
+    """
+    known = (
+        'partita_instance_info{service!="",GPU_I_ID!=""} or partita_instance_running{GPU_I_ID!=""} * 0 + 1'
+    )
     return f"max by (UUID, GPU_I_ID, service) ({known}) * {_ON} {_dcgm(name)}"
 
 

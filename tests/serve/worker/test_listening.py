@@ -175,6 +175,33 @@ def test_it_is_not_ready_while_it_loads_nor_when_told_to_end(workers: RemoteWork
         assert slow.process.wait(PATIENCE_S) == 0
 
 
+def test_a_worker_by_itself_says_which_instance_it_has(tmp_path: Path) -> None:
+    gpu, port = "GPU-41255406-c9af-f94b-4ebf-9d57ad1853da", free_port()
+    command = [
+        sys.executable, "-m", "partita", "worker", "--service", "one", "--placement", "1g.5gb@0",
+        "--emulated", "--latency-ms", "1", "--listen", f"127.0.0.1:{port}",
+    ]  # fmt: skip
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": f"MIG-{gpu}/7/0"}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment) as process:
+        try:
+            end = time.monotonic() + PATIENCE_S
+            while True:
+                try:
+                    stream = socket.create_connection(("127.0.0.1", port))
+                    break
+                except OSError:
+                    assert time.monotonic() < end
+                    time.sleep(0.05)
+            with stream:
+                stream.sendall(frame(FrameKind.GREET, 0, {"nonce": nonce()}))
+                found = Frames(stream).next()
+            assert found is not None
+            hello = Hello.unpacked(found.header)
+            assert (hello.gpu_uuid, hello.gpu_instance_id) == (gpu, 7)
+        finally:
+            process.kill()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
