@@ -13,7 +13,7 @@ IMAGE ?= partita:$(shell sed -n 's/__version__ = "\(.*\)"/\1/p' src/partita/__in
 COMPILE = .venv/uv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' --constraints lock/held.txt
 
-.PHONY: demo test test-kubernetes coverage lint web bench mutate device docs site deploy image lock clean
+.PHONY: demo test test-kubernetes coverage lint web screenshots bench mutate device docs site deploy image lock clean
 
 demo: .venv/core
 	$(BIN)/partita demo
@@ -35,6 +35,10 @@ lint: .venv/dev build/entry_points.py
 # The dashboard's bundle from web/, into the package; needs Node.js 20 or newer. ARGS=--check only compares.
 web: web/node_modules
 	cd web && npm run --silent types -- $(ARGS) && npm run --silent check && npm run --silent build -- $(ARGS)
+
+# The pictures of the documentation, as the browser tests draw them whenever they run; look at them before you commit.
+screenshots: .venv/dev
+	PARTITA_SCREENSHOTS=1 $(BIN)/python -m pytest --quiet tests/dash/test_screenshots.py
 
 bench: .venv/dev
 	$(BIN)/python -m benchmarks

@@ -37,15 +37,17 @@ class _Server(uvicorn.Server):
 
 
 class Served:
-    """A source, served to browsers.
+    """A source, or what is kept of one, served to browsers.
 
     Attributes:
         api: what the server keeps.
         port: of TCP.
     """
 
-    def __init__(self, source: Source, access: Access | None = None, every_s: float | None = None) -> None:
-        self.api = ApiState(source)
+    def __init__(
+        self, source: Source | ApiState, access: Access | None = None, every_s: float | None = None
+    ) -> None:
+        self.api = source if isinstance(source, ApiState) else ApiState(source)
         self._every_s = every_s
         self._bound = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._bound.getsockname()[1]

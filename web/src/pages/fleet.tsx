@@ -57,7 +57,7 @@ function Summary({ of }: { of: FleetState }) {
     }
     return { ...counted, ...usedOfAll(of) };
   }, [of, revision]);
-  const changing = figures.planned ? `GPUs, of ${number(figures.planned)} that differ from the plan` : "GPUs that are being cut";
+  const changing = figures.planned ? `GPUs; other instances are planned on ${number(figures.planned)}` : "GPUs that are being cut";
   return (
     <Tiles>
       <Tile label="GPUs" value={number(of.gpus.length)} note={`on ${plural(of.nodes.length, "node")}; ${number(figures.empty)} without work`} />
