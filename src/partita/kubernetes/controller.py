@@ -79,6 +79,11 @@ class ClusterController:
         self._tell = tell
         self._news = threading.Event()
 
+    @property
+    def namespace(self) -> str | None:
+        """That of all Workloads; None if they may be in any."""
+        return self._settings.namespace
+
     def run(self, stop: threading.Event) -> None:
         """Lead whenever the lease is free, until asked to stop; the next leader continues unfinished transitions.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import Counter
 from dataclasses import dataclass, replace
 from math import inf
@@ -14,6 +15,8 @@ from partita.dash.model import Job, JobAttempt, JobLog, JobPage
 from partita.errors import InputError
 from partita.kubernetes.claims import placement_said
 from partita.kubernetes.job_objects import (
+    JOB,
+    QUEUE,
     REASON,
     START,
     STATE,
@@ -58,6 +61,9 @@ _CHUNK = 1 << 18
 """Bytes of a log in one answer."""
 _MOST_LOG = 1 << 24
 """Bytes of a log that are read: the API server cannot begin in the middle of it, so each piece takes all before."""
+
+_LISTED_S = 10.0
+"""For how long a list of Jobs that nobody watches is used."""
 
 _ADVICE = (
     ("no controller has seen it", "look whether the Workload of its queue exists: `kubectl get workloads`"),
@@ -109,6 +115,7 @@ class ControllerJobs:
     def __init__(self, controller: ClusterController) -> None:
         self._controller = controller
         self._known: dict[str, tuple[JobObject, Place | None, Job]] = {}
+        self._listed: tuple[list[str], float, list[Job]] | None = None
 
     def placed(self) -> dict[tuple[str, str], str]:
         """Return the ids of the Jobs on instances, by GPU and placement."""
@@ -133,7 +140,7 @@ class ControllerJobs:
         """
         require_state(state)
         begin = None if after is None else _position(after)
-        jobs = self.all()
+        jobs = sorted([*self.all(), *self._unseen()], key=_order)
         fit = [
             job
             for job in jobs
@@ -151,6 +158,9 @@ class ControllerJobs:
         Raises:
             RequestFault: there is none of that id.
         """
+        unseen = next((each for each in self._unseen() if each.id == number), None)
+        if unseen is not None:
+            return unseen
         found, tenant, at = self._called(number)
         return _job(found, at).replace(attempts=tuple(each.shown for each in self._tries(found, tenant)))
 
@@ -160,6 +170,8 @@ class ControllerJobs:
         Raises:
             RequestFault: there is no such Job or attempt, or its log cannot be read.
         """
+        if any(each.id == number for each in self._unseen()):
+            return JobLog("", after, over=False)
         job, tenant, _ = self._called(number)
         tries = self._tries(job, tenant)
         if attempt is None and not tries:
@@ -205,8 +217,10 @@ class ControllerJobs:
             raise RequestFault(404, what, hint=f"ask again later, or look with `{command}`") from None
         except KubernetesError as error:
             raise RequestFault(503, error.what, where=error.where, hint=f"read it with `{command}`") from None
-        data = found[after:]
-        return log_piece(data, after, number, ended=asked.shown.ended is not None)
+        ended = asked.shown.ended is not None
+        # A log that has become shorter is another file: the node begins a new one where one gets too long.
+        begin = 0 if len(found) < after and not ended else after
+        return log_piece(found[begin:], begin, number, ended=ended)
 
     # Reading
 
@@ -226,6 +240,26 @@ class ControllerJobs:
                     yield uid, known
                 else:
                     yield uid, (job, at, _job(job, at))
+
+    def _unseen(self) -> list[Job]:
+        """Return the Jobs whose queue is no accepted Workload's, as they were listed some seconds ago at most.
+
+        A queue of that name in another namespace hides them.
+        """
+        if not self._controller.leader.leads:
+            return []
+        keepers = dict(self._controller.keepers)
+        names = sorted({name for (_, name), keeper in keepers.items() if keeper.jobs is not None})
+        if self._listed is None or self._listed[0] != names or time.monotonic() > self._listed[1] + _LISTED_S:
+            labels = f"{QUEUE},{QUEUE} notin ({','.join(names)})" if names else QUEUE
+            try:
+                found = self._controller.api.list_objects(
+                    JOB, self._controller.namespace, labels=labels
+                ).items
+            except KubernetesError:
+                found = ()  # what is missing is said by the controller's log and by /readyz
+            self._listed = names, time.monotonic(), [_job(job, None) for job in found]
+        return self._listed[2]
 
     def _called(self, number: str) -> tuple[JobObject, JobTenant, Place | None]:
         namespace, _, name = number.partition(".")
@@ -248,7 +282,7 @@ class ControllerJobs:
                 found.append(_Try(_of_pod(pod, at, end, self._memory(at)), pod))
         for key, end in memo.items():
             found.append(_Try(_of_end(end), pods.get(key.partition("/")[0]), previous="/" in key))
-        found.sort(key=lambda each: each.shown.began or each.shown.decided)
+        found.sort(key=_age)
         return [replace(each, shown=each.shown.replace(number=at)) for at, each in enumerate(found, 1)]
 
     def _memory(self, at: Place) -> float:
@@ -270,6 +304,12 @@ def _places(tenant: JobTenant) -> dict[str, Place]:
         if owner is not None:
             found.setdefault(owner.uid, place)
     return found
+
+
+def _age(each: _Try) -> tuple[float, bool, float]:
+    """Return an attempt's place; of those that began in the same second, those that have ended come first."""
+    shown = each.shown
+    return shown.began or shown.decided, shown.ended is None, shown.decided
 
 
 def _order(job: Job) -> _Order:

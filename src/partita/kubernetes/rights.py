@@ -128,7 +128,12 @@ CONTROLLER = (
         "get list watch create patch delete",
         "each replica is a pod; a Job's pod gets annotations with its slice and how it ended",
     ),
-    _right(_W, "pods/log", "get", "to see whether a Job's pod ran out of GPU memory"),
+    _right(
+        _W,
+        "pods/log",
+        "get",
+        "to see whether a Job's pod ran out of GPU memory; to show a Job's log on the dashboard",
+    ),
     _right(
         _W,
         "jobs.batch",
