@@ -10,6 +10,7 @@ import textwrap
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.cli.commands import Commands
 
 from partita.cli.json_log import wants_json
 
@@ -30,7 +31,12 @@ def logged(*words: str, code: int, folder: Path) -> list[dict[str, Any]]:
         env={**os.environ, "PARTITA_STATE": str(folder / "state")},
     )
     assert done.returncode == code, done.stderr
-    found = [json.loads(line) for line in done.stderr.splitlines()]
+    return lines(done.stderr)
+
+
+def lines(text: str) -> list[dict[str, Any]]:
+    """Return the objects of what was logged, a line each."""
+    found = [json.loads(line) for line in text.splitlines()]
     assert all({"time", "level", "logger", "message"} <= each.keys() for each in found)
     return found
 
@@ -101,8 +107,19 @@ def test_every_line_is_json(
         (("daemon", "--log-format", "json", "--keep", "long"), 2),
     ],
 )
-def test_so_are_errors_before_a_command_runs(words: tuple[str, ...], code: int, tmp_path: Path) -> None:
-    assert logged("-m", "partita", *words, code=code, folder=tmp_path)
+def test_so_are_errors_before_a_command_runs(
+    words: tuple[str, ...],
+    code: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with open(2, "w", closefd=False) as stderr:  # the descriptor itself, as in a process
+        monkeypatch.setattr(sys, "stderr", stderr)
+        done = Commands(tmp_path, monkeypatch, capfd)(*words)
+    assert done.code == code, done.err
+    assert lines(done.err)
 
 
 def test_who_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:

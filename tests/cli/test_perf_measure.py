@@ -139,7 +139,7 @@ def test_an_interrupted_measurement_leaves_a_table_and_goes_on(partita, tmp_path
     model, table = mlp(tmp_path / "m.onnx"), tmp_path / "perf.csv"
     journal = tmp_path / "perf.csv.measuring"
     words = (model, "--device", "cpu", "--batches", "1,2,4", "--quantiles", "p90", "--out", table)
-    slow = ("--seconds", "0.7", "--warmup-seconds", "0.5")
+    slow = ("--seconds", "0.7", "--warmup-seconds", "0.5", "--threads", "1")
     with running(*words, *slow) as process:
         wait_for(journal, process)
         os.kill(process.pid, signal.SIGINT)
@@ -160,7 +160,7 @@ def test_an_interrupted_measurement_leaves_a_table_and_goes_on(partita, tmp_path
 def test_processes_end_with_a_command_that_is_killed_and_what_is_done_stays(partita, tmp_path):
     model, table = mlp(tmp_path / "m.onnx"), tmp_path / "perf.csv"
     words = (model, "--device", "cpu", "--batches", "1,2", "--quantiles", "p50", "--out", table)
-    slow = ("--seconds", "2", "--warmup-seconds", "0.5")
+    slow = ("--seconds", "1", "--warmup-seconds", "0.5", "--threads", "1")
     with running(*words, *slow) as process:
         wait_for(tmp_path / "perf.csv.measuring", process)
         end = time.monotonic() + 60
@@ -182,12 +182,20 @@ def test_processes_end_with_a_command_that_is_killed_and_what_is_done_stays(part
 
 def test_it_stops_going_up_where_memory_runs_out(tmp_path):
     table = tmp_path / "perf.csv"
-    words = (growing(tmp_path / "g.onnx", 1), "--device", "cpu", "--batches", "1,16,32", "--quantiles", "p50")
+    words = (
+        growing(tmp_path / "g.onnx", 64),
+        "--device",
+        "cpu",
+        "--batches",
+        "1,256,512",
+        "--quantiles",
+        "p50",
+    )
     with running(*words, *QUICK, "--out", table, "--threads", 1, limit_gib=6) as process:
         _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
-    assert "batch 16, 1 process: memory ran out" in err
-    assert "memory ran out at batch 16, 1 process; nothing larger is tried" in err
+    assert "batch 256, 1 process: memory ran out" in err
+    assert "memory ran out at batch 256, 1 process; nothing larger is tried" in err
     assert [row.split(",")[3] for row in table.read_text().splitlines()[1:]] == ["1"]
 
 

@@ -108,7 +108,7 @@ def test_column_generation_and_the_compact_program_agree(asked: Problem) -> None
 @given(problems())
 @settings(max_examples=60)
 def test_every_plan_is_right(asked: Problem) -> None:
-    assert_right(ExactPlanner(deadline=Deadline(1.0)).plan(asked), asked)
+    assert_right(ExactPlanner(deadline=Deadline(0.2)).plan(asked), asked)
 
 
 @given(small_problems(services=4))

@@ -283,7 +283,7 @@ class DemoCluster:
         asked = request(goal, now, MEASURED)
         found = controller.preview(goal, driver.observe())
         record.see = show(asked, found)
-        controller.reach(goal)
+        controller.reach(goal, (asked, found))
         return DemoStep(plan, asked, found, timeline(asked, found, record.bars))
 
 

@@ -129,7 +129,8 @@ def measure_command(
             f"at most {max_seconds:g} s and at least {seconds:g} s", where="--max-seconds", hint="raise it"
         )
     effort = Effort(_quantiles(quantiles), seconds, max_seconds, warmup_seconds, threads)
-    given = parse_shapes(shapes or ())
+    given, sizes = parse_shapes(shapes or ()), None if batches is None else batch_sizes(batches)
+    _require_folder(out)
     with ExitStack() as stack:
         found, version, meter = _setup(
             model,
@@ -140,7 +141,7 @@ def measure_command(
             effort=effort,
             stack=stack,
         )
-        course = _course(found, batches, max_processes, max_latency_ms)
+        course = _course(found, sizes, max_processes, max_latency_ms)
         journal = _journal(found, version, out)
         if dry_run:
             tell_plan(found, course, journal)
@@ -175,11 +176,11 @@ def _setup(
     return setup, there.version, meter
 
 
-def _course(found: Setup, batches: str | None, max_processes: int, max_latency_ms: float | None) -> Grid:
+def _course(found: Setup, asked: list[int] | None, max_processes: int, max_latency_ms: float | None) -> Grid:
     """Return the cells to measure; a model that knows one batch size alone has that one by default."""
     fixed = found.feed.fixed
     default = [fixed] if fixed else [2**power for power in range(8)]
-    sizes = default if batches is None else batch_sizes(batches)
+    sizes = default if asked is None else asked
     if fixed and sizes != [fixed]:
         raise InputError(
             f"the model takes only batches of {fixed}",
@@ -189,10 +190,18 @@ def _course(found: Setup, batches: str | None, max_processes: int, max_latency_m
     return Grid(tuple(sizes), max_processes, max_latency_ms)
 
 
-def _journal(found: Setup, version: str, out: Path | None) -> MeasurementJournal:
+def _require_folder(out: Path | None) -> None:
+    """Refuse a file that cannot be written in the end.
+
+    Raises:
+        InputError: it is a directory, or its directory is not there.
+    """
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
         what = "this is a directory, not a file" if out.is_dir() else f"there is no directory {out.parent}"
         raise InputError(what, where=str(out), hint="the table is written there at the end")
+
+
+def _journal(found: Setup, version: str, out: Path | None) -> MeasurementJournal:
     return MeasurementJournal(out and out.with_name(f"{out.name}.measuring"), journal_head(found, version))
 
 

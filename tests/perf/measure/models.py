@@ -57,12 +57,12 @@ def cnn(path: Path) -> Path:
     return _save(nodes, inputs, outputs, weights, path)
 
 
-def growing(path: Path, gib: int) -> Path:
-    """x[batch, 1] spread over so many GiB for each item."""
+def growing(path: Path, mib: int) -> Path:
+    """x[batch, 1] spread over so many MiB for each item."""
     nodes = [
         helper.make_node("Expand", ["x", "size"], ["wide"]),
         helper.make_node("ReduceMax", ["wide"], ["y"]),
     ]
     inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 1])]
     outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 1])]
-    return _save(nodes, inputs, outputs, {"size": np.array([1, gib << 28], "int64")}, path)
+    return _save(nodes, inputs, outputs, {"size": np.array([1, mib << 18], "int64")}, path)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from partita.errors import InputError
@@ -80,6 +83,31 @@ def test_a_line_that_was_being_written_is_measured_again(tmp_path):
         assert found.results == (FIRST,)
         found.add(SECOND)
         assert torn.read_bytes() == path.read_bytes()
+
+
+def _interrupt(*_):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("call", ["open", "fsync"])
+def test_an_interrupt_while_a_cell_is_written_loses_none(tmp_path, monkeypatch, call):
+    """The table has it then, and the same command does not measure it again."""
+    path, whole = tmp_path / "j", tmp_path / "whole"
+    for each in (FIRST, SECOND):
+        journal = MeasurementJournal(path, HEAD)
+        with monkeypatch.context() as patch:
+            owner = Path if call == "open" else os
+            calls = iter((_interrupt, getattr(owner, call)))
+
+            def interrupted(*words, calls=calls):
+                return next(calls)(*words)
+
+            patch.setattr(owner, call, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                journal.add(each)
+        MeasurementJournal(whole, HEAD).add(each)
+        assert MeasurementJournal(path, HEAD).results == journal.results
+        assert path.read_bytes() == whole.read_bytes()
 
 
 def test_a_file_cut_within_its_first_line_begins_anew(tmp_path):

@@ -64,7 +64,8 @@ def ask(made: Gateway, count: int, batch: int = 1) -> list[asyncio.Task[Answer]]
 
 
 def right(answers: list[Answer]) -> bool:
-    return all(set(bytes(each.outputs[0].data)) == {at % 256} for at, each in enumerate(answers))
+    given = [bytes(each.outputs[0].data) for each in answers]
+    return all(data and data == bytes([at % 256]) * len(data) for at, data in enumerate(given))
 
 
 def test_a_worker_that_comes_later_is_found_and_answers(tmp_path: Path) -> None:

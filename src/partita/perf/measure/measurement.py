@@ -184,14 +184,24 @@ class MeasurementJournal:
         lines = [result] if self._whole else [JournalHead(self._head), result]
         text = "".join(line(each) + "\n" for each in lines).encode()
         try:
-            with self.path.open("r+b" if self._whole else "wb") as stream:
+            self._write(self.path, text)
+        except KeyboardInterrupt:
+            self._write(
+                self.path, text
+            )  # the cell is measured: what was interrupted half-way is written whole
+            raise
+
+    def _write(self, path: Path, text: bytes) -> None:
+        """Put text behind the finished cells, in the place of any part of it."""
+        try:
+            with path.open("r+b" if self._whole else "wb") as stream:
                 stream.seek(self._whole)
                 stream.truncate()
                 stream.write(text)
                 stream.flush()
                 os.fsync(stream.fileno())
         except OSError as error:
-            raise InputError(f"cannot be written: {error.strerror}", where=str(self.path)) from None
+            raise InputError(f"cannot be written: {error.strerror}", where=str(path)) from None
         self._whole += len(text)
 
     def done(self) -> None:
