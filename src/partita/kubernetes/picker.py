@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
+    from partita.metrics import MetricsSource
     from partita.serve.dispatching.query import Worker
     from partita.serve.gateway.access import Tls
     from partita.serve.gateway.addresses import ServiceSource
@@ -403,20 +404,27 @@ class PickerMetrics(Metrics):
         self.picks: Counter[tuple[str, str]] = Counter()
         self._picker = picker
 
-    def collect(self) -> Iterator[Metric]:
-        """Yield all metrics."""
-        yield from super().collect()
-        picks = CounterMetricFamily(
-            "partita_picks",
-            "Requests by what the proxy was told: picked, why it was refused, or cancelled",
-            labels=("service", "outcome"),
-        )
-        for key, count in sorted(self.picks.items()):
-            picks.add_metric(key, count)
-        endpoints = GaugeMetricFamily("partita_endpoints", "Endpoints that are known", labels=("service",))
-        for name, count in sorted(self._picker.endpoints().items()):
-            endpoints.add_metric((name,), count)
-        yield from (picks, endpoints)
+    def taken(self) -> MetricsSource:
+        """Return what yields all metrics as they are now."""
+        gateway, counted, known = super().taken(), dict(self.picks), dict(self._picker.endpoints())
+
+        def collect() -> Iterator[Metric]:
+            yield from gateway()
+            picks = CounterMetricFamily(
+                "partita_picks",
+                "Requests by what the proxy was told: picked, why it was refused, or cancelled",
+                labels=("service", "outcome"),
+            )
+            for key, count in sorted(counted.items()):
+                picks.add_metric(key, count)
+            endpoints = GaugeMetricFamily(
+                "partita_endpoints", "Endpoints that are known", labels=("service",)
+            )
+            for name, count in sorted(known.items()):
+                endpoints.add_metric((name,), count)
+            yield from (picks, endpoints)
+
+        return collect
 
 
 def _cost(worker: Worker, rows: int, deadline_s: float) -> tuple[bool, float]:
@@ -494,7 +502,7 @@ def _pages(service: PickerService, metrics: PickerMetrics) -> ServedPages:
         return asyncio.run_coroutine_threadsafe(found(), loop).result(_PAGE_S)
 
     return ServedPages(
-        lambda accept: asked(lambda: metrics.page(accept)),
+        lambda accept: asked(lambda: metrics.prepared(accept))(),
         lambda: asked(lambda: None),
         lambda: asked(service.why_not),
     )

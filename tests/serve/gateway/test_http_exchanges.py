@@ -6,10 +6,13 @@ import asyncio
 import json
 import socket
 import struct
+import threading
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.parser import text_string_to_metric_families
 from tests.serve.gateway.fake_gateway import ECHO, EVERY, FakeGateway
 from tests.serve.gateway.transports import Serving, connected, read_all, serving
@@ -21,6 +24,8 @@ from partita.serve.tensors import Answer, Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from prometheus_client.metrics_core import Metric
 
 PATIENCE_S = 20.0
 INFER = b"POST /v2/models/echo/infer HTTP/1.1\r\n"
@@ -109,6 +114,43 @@ def counted(server: Serving, status: int, reason: str) -> float:
     families = text_string_to_metric_families(server.metrics.page()[0].decode())
     labels = {"transport": "http", "status": str(status), "reason": reason}
     return sum(each.value for family in families for each in family.samples if each.labels == labels)
+
+
+def test_a_page_that_takes_long_holds_up_no_query(server: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    writing, go_on = threading.Event(), threading.Event()
+
+    def slow() -> Iterator[Metric]:
+        writing.set()
+        assert go_on.wait(PATIENCE_S)
+        yield GaugeMetricFamily("partita_test", "of a moment", 1)
+
+    def broken() -> Iterator[Metric]:
+        yield GaugeMetricFamily("partita_test", "of a moment", 1)
+        raise ValueError("a source is broken")
+
+    monkeypatch.setattr(server.metrics, "taken", lambda: slow)
+    ask = b"GET /metrics HTTP/1.1\r\n" + HOST
+    with ExitStack() as stack:
+        first, leaving, half, body, head = (stack.enter_context(connected(server.http)) for _ in range(5))
+        first.sendall(ask + b"\r\n" + LIVE)
+        assert writing.wait(PATIENCE_S)
+        leaving.sendall(ask + b"\r\n")
+        leaving.close()
+        half.sendall(ask + b"\r\n")
+        half.shutdown(socket.SHUT_WR)
+        body.sendall(ask + b"content-length: 3\r\n\r\nabc" + LIVE)
+        body.shutdown(socket.SHUT_WR)
+        head.sendall(b"HEAD" + ask[3:] + b"\r\n" + LIVE)
+        head.shutdown(socket.SHUT_WR)
+        assert exchange(server, ASK, shut=True) == [200]  # while the page is being written
+        go_on.set()
+        first.shutdown(socket.SHUT_WR)
+        for link, pages in ((first, 1), (half, 1), (body, 1), (head, 0)):
+            found = read_all(link)
+            assert found.count(b"HTTP/1.1 200 OK") == (1 if link is half else 2), found
+            assert found.count(b"partita_test 1.0") == pages
+    monkeypatch.setattr(server.metrics, "taken", lambda: broken)
+    assert exchange(server, ask + b"\r\n" + LIVE, shut=True) == [500, 200]
 
 
 # Sent, whether the client then says that it sends no more, and the statuses that come before the server closes.

@@ -90,7 +90,7 @@ def test_the_gateway_s_state_is_on_the_page():
 
 
 def test_no_label_is_one_that_prometheus_sets_itself():
-    for family in Metrics(FakeGateway(ECHO).snapshot).collect():
+    for family in Metrics(FakeGateway(ECHO).snapshot).taken()():
         for sample in family.samples:
             assert not sample.labels.keys() & {"instance", "job", "namespace", "pod", "container"}, (
                 family.name

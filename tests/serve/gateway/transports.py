@@ -65,7 +65,7 @@ def serving(
 
     async def main() -> None:
         http = HttpServer(
-            HttpApi(models, metrics.page, authenticator),
+            HttpApi(models, metrics.prepared, authenticator),
             listener,
             tls=tls,
             limits=connections,

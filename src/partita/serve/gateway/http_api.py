@@ -5,12 +5,14 @@ All paths are prepared when the services are set, so a request costs one look-up
 
 from __future__ import annotations
 
+import gzip
 import logging
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import orjson
 
+from partita.metrics import accepts_gzip
 from partita.registry import culprit
 from partita.serve.dispatching.query import QueryFailedError, QueryRefusedError, RefusalReason
 from partita.serve.gateway.gateway import checked
@@ -50,6 +52,7 @@ _INDEX: Path = ("v2", "repository", "index")
 _GET = ("GET", "HEAD")
 _OCTETS = b"application/octet-stream"
 _CHALLENGE = ((b"www-authenticate", b'Bearer realm="partita"'),)
+_GZIP = ((b"content-encoding", b"gzip"), (b"vary", b"accept, accept-encoding"))
 _SMALL_BODY = 1 << 16
 _MOST_NAMES = 5
 _RETRY_S = 1.0
@@ -67,6 +70,12 @@ class BodyWanted(NamedTuple):
     most: int
 
 
+class LongPage(NamedTuple):
+    """A page that takes long to write, which may happen in another thread."""
+
+    write: Callable[[], Reply]
+
+
 class HttpApi:
     """Answers requests.
 
@@ -76,14 +85,14 @@ class HttpApi:
 
     Args:
         models: by name.
-        metrics: returns the metrics page and its media type, for an `Accept`.
+        metrics: returns what writes the metrics page of the moment and its media type, for an `Accept`.
         authenticator: checks the token.
     """
 
     def __init__(
         self,
         models: ModelRepository,
-        metrics: Callable[[str], tuple[bytes, str]],
+        metrics: Callable[[str], Callable[[], tuple[bytes, str]]],
         authenticator: Authenticator,
     ) -> None:
         self.models = models
@@ -112,8 +121,8 @@ class HttpApi:
                 pages[*path, "stats"] = partial(self._statistics, service)
         self._infer, self._pages = _with_slashes(infer), _with_slashes(pages)
 
-    def begin(self, head: RequestHead) -> Reply | BodyWanted:
-        """Return the answer to a request, or which body it needs.
+    def begin(self, head: RequestHead) -> Reply | BodyWanted | LongPage:
+        """Return the answer to a request, which body it needs, or what writes the answer.
 
         Raises:
             RequestError: the request has a fault, such as an unknown path (404).
@@ -130,7 +139,9 @@ class HttpApi:
             return BodyWanted(service, most) if method == "POST" else _not_allowed(method, "POST")
         if path == ("*",):
             return _not_allowed(method, METHODS)
-        page = partial(self._metrics_page, head) if path == _METRICS else self._pages.get(path)
+        if path == _METRICS:
+            return self._metrics_page(head) if method in _GET else _not_allowed(method, ", ".join(_GET))
+        page = self._pages.get(path)
         if page is None:
             what = f"nothing is at {quoted('/' + '/'.join(path))}"
             if path[:2] == ("v2", "models") and len(path) > 2 and path[2] not in self.models.services:
@@ -155,9 +166,19 @@ class HttpApi:
             repository_index(each for each in listed if each[1] or wanted.get("ready") is not True)
         )
 
-    def _metrics_page(self, head: RequestHead) -> Reply:
-        page, media = self._metrics(head.headers.get(b"accept", b"").decode("latin-1"))
-        return Reply(200, page, media.encode())
+    def _metrics_page(self, head: RequestHead) -> LongPage:
+        accept, encoding = (
+            head.headers.get(name, b"").decode("latin-1") for name in (b"accept", b"accept-encoding")
+        )
+        page = self._metrics(accept)
+
+        def write() -> Reply:
+            body, media = page()
+            if not accepts_gzip(encoding):
+                return Reply(200, body, media.encode())
+            return Reply(200, gzip.compress(body, 1), media.encode(), _GZIP)
+
+        return LongPage(write)
 
     def _server_ready(self) -> Reply:
         waiting = [name for name in self.models.services if not self.models.gateway.ready(name)]

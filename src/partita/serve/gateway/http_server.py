@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, cast
@@ -21,7 +22,7 @@ import orjson
 from partita.serve.dispatching.query import QueryRefusedError, RefusalReason
 from partita.serve.gateway.access import BACKLOG
 from partita.serve.gateway.gateway import until
-from partita.serve.gateway.http_api import answer_reply, draining, error_reply, json_length
+from partita.serve.gateway.http_api import LongPage, answer_reply, draining, error_reply, json_length
 from partita.serve.gateway.http_message import (
     END,
     IN_PLACE,
@@ -165,6 +166,7 @@ class HttpServer:
         await until(lambda: not self._connections.open, _LAST_S)
         for each in list(self._connections.open):
             each.abort()
+        self._connections.pages.shutdown(wait=False, cancel_futures=True)
         self._watching.cancel()
         with suppress(asyncio.CancelledError):
             await self._watching
@@ -203,6 +205,7 @@ class Connections:
         room: remaining bytes for incomplete bodies.
         heads: cached heads of inference requests, by their bytes.
         writer: of responses.
+        pages: a thread that writes long pages, one at a time, so that this one goes on with queries.
 
     Args:
         api: answers requests.
@@ -219,6 +222,7 @@ class Connections:
         self.room = max(limits.bodies, 4 * api.models.limits.body)
         self.heads: dict[bytes, KnownHead] = {}
         self.writer = Writer()
+        self.pages = ThreadPoolExecutor(1, "pages")
 
     def keep(self, data: bytes, head: KnownHead) -> None:
         """Cache a head."""
@@ -414,6 +418,10 @@ class HttpConnection(asyncio.Protocol):
         api = self._shared.api
         try:
             found = api.begin(head)
+            if isinstance(found, LongPage):
+                self._state = ANSWERING
+                self._loop.run_in_executor(self._shared.pages, found.write).add_done_callback(self._written)
+                return
             if not isinstance(found, Reply):
                 if found.service is not None or head.has_body:
                     check_body(head, found.most)
@@ -427,6 +435,18 @@ class HttpConnection(asyncio.Protocol):
             self._skip(head, found)
         else:
             self._respond(found)
+
+    def _written(self, done: asyncio.Future[Reply]) -> None:
+        """Answer with a page that another thread has written, unless the client has left."""
+        error = None if done.cancelled() else done.exception()
+        if self._state != ANSWERING or done.cancelled():
+            return
+        reply = done.result() if error is None else self._reply_to(error)
+        if self._head is not None and self._head.has_body:
+            self._skip(self._head, reply)
+            self._read()
+        else:
+            self._respond(reply)
 
     def _expect(self, head: RequestHead, wanted: BodyWanted) -> None:
         """Prepare for reading a body."""

@@ -45,6 +45,8 @@ _MOST_NAMES = 5
 _REFUSING_S = 1.0
 """Seconds for which requests are still refused after all others have ended: clients with open connections learn that
 these are closed, and load balancers go elsewhere, where a closed port would be an error for them."""
+_TURN_S = 0.001
+"""Seconds for which another thread, as one that writes a page, may hold up queries; by default it is 0.005."""
 _YOUNG = 20_000
 """Threshold of the garbage collector's youngest generation: running requests create some thousand objects, which need
 no collection."""
@@ -153,7 +155,7 @@ async def _run(
             )
             await grpc.start()
             stack.push_async_callback(grpc.stop, 0.0)
-            api = HttpApi(models, metrics.page, authenticator)
+            api = HttpApi(models, metrics.prepared, authenticator)
             if source is not None:
                 _follow(models, api, source.found)
                 await stack.enter_async_context(background(source.follow(partial(_follow, models, api))))
@@ -164,6 +166,7 @@ async def _run(
             _announce(endpoint, listener, grpc, models.services)
             gc.collect()
             gc.set_threshold(_YOUNG, *gc.get_threshold()[1:])
+            sys.setswitchinterval(_TURN_S)
             gc.freeze()  # objects of planning and imports live as long as the process, so collections skip them
             async with _readiness_logged(models):
                 await ask.wait()
