@@ -15,7 +15,7 @@ from partita.dash.endpoints import ALL as ENDPOINTS
 from partita.dash.model import Role
 from partita.dash.openapi import document as openapi
 from partita.documents.codec import schema as schema_of
-from partita.kubernetes.rights import ADVICE, APPROVAL, CONTROLLER, GATEWAY, MIG_MANAGER
+from partita.kubernetes.rights import ADVICE, APPROVAL, CONTROLLER, DASH, GATEWAY, MIG_MANAGER
 from partita.web.report import Report
 from partita.workload import WORKLOAD
 
@@ -129,6 +129,7 @@ def rights_tables() -> str:
     parts = []
     for title, rights in (
         ("The controller", CONTROLLER),
+        ("The controller, with a Service of its dashboard", DASH),
         ("The gateway and the endpoint picker, in the namespace of their Workload", GATEWAY),
         ("`partita mig-manager`", MIG_MANAGER),
         ("People who want advice", ADVICE),

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import ssl
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.kubernetes.control_plane.certificates import Authority
 from tests.kubernetes.control_plane.cluster import free_ports
 from tests.kubernetes.control_plane.dashboard import Dashboard
 from tests.kubernetes.control_plane.nodes import Timing
 from tests.kubernetes.control_plane.shop import DAY, NIGHT, scaled
 from tests.kubernetes.test_advice import PLUGIN
 
+from partita.kubernetes.leader_mark import LEADS
 from partita.kubernetes.resources import PAUSED
 
 if TYPE_CHECKING:
@@ -192,3 +198,72 @@ def test_a_paused_workload_begins_no_transition_at_all_and_drains_when_it_goes_o
     partita.admin.patch("workloads", "shop", {"metadata": {"annotations": {PAUSED: None}}}, partita.namespace)
     partita.wait(lambda: not partita.admin.objects("workloads", partita.namespace), "it is gone")
     assert not partita.admin.objects("pods", partita.namespace)
+
+
+def test_beyond_the_pod_it_wants_tls_and_a_token_and_the_pod_that_leads_is_marked(
+    shop: Shop, tmp_path: Path
+) -> None:
+    partita, admin = shop.partita, shop.plane.admin
+    names = [f"partita-{number}" for number in (1, 2)]
+    for name in names:
+        body: Any = {
+            "metadata": {"name": name, "labels": {"app": "partita"}},
+            "spec": {"containers": [{"name": "a", "image": "a:1"}], "nodeSelector": {"no": "node"}},
+        }
+        admin.create("pods", body, partita.namespace)
+
+    def marked() -> list[str]:
+        pods = admin.objects("pods", partita.namespace)
+        return [each["metadata"]["name"] for each in pods if each["metadata"].get("labels", {}).get(LEADS)]
+
+    authority = Authority(tmp_path / "ca")
+    pair = authority.sign("dash", "dash", addresses=("127.0.0.1", "partita-dash.partita-system.svc"))
+    tokens = [tmp_path / "read", tmp_path / "write"]
+    for path in tokens:
+        path.write_text(f"secret-of-those-who-{path.name}")
+        path.chmod(0o600)
+
+    def start(pod: str) -> int:
+        (port,) = free_ports(1)
+        listen = ("--dash-port", str(port), "--dash-listen", "0.0.0.0", "--mark-leader", pod)  # noqa: S104
+        files = ("--dash-token-file", str(tokens[0]), "--dash-write-token-file", str(tokens[1]))
+        tls = ("--dash-tls-cert", str(pair.certificate), "--dash-tls-key", str(pair.key))
+        partita.start(*listen, *files, *tls, "--dash-name", "partita-dash.partita-system.svc")
+        return port
+
+    port = start(names[0])
+    trusted = ssl.create_default_context(cafile=str(authority.own.certificate))
+
+    def ask(**headers: str) -> tuple[int, Any]:
+        request = urllib.request.Request(f"https://127.0.0.1:{port}/api/v1", headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=10, context=trusted) as answer:  # noqa: S310
+                return answer.status, json.loads(answer.read())["role"]
+        except urllib.error.HTTPError as error:
+            return error.code, None
+        except OSError:
+            return 0, None
+
+    partita.wait(lambda: ask()[0], "it answers")
+    assert ask()[0] == 401
+    assert ask(Authorization="Bearer no-such")[0] == 401
+    for role in ("read", "write"):
+        known = {"Authorization": f"Bearer secret-of-those-who-{role}"}
+        assert ask(**known) == (200, role)
+        assert ask(**known, Host="partita-dash.partita-system.svc") == (200, role)
+        assert ask(**known, Host="elsewhere.example.com")[0] == 421
+    partita.wait(lambda: marked() == names[:1], "the pod that leads is marked")
+    start(names[1])
+    partita.running[0].kill()
+    partita.free_lease()
+    partita.wait(lambda: marked() == names[1:], "the mark goes to the next")
+    partita.running[1].end()
+    assert marked() == []
+
+    words = partita.words("--dash-port", "1", "--dash-listen", "0.0.0.0")  # noqa: S104
+    done = subprocess.run(
+        [sys.executable, "-m", "partita", *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "--dash-listen" in done.stderr
+    assert "give --dash-token-file, --dash-tls-cert and --dash-tls-key" in done.stderr.replace("\n", " ")

@@ -12,7 +12,7 @@ from tests.kubernetes.control_plane.cluster import wait_until
 from tests.kubernetes.control_plane.tools import DEPLOY, rendered, run, schemas
 
 from partita.cli.main import command_line
-from partita.kubernetes.rights import CONTROLLER, GATEWAY, MIG_MANAGER, Scope
+from partita.kubernetes.rights import CONTROLLER, DASH, GATEWAY, MIG_MANAGER, Scope
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,6 +26,11 @@ GATEWAY_ON = (
     "--set=gateway.token.secret=tokens",
 )
 PICKER_ON = ("--set=picker.enabled=true", "--set=picker.workload=serving")
+DASH_ON = (
+    "--set=controller.dash.service.enabled=true",
+    "--set=controller.dash.tlsSecret=tls",
+    "--set=controller.dash.readTokenSecret=read",
+)
 OTHERS_ON = (
     *PICKER_ON,
     "--set=migManager.enabled=true",
@@ -52,6 +57,13 @@ ALL = (
     "--set=networkPolicy.workers=true",
     '--set-json=networkPolicy.clients=[{"podSelector":{"matchLabels":{"app":"shop"}}}]',
     '--set-json=networkPolicy.metricsFrom=[{"podSelector":{}}]',
+    "--set=controller.dash.service.enabled=true",
+    "--set=controller.dash.tlsSecret=dash-tls",
+    "--set=controller.dash.tokenSecret=dash-write",
+    "--set=controller.dash.readTokenSecret=dash-read",
+    "--set=controller.dash.names={partita.example.com}",
+    "--set=controller.dash.publicUrl=https://example.com/partita/",
+    '--set-json=networkPolicy.dashboards=[{"namespaceSelector":{"matchLabels":{"people":"here"}}}]',
     '--set-json=imagePullSecrets=[{"name":"pull"}]',
     '--set-json=controller.tolerations=[{"key":"a","operator":"Exists"}]',
     "--set=controller.nodeSelector.pool=system",
@@ -252,6 +264,9 @@ def test_helm_installs_and_uninstalls_it(control_plane: ControlPlane, namespace:
             ("--set=jobs.enabled=true", "--kube-version=1.35.4"),
             "is on from Kubernetes 1.36, and this cluster has",
         ),
+        (("--set=controller.dash.service.enabled=true", "--set=controller.dash.tokenSecret=t"), "tlsSecret"),
+        (("--set=controller.dash.service.enabled=true", "--set=controller.dash.tlsSecret=t"), "TokenSecret"),
+        ((*DASH_ON, "--set=controller.dash.port=0"), "controller/dash/port"),
         (("--set=networkPolicy.workers=true",), "there is no gateway that may reach the replicas"),
         (("--set-json=networkPolicy.clients=[{}]",), "networkPolicy/clients/0"),
         (("--set=networkPolicy.egress.apiServerPorts={https}",), "apiServerPorts/0"),
@@ -284,6 +299,32 @@ def test_pods_are_restricted_and_have_probes_and_limits() -> None:
         assert ends or {"livenessProbe", "readinessProbe", "startupProbe"} <= set(container)
         assert container["resources"]["requests"]
         assert container["resources"]["limits"]
+
+
+def test_the_dashboard_listens_on_the_pods_address_only_with_a_service_and_that_leads_to_who_leads() -> None:
+    def arguments(*words: str) -> set[str]:
+        deployment = of_kind(rendered(*words), "Deployment")["partita-controller"]
+        return set(deployment["spec"]["template"]["spec"]["containers"][0]["args"])
+
+    assert not [each for each in arguments() if each.startswith(("--dash-listen", "--mark-leader"))]
+    served = arguments(*DASH_ON)
+    assert {
+        "--dash-listen=0.0.0.0",
+        "--mark-leader=$(POD_NAME)",
+        "--dash-tls-key=/secrets/dash-tls/tls.key",
+    } <= served
+    assert "--dash-name=partita-dash.partita-system.svc" in served
+    objects = rendered(*DASH_ON)
+    spec = of_kind(objects, "Service")["partita-dash"]["spec"]
+    assert spec["selector"]["partita.dev/leads"] == "true"
+    pod = of_kind(objects, "Deployment")["partita-controller"]["spec"]["template"]
+    assert spec["selector"].items() <= {**pod["metadata"]["labels"], "partita.dev/leads": "true"}.items()
+    assert of_kind(objects, "Role")["partita-dash"]["rules"] == [each.rule for each in DASH]
+    ports = [
+        each["ports"] for each in of_kind(objects, "NetworkPolicy")["partita-controller"]["spec"]["ingress"]
+    ]
+    assert ports[1:] == [[{"port": "dash", "protocol": "TCP"}]]
+    assert "partita-dash" not in of_kind(rendered(), "Service")
 
 
 def test_rights_in_one_namespace_are_bound_in_that_namespace_alone() -> None:

@@ -31,6 +31,7 @@ from partita.kubernetes.fence import TAINT_RULES
 from partita.kubernetes.inventory import NODE, RESOURCE_SLICE
 from partita.kubernetes.job_objects import CLAIM_TEMPLATE, JOB
 from partita.kubernetes.leader import LEASES, Leader
+from partita.kubernetes.leader_mark import LEADS, LeaderMark
 from partita.kubernetes.mig_manager import MigManager
 from partita.kubernetes.objects import (
     CONFIG_MAP,
@@ -47,6 +48,7 @@ from partita.kubernetes.rights import (
     ADVICE,
     APPROVAL,
     CONTROLLER,
+    DASH,
     GATEWAY,
     MIG_MANAGER,
     Right,
@@ -277,6 +279,25 @@ def test_all_rights_suffice_and_each_is_used(
         ("create", "resourceclaimtemplates"),
     }
     assert rights - asked - beside <= set(NOT_USED_HERE)
+
+
+@pytest.mark.parametrize("verb", ["", *DASH[0].verbs])
+def test_the_pod_that_leads_is_marked_with_exactly_these_rights(account: Account, verb: str) -> None:
+    admin = account.plane.admin
+    spec = {"containers": [{"name": "a", "image": "a:1"}], "nodeSelector": {"no": "node"}}
+    for name, labels in (("own", {}), ("before", {LEADS: "true"})):
+        admin.create("pods", {"metadata": {"name": name, "labels": labels}, "spec": spec}, account.namespace)
+    api = account.have(without(DASH, verb, "pods"))
+    missing(api, DASH, 1 if verb else 0)
+    said: list[str] = []
+    LeaderMark(api, "own", said.append).keep()
+    assert [f"no right to {verb} pods" in each for each in said] == ([True] if verb else [])
+    found = {
+        each["metadata"]["name"]: each["metadata"].get("labels", {}).get(LEADS)
+        for each in admin.objects("pods", account.namespace)
+    }
+    assert found == ({"own": None, "before": "true"} if verb else {"own": "true", "before": None})
+    api.close()
 
 
 @pytest.fixture

@@ -81,6 +81,8 @@ def test_the_schema_takes_the_charts_own_values_and_knows_each_of_them() -> None
         ("controller", "keepOff", "Never"),
         ("controller", "replicas", 0),
         ("controller", "replica", 2),
+        ("controller", "dash", {"port": 8081, "service": {"enabled": True}, "tokenSecret": "t"}),
+        ("controller", "dash", {"port": 8081, "service": {"enabled": True}, "tlsSecret": "t"}),
         ("gateway", "workload", "Not A Name"),
         ("image", "digest", "1234"),
         ("image", "pullPolicy", "Sometimes"),

@@ -24,16 +24,17 @@ from partita.kubernetes.health import controller_pages
 from partita.kubernetes.leader import Leader
 from partita.kubernetes.objects import KubernetesError
 from partita.kubernetes.rates import GatewayAccess
-from partita.kubernetes.rights import CONTROLLER, missing_rights
+from partita.kubernetes.rights import CONTROLLER, DASH, missing_rights
 from partita.kubernetes.silence import NODE_TIMEOUT_S
 from partita.kubernetes.workload_session import ControllerSettings
 from partita.metrics import serving_pages
 from partita.serve.worker.listening import read_token
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from partita.kubernetes.api import KubernetesApi
+    from partita.kubernetes.rights import Right
 
 GatewayTokenFile = Annotated[
     Path | None,
@@ -59,8 +60,50 @@ DashPort = Annotated[
         "--dash-port",
         min=0,
         max=65535,
-        help="Port of the dashboard and the API /api/v1 on the pod's own loopback, for `kubectl port-forward`; "
-        "0 for none.",
+        help="Port of the dashboard and the API /api/v1; 0 for none.",
+    ),
+]
+DashListen = Annotated[
+    str,
+    typer.Option(
+        "--dash-listen",
+        metavar="ADDRESS",
+        help="Address that it listens on: the pod's own loopback, for `kubectl port-forward`, or, with TLS and a "
+        "token, another.",
+    ),
+]
+DashTokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--dash-token-file", metavar="FILE", help="Require this bearer token of those who read there."
+    ),
+]
+DashCert = Annotated[
+    Path | None, typer.Option("--dash-tls-cert", metavar="FILE", help="Certificate (PEM) to serve it by TLS.")
+]
+DashKey = Annotated[
+    Path | None, typer.Option("--dash-tls-key", metavar="FILE", help="Key (PEM) of that certificate.")
+]
+DashName = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--dash-name",
+        metavar="HOST",
+        help="A name by which browsers know it, such as its Service's. Repeatable.",
+    ),
+]
+DashPublicUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--dash-public-url", metavar="URL", help="Address by which browsers reach a proxy in front of it."
+    ),
+]
+MarkLeader = Annotated[
+    str,
+    typer.Option(
+        "--mark-leader",
+        metavar="POD",
+        help="Label this pod, the controller's own, with partita.dev/leads=true while it leads.",
     ),
 ]
 DashWriteTokenFile = Annotated[
@@ -68,7 +111,7 @@ DashWriteTokenFile = Annotated[
     typer.Option(
         "--dash-write-token-file",
         metavar="FILE",
-        help="Let those who have this token approve plans there. (default: nobody may)",
+        help="Let those who have this token pause and approve there. (default: nobody may)",
     ),
 ]
 
@@ -130,7 +173,14 @@ def controller(
     gateway_token_file: GatewayTokenFile = None,
     gateway_ca: GatewayCa = None,
     dash_port: DashPort = 0,
+    dash_listen: DashListen = "127.0.0.1",
+    dash_token_file: DashTokenFile = None,
     dash_write_token_file: DashWriteTokenFile = None,
+    dash_tls_cert: DashCert = None,
+    dash_tls_key: DashKey = None,
+    dash_name: DashName = None,
+    dash_public_url: DashPublicUrl = None,
+    mark_leader: MarkLeader = "",
     log_format: LogForm = LogFormat.TEXT,
 ) -> None:
     """Run Workloads on a Kubernetes cluster: plan them, and place their pods on exact slices.
@@ -151,6 +201,7 @@ def controller(
         time_limit_s=time_limit,
         hysteresis=Hysteresis(dead_band, hold),
         gateways=_gateway_access(gateway_token_file, gateway_ca),
+        pod=mark_leader,
     )
     drivers = DraDrivers(DraSettings(start_timeout, keep_off, node_timeout))
     made = ClusterController(api, leader, drivers, settings, _tell)
@@ -162,8 +213,12 @@ def controller(
             if port:
                 stack.enter_context(serving_pages(controller_pages(made), "", port))
             if dash_port:
-                stack.enter_context(_dash(made, dash_port, dash_write_token_file))
-            _tell_missing_rights(api, namespace)
+                files = (dash_token_file, dash_write_token_file, dash_tls_cert, dash_tls_key)
+                names = tuple(dash_name or ())
+                stack.enter_context(
+                    _dash(made, dash_listen, dash_port, files=files, names=names, public_url=dash_public_url)
+                )
+            _tell_missing_rights(api, (*CONTROLLER, *(DASH if mark_leader else ())), namespace)
             made.run(stop)
     finally:
         for number, handler in before.items():
@@ -173,8 +228,24 @@ def controller(
 
 
 @contextmanager
-def _dash(made: ClusterController, port: int, write: Path | None) -> Iterator[None]:
+def _dash(
+    made: ClusterController,
+    host: str,
+    port: int,
+    *,
+    files: Sequence[Path | None],
+    names: Sequence[str],
+    public_url: str | None,
+) -> Iterator[None]:
     """While the block runs, serve the dashboard and the API of a controller.
+
+    Args:
+        made: the controller.
+        host: address to listen on.
+        port: of TCP.
+        files: tokens of those who read and of those who write, certificate and key.
+        names: of the host.
+        public_url: of a proxy in front.
 
     Raises:
         InputError: the extra is not installed, or the port or the token's file cannot be used.
@@ -192,7 +263,18 @@ def _dash(made: ClusterController, port: int, write: Path | None) -> Iterator[No
     )
 
     source = ControllerSource(made)
-    access = read_access("127.0.0.1", port, read=None, write=write, cert=None, key=None, names=())
+    read, write, cert, key = files
+    access = read_access(
+        host,
+        port,
+        read=read,
+        write=write,
+        cert=cert,
+        key=key,
+        names=names,
+        public_url=public_url,
+        prefix="dash-",
+    )
     answers = ControllerOnDemand(source, made, threading.Lock())
     with closing(BackgroundServer(source, access, History(None), on_demand=answers)) as server:
         _tell(f"dashboard: {server.url}")
@@ -212,10 +294,10 @@ def _gateway_access(token_file: Path | None, ca: Path | None) -> GatewayAccess:
     )
 
 
-def _tell_missing_rights(api: KubernetesApi, namespace: str | None) -> None:
+def _tell_missing_rights(api: KubernetesApi, rights: Sequence[Right], namespace: str | None) -> None:
     """Write to the log which rights are missing; whatever needs them says so, too, when it comes to that."""
     try:
-        for text in missing_rights(api, CONTROLLER, namespace):
+        for text in missing_rights(api, rights, namespace):
             _tell(text)
     except KubernetesError as error:
         _tell(f"the rights cannot be looked up: {error}")

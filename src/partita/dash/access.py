@@ -37,6 +37,8 @@ SESSION_S = 12 * 3600.0
 _MOST_SESSIONS = 1000
 _ADDRESS = re.compile(r"\[[0-9a-f:.%]+\]|\d{1,3}(\.\d{1,3}){3}", re.IGNORECASE)
 _PATH = re.compile(r"(/[\w.~@+-]+)*/?", re.ASCII)
+_FORWARDED = {"": "ssh -L {0}:localhost:{0}", "dash-": "kubectl port-forward POD {0}"}
+"""How to reach a port on loopback from elsewhere, by the prefix of the options."""
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _PORTS = {"http": 80, "https": 443}
 
@@ -65,13 +67,12 @@ class PublicUrl:
         return self.origin.startswith("https:")
 
 
-def parse_public_url(text: str) -> PublicUrl:
-    """Return the parts of a public address.
+def parse_public_url(text: str, where: str = "--public-url") -> PublicUrl:
+    """Return the parts of a public address, which came from an option.
 
     Raises:
         InputError: it is none.
     """
-    where = "--public-url"
     example = "such as https://gpus.example.org/ or https://gpus.example.org/partita/"
     try:
         found = urlsplit(text)
@@ -143,14 +144,26 @@ def read_access(
     key: Path | None = None,
     names: Collection[str] = (),
     public_url: str | None = None,
+    prefix: str = "",
 ) -> Access:
     """Return the access of some options, with their files read and checked.
+
+    Args:
+        host: name or address to listen on.
+        port: of TCP; 0 for a free one.
+        read: file with the token of those who read.
+        write: file with the token of those who may write.
+        cert: file with the certificate of TLS.
+        key: file with its key.
+        names: other names of this host.
+        public_url: as browsers have it, where a proxy stands in front.
+        prefix: of the options' names, as `dash-` in `--dash-listen`.
 
     Raises:
         InputError: a file cannot be used, or others could read along.
     """
     tls = read_tls(cert, key, None)
-    public = None if public_url is None else parse_public_url(public_url)
+    public = None if public_url is None else parse_public_url(public_url, f"--{prefix}public-url")
     reading, writing = (None if each is None else private_token(each) for each in (read, write))
     if reading is not None and reading == writing:
         raise InputError(
@@ -161,16 +174,16 @@ def read_access(
     if not is_loopback(host) and (tls is None or (reading or writing) is None):
         raise InputError(
             f"{host} can be reached by others, who could read along",
-            where="--listen",
-            hint="give --token-file, --tls-cert and --tls-key; or keep to this host, and reach it by "
-            f"ssh -L {port or 8080}:localhost:{port or 8080}",
+            where=f"--{prefix}listen",
+            hint=f"give --{prefix}token-file, --{prefix}tls-cert and --{prefix}tls-key; or keep to this host, and "
+            f"reach it by {_FORWARDED[prefix].format(port or 8080)}",
         )
     beyond = not is_loopback(host) or (public is not None and not is_loopback(public.host.strip("[]")))
     if beyond and (reading or writing) is None:
         raise InputError(
             f"everybody who reaches {public} could read along",
-            where="--public-url",
-            hint="give --token-file; a proxy that knows its users may send the token for them, as "
+            where=f"--{prefix}public-url",
+            hint=f"give --{prefix}token-file; a proxy that knows its users may send the token for them, as "
             "`Authorization: Bearer TOKEN`",
         )
     if beyond and reading is None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from partita.kubernetes.action_log import ActionLog
 from partita.kubernetes.inventory import NODE
+from partita.kubernetes.leader_mark import LeaderMark
 from partita.kubernetes.objects import (
     ForbiddenError,
     Kind,
@@ -127,6 +128,7 @@ class ClusterController:
                 ActionLog(time.time()),
             )
             self.caches, self.log = context.caches, context.log
+            mark = self._mark(api, stack)
             for each in self.caches:
                 each.synced(_SYNC_S)
             for each in (context.workloads, context.plans):
@@ -136,10 +138,20 @@ class ClusterController:
             while not stop.is_set() and self.leader.leads:
                 self.ticked = time.monotonic()
                 self._note_troubles(cache.error for cache in self.caches)
+                if mark is not None:
+                    mark.keep()
                 self._news.wait(1.0)
                 if self._news.is_set():
                     self._news.clear()
                     self._match(context)
+
+    def _mark(self, api: KubernetesApi, stack: ExitStack) -> LeaderMark | None:
+        """Return what marks the pod that leads, until the end of the stack; None if nothing is to."""
+        if not self._settings.pod:
+            return None
+        made = LeaderMark(api, self._settings.pod, self._tell)
+        stack.callback(made.remove)
+        return made
 
     def _note_troubles(self, errors: Iterable[KubernetesError | None]) -> None:
         """Keep, and log once, which resources cannot be read until somebody changes the cluster."""

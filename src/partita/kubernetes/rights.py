@@ -168,6 +168,16 @@ CONTROLLER = (
 )
 """What `partita controller` needs."""
 
+DASH = (
+    _right(
+        _H,
+        "pods",
+        "list patch",
+        "with controller.dash.service: a label on the pod that leads, by which the Service finds it",
+    ),
+)
+"""What `partita controller --mark-leader` needs beside that."""
+
 GATEWAY = (
     _right(
         _W,
@@ -219,6 +229,7 @@ APPROVAL = (
 
 ROLES = {
     "controller": CONTROLLER,
+    "dash": DASH,
     "gateway": GATEWAY,
     "mig-manager": MIG_MANAGER,
     "advice": ADVICE,

@@ -111,6 +111,7 @@ class ControllerSettings:
         backoff: between retries.
         shutdown_s: seconds to wait for running actions at shutdown.
         gateways: credentials for the gateways that count rates.
+        pod: name of the controller's own pod, to be labelled while it leads; empty for none.
     """
 
     namespace: str | None = None
@@ -121,6 +122,7 @@ class ControllerSettings:
     backoff: Backoff = field(default_factory=Backoff)
     shutdown_s: float = 20.0
     gateways: GatewayAccess = OPEN
+    pod: str = ""
 
 
 @dataclass(frozen=True, slots=True)
