@@ -67,6 +67,9 @@ class Answers:
         self.sent: list[tuple[str, str, Any]] = []
         self.elsewhere: list[str] = []
         self.state = TransitionState.RUNNING
+        self.forgotten: set[str] = set()
+        """Jobs that are there no more."""
+        self.log_over = True
         self.workloads: tuple[str, ...] = ()
         self._workload = ""
 
@@ -109,12 +112,15 @@ class Answers:
         if (method, path) == ("POST", "session"):
             self.role = Role.WRITE
             return Session(self.role)
+        if path.startswith("jobs/") and path.split("/")[1] in self.forgotten:
+            return Fault("there is no such job")
         if path.endswith("/log"):
-            return JobLog(f"epoch 1\n{self.name}\n", 8 + len(self.name) + 1, over=True)
+            return JobLog(f"epoch 1\n{self.name}\n", 8 + len(self.name) + 1, over=self.log_over)
         known: dict[str, Callable[[], Value]] = {
             "GET ": lambda: Index("1", "lab", "day.yaml", NOW, self.role, tuple(Part), "state-1", 0),
             "GET what-if": lambda: self.inputs,
             "GET transitions": lambda: TransitionPage((self.transition.transition, self._earlier())),
+            "GET transitions/t-1": lambda: TransitionDetail(self._earlier(), (), (), ()),
             "GET transitions/t-2": lambda: self.transition,
             "GET plan": lambda: PlanSummary(
                 "v", 12, 12.0, True, "proven optimal (bound 12)", 30.0, instances=40

@@ -260,6 +260,7 @@ on("gpu", (change) => {
 });
 on("load", (change) => told(fleet.value?.reloaded(change) ?? []));
 on("reset", () => void (fleet.value && loadFleet()));
+on("hello", () => void (fleetError.value && loadFleet()));
 
 /** The same of all usable GPUs, weighed by their compute slices. */
 export function usedOfAll(of: FleetState): { held: number; working: number | null } {

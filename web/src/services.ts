@@ -29,6 +29,7 @@ on("services", (changed) => {
   }
 });
 on("reset", () => void (services.value && loadServices()));
+on("hello", () => void (servicesError.value && loadServices()));
 
 /** Whether fewer queries are in time than the SLO promises. */
 export const misses = (service: api.Service) =>

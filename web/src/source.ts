@@ -37,8 +37,10 @@ export interface Source {
   get(path: string): Promise<unknown>;
   /** Sends a document; `match` is the state's version that a change was made for. Throws Refusal. */
   send(method: "POST" | "DELETE", path: string, document?: unknown, match?: string): Promise<unknown>;
-  /** Tells each event, from `after` on, and connects again when the connection ends, until stopped. */
-  listen(after: number, tell: Tell, connection: (state: Connection) => void): () => void;
+  /** Tells each event, from `after` on, and connects again when the connection ends, until stopped.
+   *
+   * `refused` is called where one may not listen any more: a token was taken back, or a session is over. */
+  listen(after: number, tell: Tell, connection: (state: Connection) => void, refused: (why: Refusal) => void): () => void;
 }
 
 const QUIET = 45_000; // ms without even a ping, after which the connection counts as dead
@@ -62,9 +64,9 @@ export class LiveSource implements Source {
     return this.answer(await fetch(this.url(path), { method, headers, body }));
   }
 
-  listen(after: number, tell: Tell, connection: (state: Connection) => void): () => void {
+  listen(after: number, tell: Tell, connection: (state: Connection) => void, refused: (why: Refusal) => void): () => void {
     const ended = new AbortController();
-    void this.keepListening(after, tell, connection, ended.signal);
+    void this.keepListening(after, tell, connection, refused, ended.signal);
     return () => ended.abort();
   }
 
@@ -90,6 +92,7 @@ export class LiveSource implements Source {
     after: number,
     tell: Tell,
     connection: (state: Connection) => void,
+    refused: (why: Refusal) => void,
     ended: AbortSignal,
   ): Promise<void> {
     let last = String(after);
@@ -102,7 +105,7 @@ export class LiveSource implements Source {
       try {
         const headers = { Accept: "text/event-stream", "Last-Event-ID": last };
         const response = await fetch(this.url("stream"), { headers, cache: "no-store", signal: attempt.signal });
-        if (!response.ok || !response.body) throw new Error(response.statusText);
+        if (!response.ok || !response.body) throw await this.answer(response).then(() => new Error("no stream"));
         connection("live");
         wait = 250;
         const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -115,16 +118,30 @@ export class LiveSource implements Source {
           text = blocks.pop() ?? "";
           for (const block of blocks) last = heard(block, tell) ?? last;
         }
-      } catch {
+      } catch (error) {
         // The connection could not be made, or broke: the next attempt goes on where this one ended.
+        if (error instanceof Refusal && error.status === 401) refused(error);
       } finally {
         clearTimeout(quiet);
         ended.removeEventListener("abort", abort);
       }
       connection("connecting");
-      await new Promise((resolve) => setTimeout(resolve, wait * (0.5 + Math.random() / 2)));
+      await pause(wait * (0.5 + Math.random() / 2));
     }
   }
+}
+
+/** Waits so many milliseconds, or until the browser is online again. */
+function pause(milliseconds: number): Promise<void> {
+  return new Promise((resolve) => {
+    const over = () => {
+      clearTimeout(timer);
+      removeEventListener("online", over);
+      resolve();
+    };
+    const timer = setTimeout(over, milliseconds);
+    addEventListener("online", over);
+  });
 }
 
 /** Tells one event of the stream, and returns its id if it has one. */

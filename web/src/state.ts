@@ -138,6 +138,7 @@ export function useDocument<T>(path: string, events: readonly (keyof Told)[] = [
       }, 1000 * seconds);
     };
     const ends = [...events, "reset" as const].map((name) => on(name, later));
+    ends.push(on("hello", () => void (shown.error.peek() && shown.load())));
     return () => {
       clearTimeout(timer);
       ends.forEach((end) => end());
@@ -176,15 +177,20 @@ export async function connect(): Promise<void> {
     setTimeout(() => void connect(), 2000);
     return;
   }
-  source.listen(index.value.last_event, tell, (state) => (connection.value = state));
+  source.listen(index.value.last_event, tell, (state) => (connection.value = state), (why) => (trouble.value = why));
 }
 
-on("reset", () => void source.get("").then((found) => (index.value = found as api.Index), () => undefined));
+const loadIndex = () => void source.get("").then((found) => (index.value = found as api.Index), () => undefined);
+on("reset", loadIndex);
 on("fault", (told) => (fault.value = told.fault));
+let greeted = false;
 on("hello", (hello) => {
+  // The server is another version now: so must the page be. Whoever may look again gets all that was refused.
+  const refused = trouble.value instanceof Refusal;
+  if (refused || (index.value && hello.version !== index.value.version)) location.reload();
   trouble.value = null;
-  // The server is another version now: so must the page be.
-  if (index.value && hello.version !== index.value.version) location.reload();
+  if (greeted) loadIndex(); // as another server, or after a session, one may do other things
+  greeted = true;
 });
 
 // Light or dark: as the system has it, or as chosen.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from partita import __version__
 from partita.planning.overview import VALUE_NAMES, amount, number, percent, survival, trade_rows, verdict
 from partita.web.fleet import planned_gpus
-from partita.web.report import Column, ColumnKind, Figure, Report, Section, Table
+from partita.web.report import Column, ColumnKind, Report, Section, Table, figures_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -39,7 +39,7 @@ def plan_report(overview: PlanOverview, verified: PlanOutcome | None = None) -> 
         headline=takes,
         verdict=verdict(plan),
         good=plan.objective.proven,
-        figures=tuple(Figure(name, text) for name, text in _figures(overview)),
+        figures=figures_of(dict(_figures(overview))),
         sections=(
             Section(
                 title="Services",

@@ -7,10 +7,13 @@ A report is a page of sections, and each section has one drawing. GPUs and trans
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from partita.dash.model import CapacityLine, Fleet, TransitionDetail
 from partita.documents.codec import Meta, Value
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class ColumnKind(StrEnum):
@@ -136,6 +139,11 @@ class Figure(Value):
 
     name: str
     text: str
+
+
+def figures_of(texts: Mapping[str, str]) -> tuple[Figure, ...]:
+    """Return figures from their texts by name."""
+    return tuple(Figure(name, text) for name, text in texts.items())
 
 
 class Report(Value):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from partita import __version__
 from partita.planning.overview import number, percent
-from partita.web.report import Chart, Column, ColumnKind, Figure, Line, Report, Section, Table
+from partita.web.report import Chart, Column, ColumnKind, Line, Report, Section, Table, figures_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +41,7 @@ def series_report(overview: SeriesOverview) -> Report:
         headline=total,
         verdict=f"{percent(planned.gap)} above the bound",
         good=planned.gap < 0.03,
-        figures=tuple(Figure(name, text) for name, text in figures.items()),
+        figures=figures_of(figures),
         sections=(
             Section(title="Over time", chart=_chart(overview, periods)),
             Section(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from partita import __version__
-from partita.web.report import Column, ColumnKind, Figure, Histogram, Report, Section, Table
+from partita.web.report import Column, ColumnKind, Histogram, Report, Section, Table, figures_of
 
 if TYPE_CHECKING:
     from partita.serve.problem import ServingProblem
@@ -35,7 +35,7 @@ def serving_report(data: dict[str, Any], problem: ServingProblem, found: Simulat
         headline=headline,
         verdict=f"{quantile * 100:g} % asked",
         good=attainment >= quantile,
-        figures=tuple(Figure(name, text) for name, text in _figures(data).items()),
+        figures=figures_of(_figures(data)),
         sections=(
             Section(
                 title="Latency",

@@ -18,7 +18,7 @@ from partita.dash.model import Transition as TransitionSummary
 from partita.transition.overview import gpu_changes, service_changes, timeline
 from partita.web.fleet import changed_gpus
 from partita.web.report import Bar as ReportBar
-from partita.web.report import Column, ColumnKind, Figure, Report, Section, Table, TransitionPart
+from partita.web.report import Column, ColumnKind, Report, Section, Table, TransitionPart, figures_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -70,7 +70,7 @@ def transition_report(request: Request, transition: Transition) -> Report:
         headline=title,
         verdict="every floor kept",
         good=True,
-        figures=tuple(Figure(name, text) for name, text in figures.items()),
+        figures=figures_of(figures),
         sections=tuple(_sections(request, transition, changes)),
         footer=f"Ordered by the algorithm {transition.algorithm}. Every order of actions that the transition allows "
         "was checked, not this schedule alone.",
@@ -238,7 +238,7 @@ def day_report(acts: Mapping[str, ExecutedTransition], counts: Mapping[str, int]
         headline=title,
         verdict="every floor kept" if spare >= 0 else "a floor broken",
         good=spare >= 0,
-        figures=tuple(Figure(name, text) for name, text in figures.items()),
+        figures=figures_of(figures),
         sections=(
             Section(
                 title="GPUs by day, in simpler ways and in this one",

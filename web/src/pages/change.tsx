@@ -7,7 +7,7 @@ import { EVENT_COLUMNS } from "../parts/events";
 import { Table, type Column } from "../parts/table";
 import { Bar, Loaded, Tile, Tiles, Trouble } from "../parts/tiles";
 import { TransitionView } from "../parts/timeline";
-import { has, index, link, mayWrite, route, source, useDocument } from "../state";
+import { documentOf, has, index, link, mayWrite, route, source, useDocument } from "../state";
 
 const WORDS: Readonly<Record<api.TransitionState, string>> = {
   waiting: "waits for approval",
@@ -120,15 +120,18 @@ function Controls({ transition }: { transition: api.Transition }) {
   const error = useSignal<Error | null>(null);
   const busy = useSignal(false);
   if (!mayWrite.value) return null;
+  const path = `transitions/${encodeURIComponent(transition.id)}`;
   const send = async (what: string) => {
     busy.value = true;
     try {
       // What is sent holds for the state that is shown, and is refused in another one.
-      await source.send("POST", `transitions/${encodeURIComponent(transition.id)}/${what}`, undefined, `${transition.id}.${transition.state}`);
+      await source.send("POST", `${path}/${what}`, undefined, `${transition.id}.${transition.state}`);
       error.value = null;
     } catch (caught) {
       error.value = caught as Error;
     }
+    // Also what was refused may be in another state by now.
+    await Promise.all(["transitions?limit=100", path].map((one) => documentOf(one).load()));
     busy.value = false;
   };
   const button = (what: string, word: string) => (

@@ -3,9 +3,11 @@ import { useSignal } from "@preact/signals";
 import { useLayoutEffect, useRef } from "preact/hooks";
 import { bytes, duration, number, time } from "../format";
 import type * as api from "../model";
+import { More, usePaged } from "../parts/paged";
 import { Table, type Column } from "../parts/table";
 import { Loaded, Tile, Tiles, Trouble } from "../parts/tiles";
-import { filter, link, mayWrite, on, route, source, useDocument } from "../state";
+import { Refusal } from "../source";
+import { documentOf, filter, link, mayWrite, on, route, source, useDocument } from "../state";
 
 const STATES = ["running", "waiting", "starting", "stopping", "done", "failed", "cancelled"];
 const PAGE = 200;
@@ -37,46 +39,30 @@ function expected(memory: api.Job["memory_bytes"]): string {
 
 function AllJobs() {
   const state = useSignal("");
-  const jobs = useSignal<readonly api.Job[] | null>(null);
   const counts = useSignal<Readonly<Record<string, number>>>({});
-  const next = useSignal<string | null>(null);
-  const error = useSignal<Error | null>(null);
-  const load = async (after: string | null) => {
-    const query = new URLSearchParams({ limit: String(PAGE) });
-    if (state.peek()) query.set("state", state.peek());
-    if (after) query.set("after", after);
-    try {
-      const page = (await source.get(`jobs?${query.toString()}`)) as api.JobPage;
-      jobs.value = after ? [...(jobs.value ?? []), ...page.jobs] : page.jobs;
-      counts.value = page.counts;
-      next.value = page.next;
-      error.value = null;
-    } catch (caught) {
-      error.value = caught as Error;
-    }
+  const taken = (page: api.JobPage) => {
+    counts.value = page.counts;
+    return page.jobs;
   };
-  useLayoutEffect(() => {
-    void load(null);
+  const wanted = state.value;
+  const jobs = usePaged(`jobs?limit=${PAGE}${wanted && `&state=${wanted}`}`, taken, ({ rows, load, change }) => {
     let timer = 0;
-    const ends = [
-      on("job", (job) => {
-        const known = jobs.peek() ?? [];
-        const fits = !state.peek() || job.state === state.peek();
-        const there = known.some((one) => one.id === job.id);
-        const rest = known.map((one) => (one.id === job.id ? job : one)).filter((one) => one.id !== job.id || fits);
-        jobs.value = there || !fits ? rest : [job, ...rest];
-        timer ||= setTimeout(() => {
-          timer = 0;
-          if (jobs.peek() && jobs.peek()!.length <= PAGE) void load(null);
-        }, 2 * SECOND);
-      }),
-      on("reset", () => void load(null)),
-    ];
-    return () => {
-      clearTimeout(timer);
-      ends.forEach((end) => end());
+    const later = () => {
+      timer = 0;
+      if ((rows.peek()?.length ?? 0) <= PAGE) void load();
     };
-  }, [state.value]);
+    return [
+      on("job", (job) => {
+        const fits = !wanted || job.state === wanted;
+        change((all) => {
+          const rest = all.map((one) => (one.id === job.id ? job : one)).filter((one) => one.id !== job.id || fits);
+          return !fits || all.some((one) => one.id === job.id) ? rest : [job, ...rest];
+        });
+        timer ||= setTimeout(later, 2 * SECOND);
+      }),
+      () => clearTimeout(timer),
+    ];
+  });
   return (
     <>
       <h1>Jobs</h1>
@@ -94,20 +80,13 @@ function AllJobs() {
           </select>
         </label>
       </div>
-      {error.value && <Trouble error={error.value} />}
-      {jobs.value ? (
-        <Table label="Jobs" rows={jobs.value} columns={COLUMNS} name={(one) => one.id} empty="No job was submitted yet." />
-      ) : (
-        !error.value && <p class="empty">Loading …</p>
-      )}
-      {next.value && (
-        <p>
-          <button type="button" onClick={() => void load(next.value)}>
-            More
-          </button>
-          {filter.value && <small> The filter looks at the jobs that are loaded.</small>}
-        </p>
-      )}
+      <Loaded of={{ data: jobs.rows, error: jobs.error }}>
+        {(rows) => <Table label="Jobs" rows={rows} columns={COLUMNS} name={(one) => one.id} empty="No job was submitted yet." />}
+      </Loaded>
+      <p>
+        <More of={jobs}>More</More>
+        {jobs.next.value && filter.value && <small> The filter looks at the jobs that are loaded.</small>}
+      </p>
     </>
   );
 }
@@ -145,7 +124,10 @@ function Shown({ job, path }: { job: api.Job; path: string }) {
   const over = ["done", "failed", "cancelled"].includes(job.state);
   const cancel = () =>
     void source.send("POST", `${path}/cancel`, undefined, `${job.id}.${job.state}`).then(
-      () => (error.value = null),
+      () => {
+        error.value = null;
+        void documentOf(path).load();
+      },
       (caught: unknown) => (error.value = caught as Error),
     );
   return (
@@ -214,7 +196,7 @@ function Log({ path }: { path: string }) {
         again(wrote ? SECOND / 2 : 2 * SECOND);
       } catch (caught) {
         error.value = caught as Error;
-        again(2 * SECOND);
+        if (!(caught instanceof Refusal && caught.status === 404)) again(2 * SECOND);
       }
     };
     const again = (wait: number) => {

@@ -1,11 +1,10 @@
 // A table of events, newest first, that new ones join as they come.
-import { useSignal } from "@preact/signals";
-import { useLayoutEffect } from "preact/hooks";
 import { duration, time } from "../format";
 import type * as api from "../model";
-import { link, on, source } from "../state";
+import { link, on } from "../state";
+import { More, usePaged } from "./paged";
 import { Table, type Column } from "./table";
-import { Trouble } from "./tiles";
+import { Loaded } from "./tiles";
 
 const KEPT = 5000; // events that stay when newer ones come
 
@@ -35,42 +34,21 @@ export const EVENT_COLUMNS: readonly Column<api.Event>[] = [
 
 /** Events of a path of the API, by page. */
 export function EventTable({ path }: { path: string }) {
-  const events = useSignal<readonly api.Event[] | null>(null);
-  const next = useSignal<string | null>(null);
-  const error = useSignal<Error | null>(null);
-  const load = async (after: string | null) => {
-    try {
-      const page = (await source.get(`${path}?limit=200${after ? `&after=${encodeURIComponent(after)}` : ""}`)) as api.EventPage;
-      events.value = after ? [...(events.value ?? []), ...page.events] : page.events;
-      next.value = page.next;
-      error.value = null;
-    } catch (caught) {
-      error.value = caught as Error;
-    }
-  };
-  useLayoutEffect(() => {
-    void load(null);
-    const ends = [
-      on("event", (event) => {
-        const rest = (events.peek() ?? []).filter((one) => one.number !== event.number);
-        events.value = [event, ...rest].sort((a, b) => b.number - a.number).slice(0, KEPT);
-      }),
-      on("reset", () => void load(null)),
-    ];
-    return () => ends.forEach((end) => end());
-  }, [path]);
-  if (!events.value) return error.value ? <Trouble error={error.value} /> : <p class="empty">Loading …</p>;
+  const events = usePaged(`${path}?limit=200`, (page: api.EventPage) => page.events, ({ change }) => [
+    on("event", (event) =>
+      change((all) =>
+        [event, ...all.filter((one) => one.number !== event.number)].sort((a, b) => b.number - a.number).slice(0, KEPT),
+      ),
+    ),
+  ]);
   return (
     <>
-      {error.value && <Trouble error={error.value} />}
-      <Table label="Events" rows={events.value} columns={EVENT_COLUMNS} name={(one) => String(one.number)} empty="Nothing has happened yet." />
-      {next.value && (
-        <p>
-          <button type="button" onClick={() => void load(next.value)}>
-            Older
-          </button>
-        </p>
-      )}
+      <Loaded of={{ data: events.rows, error: events.error }}>
+        {(rows) => <Table label="Events" rows={rows} columns={EVENT_COLUMNS} name={(one) => String(one.number)} empty="Nothing has happened yet." />}
+      </Loaded>
+      <p>
+        <More of={events}>Older</More>
+      </p>
     </>
   );
 }
