@@ -192,6 +192,40 @@ def test_the_server_behind_a_worker_is_in_the_trace_of_the_client(tmp_path: Path
     assert [each[1] for each in told] == [sent["tracestate"]] * 2 + [None] * 3 + [sent["tracestate"], None]
 
 
+def test_a_collector_that_does_not_answer_holds_up_neither_queries_nor_the_end(tmp_path: Path) -> None:
+    (tmp_path / "perf.csv").write_text(TABLE)
+    workload = tmp_path / "workload.yaml"
+    workload.write_text(WORKLOAD)
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked.set()
+            ended.wait()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    asked, ended = threading.Event(), threading.Event()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        with serve(workload, "--otlp", f"http://127.0.0.1:{server.server_address[1]}") as served:
+            served.event("ready")
+            assert posted(served.http, BODY) == 200
+            assert asked.wait(60.0)  # it has a batch of spans now
+            assert posted(served.http, BODY) == 200
+            assert served.end() == 0
+    finally:
+        ended.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    said = [json.loads(line)["message"] for line in served.lines]
+    assert "the collector did not take the last spans within 3 seconds" in said
+    assert said[-1] == "ended"
+
+
 def test_what_is_no_address_is_refused() -> None:
     with pytest.raises(InputError, match="'localhost:4318' is no HTTP address"):
         RequestTracer("localhost:4318")

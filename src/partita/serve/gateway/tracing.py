@@ -8,7 +8,9 @@ OTEL_TRACES_SAMPLER and OTEL_EXPORTER_OTLP_HEADERS.
 
 from __future__ import annotations
 
+import logging
 import os
+import threading
 import time
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
 
 _PATH = "/v1/traces"
 _TIMEOUT_S = 5.0
-_FLUSH_MS = 3000
+_CLOSE_S = 3.0
+_LOG = logging.getLogger("partita.serve")
 
 
 class RequestTracer:
@@ -86,9 +89,16 @@ class RequestTracer:
         return RequestTrace(self._tracer, span, TraceContext(**told))
 
     def close(self) -> None:
-        """Send what is left, within seconds."""
-        self._provider.force_flush(_FLUSH_MS)
-        self._provider.shutdown()
+        """Send what is left, within seconds.
+
+        OpenTelemetry's own limit counts between attempts alone, and each lasts as long as a collector that is slow or
+        absent has it: the thread that still tries then is left to end with the process.
+        """
+        closing = threading.Thread(target=self._provider.shutdown, name="spans", daemon=True)
+        closing.start()
+        closing.join(_CLOSE_S)
+        if closing.is_alive():
+            _LOG.warning("the collector did not take the last spans within %g seconds", _CLOSE_S)
 
 
 class RequestTrace:
