@@ -489,6 +489,11 @@ def test_the_controllers_api_shows_jobs_their_attempts_and_their_logs(cluster: C
     status, page = ask("/jobs?limit=1")
     assert ask(f"/jobs?limit=1&after={page['next']}")[1]["jobs"][0]["id"] != page["jobs"][0]["id"]
     assert ask("/jobs?after=3")[0] == 422
+    lost = job_body("lost")
+    lost["metadata"]["labels"]["partita.dev/queue"] = "nobody"
+    cluster.submit(lost)
+    cluster.wait(lambda: "lost" in jobs(), "a Job of no Workload is shown, too")
+    assert "no Workload nobody is accepted" in jobs()["lost"]["reason"]
     assert ask(f"/jobs/{cluster.namespace}.nobody")[0] == 404
     assert ask("/gpus/node-0%2Fgpu-0")[1]["watts"] > 100
     energy = ask("/energy")[1]
@@ -496,4 +501,4 @@ def test_the_controllers_api_shows_jobs_their_attempts_and_their_logs(cluster: C
     assert {("service", "resnet50"), ("job", f"{cluster.namespace}.small"), ("idle", "")} <= names
     assert all(each["joules"] > 0 for each in energy["rows"])
     assert energy["estimated"]
-    assert "estimates by the power model" in ask("")[1]["notes"][0]
+    assert "estimates by the power model" in ask("")[1]["notes"][-1]

@@ -285,7 +285,8 @@ def test_jobs_of_queues_that_no_workload_has_are_shown_with_what_to_do() -> None
     found = watched(job("a", "Running"), api=api)
     page = found.page(None, 10, "", "")
     assert [each.id for each in page.jobs] == ["team.a", "team.lost"]
-    assert "kubectl get workloads" in (page.jobs[1].advice or "")
+    assert page.jobs[1].reason == "no Workload serving is accepted in namespace team"
+    assert "kubectl describe workload serving -n team" in (page.jobs[1].advice or "")
     assert found.job("team.lost").state == "waiting"
     assert found.log("team.lost", 0, None).text == ""
     assert api.labels == ["partita.dev/queue,partita.dev/queue notin (serving)"]  # once in some seconds

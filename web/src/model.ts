@@ -450,7 +450,7 @@ export interface OperatingPoint {
 }
 
 /** A part of the API that a source has; the dashboard hides the pages of the others. */
-export type Part = "energy" | "fleet" | "jobs" | "plan" | "services" | "transitions" | "what-if";
+export type Part = "energy" | "fleet" | "jobs" | "plan" | "services" | "submit" | "transitions" | "what-if";
 
 /** `GET /api/v1/plan`: the plan that was applied last, or that a what-if found. */
 export interface PlanSummary {

@@ -107,7 +107,7 @@ class LocalOnDemand(OnDemand):
         jobs = jobs_folder(self._folder)
         found = [Part.PLAN, Part.TRANSITIONS]
         if (jobs / SOCKET).exists():
-            found.append(Part.JOBS)
+            found += (Part.JOBS, Part.SUBMIT)
         if (self._folder / LEDGER).exists():
             found.append(Part.ENERGY)
         if self._file is not None:

@@ -33,6 +33,8 @@ class Part(StrEnum):
     PLAN = "plan"
     TRANSITIONS = "transitions"
     JOBS = "jobs"
+    SUBMIT = "submit"
+    """Jobs can be submitted and cancelled here."""
     ENERGY = "energy"
     WHAT_IF = "what-if"
 

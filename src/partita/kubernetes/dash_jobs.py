@@ -28,7 +28,6 @@ from partita.kubernetes.job_objects import (
     seconds_of,
     stated_memory,
 )
-from partita.kubernetes.job_view import NOBODY
 from partita.kubernetes.objects import ForbiddenError, KubernetesError, NotFoundError
 from partita.kubernetes.pods import PLACEMENT, POD
 from partita.mig.catalogue import gpu_model
@@ -65,8 +64,10 @@ _MOST_LOG = 1 << 24
 _LISTED_S = 10.0
 """For how long a list of Jobs that nobody watches is used."""
 
+_NEW = "the controller has not looked at it yet"
+
 _ADVICE = (
-    ("no controller has seen it", "look whether the Workload of its queue exists: `kubectl get workloads`"),
+    (_NEW, "nothing: it does so in a moment"),
     ("larger than any slice", "state less memory in the label partita.dev/memory, or add nodes"),
     ("add it", "apply deploy/jobs, or write the claim into the Job"),
     ("leave it out", "leave nvidia.com/gpu out of the Job"),
@@ -258,7 +259,7 @@ class ControllerJobs:
                 ).items
             except KubernetesError:
                 found = ()  # what is missing is said by the controller's log and by /readyz
-            self._listed = names, time.monotonic(), [_job(job, None) for job in found]
+            self._listed = names, time.monotonic(), [_of_nobody(job) for job in found]
         return self._listed[2]
 
     def _called(self, number: str) -> tuple[JobObject, JobTenant, Place | None]:
@@ -332,7 +333,7 @@ def _job(job: JobObject, at: Place | None) -> Job:
     """Return a Job as the API shows it, without its attempts."""
     meta, said = job.metadata, job.metadata.annotations
     state = _STATES.get(said.get(STATE, ""), "waiting")
-    reason: str | None = said.get(REASON) or NOBODY
+    reason: str | None = said.get(REASON) or _NEW
     if job.end is not None:
         state = "done" if job.end.type == "Complete" else "failed"
         if said.get(STATE) not in ("Succeeded", "Failed"):  # its keeper has not written it yet
@@ -354,6 +355,18 @@ def _job(job: JobObject, at: Place | None) -> Job:
         None if at is None else at[0],
         None if at is None else str(at[1]),
         _stated(job),
+    )
+
+
+def _of_nobody(job: JobObject) -> Job:
+    """Return a Job whose queue is no accepted Workload's."""
+    made = _job(job, None)
+    if made.state != "waiting":
+        return made
+    queue, namespace = job.metadata.labels.get(QUEUE, ""), job.metadata.namespace
+    return made.replace(
+        reason=f"no Workload {queue} is accepted in namespace {namespace}",
+        advice=f"see why: `kubectl describe workload {queue} -n {namespace}`; or correct its label {QUEUE}",
     )
 
 

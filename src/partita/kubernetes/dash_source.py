@@ -104,6 +104,7 @@ class ControllerSource:
             return ()
         since = datetime.fromtimestamp(began, UTC).strftime("%Y-%m-%d %H:%M UTC")
         return (
+            "rates, attainment and latencies of queries are not measured here: the metrics of the gateways have them",
             f"watts and energy are estimates by the power model, since {since}: no counter can be read here",
         )
 

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from partita.kubernetes.job_objects import JobObject
 
 _ORDER = {"running": 0, "yielding": 1, "stopping": 1, "starting": 2, "waiting": 3}
-NOBODY = "no controller has seen it: check that partita controller runs, and that its queue's Workload exists"
-"""The reason of a Job that nobody has given one."""
+_NOBODY = (
+    "no controller has seen it: check that partita controller runs, and that its queue's Workload exists"
+)
 
 
 def cluster_queue(api: KubernetesApi, namespace: str | None, most: int | None) -> dict[str, Any]:
@@ -70,5 +71,5 @@ def _row(job: JobObject) -> dict[str, Any]:
         "began": seconds_of(job.status.start_time),
         "name": job.metadata.name,
         "command": " ".join(words),
-        "reason": annotations.get(REASON) or NOBODY,
+        "reason": annotations.get(REASON) or _NOBODY,
     }

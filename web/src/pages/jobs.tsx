@@ -7,7 +7,7 @@ import { More, usePaged } from "../parts/paged";
 import { Table, type Column } from "../parts/table";
 import { Loaded, Tile, Tiles, Trouble } from "../parts/tiles";
 import { Refusal } from "../source";
-import { documentOf, filter, link, mayWrite, on, route, source, useDocument } from "../state";
+import { documentOf, filter, has, link, mayWrite, on, route, source, useDocument } from "../state";
 
 const STATES = ["running", "waiting", "starting", "stopping", "done", "failed", "cancelled"];
 const PAGE = 200;
@@ -34,7 +34,7 @@ function expected(memory: api.Job["memory_bytes"]): string {
   if (!memory) return "–";
   const [least, most] = memory;
   if (least === 0 && most !== null) return `at most ${bytes(most)}`;
-  return most === null ? `${bytes(least)} or more` : least === most ? bytes(least) : `${bytes(least)} to ${bytes(most)}`;
+  return most === null ? `≥ ${bytes(least)}` : least === most ? bytes(least) : `${bytes(least)} to ${bytes(most)}`;
 }
 
 function AllJobs() {
@@ -66,7 +66,7 @@ function AllJobs() {
   return (
     <>
       <h1>Jobs</h1>
-      {mayWrite.value && <Submit />}
+      {mayWrite.value && has("submit") && <Submit />}
       <div class="controls">
         <label>
           State{" "}
@@ -146,7 +146,7 @@ function Shown({ job, path }: { job: api.Job; path: string }) {
         <Tile label="Submitted" value={time(job.submitted)} note={job.user} />
       </Tiles>
       {job.advice && <p class="advice">What to do: {job.advice}</p>}
-      {mayWrite.value && !over && (
+      {mayWrite.value && has("submit") && !over && (
         <p>
           <button type="button" onClick={cancel}>
             Cancel the job
