@@ -15,7 +15,7 @@ from partita.dash.endpoints import ALL as ENDPOINTS
 from partita.dash.model import Role
 from partita.dash.openapi import document as openapi
 from partita.documents.codec import schema as schema_of
-from partita.kubernetes.rights import ADVICE, APPROVAL, CONTROLLER, DASH, GATEWAY, MIG_MANAGER
+from partita.kubernetes.rights import ADVICE, APPROVAL, CHANGES, CONTROLLER, DASH, GATEWAY, MIG_MANAGER
 from partita.web.report import Report
 from partita.workload import WORKLOAD
 
@@ -134,6 +134,7 @@ def rights_tables() -> str:
         ("`partita mig-manager`", MIG_MANAGER),
         ("People who want advice", ADVICE),
         ("People who approve plans", APPROVAL),
+        ("A controller whose dashboard may change Workloads", CHANGES),
     ):
         rows = [
             f"| `{each.resource}{f'.{each.group}' if each.group else ''}` | {', '.join(each.verbs)} "

@@ -98,6 +98,11 @@ def test_a_plan_is_applied_by_a_process_of_its_own(api: Client, world: World, tm
     body = {"plan": night()}
     assert api.ask("POST", "/api/v1/apply", {"if-match": f'"{state}"'}, body).status == 403
     assert post(api, "/apply", body).status == 428
+    change = {"change": {"services": {"photo": {"rate": 1.0}}}}
+    refused = post(api, "/apply", change, if_match=f'"{state}"')
+    assert (refused.status, refused.data["where"]) == (409, "change")
+    assert post(api, "/apply", {}, if_match=f'"{state}"').status == 422
+    assert post(api, "/apply", {**body, **change}, if_match=f'"{state}"').status == 422
     assert post(api, "/apply", body, if_match='"0123456789ab"').status == 412
     with controlling(tmp_path):
         taken = post(api, "/apply", body, if_match=f'"{state}"')

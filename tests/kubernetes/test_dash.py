@@ -15,12 +15,14 @@ import pytest
 from tests.kubernetes.control_plane.certificates import Authority
 from tests.kubernetes.control_plane.cluster import free_ports
 from tests.kubernetes.control_plane.dashboard import Dashboard
+from tests.kubernetes.control_plane.installation import ACCOUNT
 from tests.kubernetes.control_plane.nodes import Timing
 from tests.kubernetes.control_plane.shop import DAY, NIGHT, scaled
 from tests.kubernetes.test_advice import PLUGIN
 
 from partita.kubernetes.leader_mark import LEADS
-from partita.kubernetes.resources import PAUSED
+from partita.kubernetes.resources import APPROVED, PAUSED
+from partita.kubernetes.rights import CHANGES, CONTROLLER
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -267,3 +269,72 @@ def test_beyond_the_pod_it_wants_tls_and_a_token_and_the_pod_that_leads_is_marke
     assert done.returncode == 2
     assert "--dash-listen" in done.stderr
     assert "give --dash-token-file, --dash-tls-cert and --dash-tls-key" in done.stderr.replace("\n", " ")
+
+
+def test_a_change_of_a_workload_is_applied_where_the_account_may_and_then_planned_and_approved_as_ever(
+    shop: Shop, api: Api
+) -> None:
+    partita, admin = shop.partita, shop.plane.admin
+    shop.serve({**SMALL_DAY, "approve": "Automatic"}, 2, 8, *api.words)
+    namespace = partita.namespace
+    meta = {"annotations": {"mine": "kept"}, "labels": {"team": "a"}}
+    admin.patch("workloads", "shop", {"metadata": meta, "spec": {"approve": "Manual"}}, namespace)
+    partita.wait(
+        lambda: (
+            partita.status().get("observedGeneration")
+            == admin.get("workloads", "shop", namespace)["metadata"]["generation"]
+        ),
+        "the controller has read it",
+    )
+    service = SMALL_DAY["services"][0]["name"]
+    rate = SMALL_DAY["services"][0]["rate"]
+
+    def apply(change: Any, state: str) -> tuple[int, Any]:
+        return api.ask("/apply", "POST", {"change": change}, if_match=f'"{state}"')
+
+    def waiting_state() -> str:
+        found = api.get("")
+        return str(found["state"])
+
+    change = {
+        "services": {service: {"rate": rate * 1.5, "latency_ms": 500}},
+        "pools": {"a100-80gb": {"price": 2.5}},
+    }
+    before = waiting_state()
+    status, told = apply(change, before)
+    assert status == 403
+    assert "bind the role for changes" in told["hint"]
+    rules = [each.rule for each in (*CONTROLLER, *CHANGES)]
+    admin.patch("clusterroles", f"{ACCOUNT}-{namespace}", {"rules": rules})
+    refused: list[tuple[Any, int, str]] = [
+        ({"services": {"no-such": {"rate": 1}}}, 422, "change.services"),
+        ({"services": {service: {"rate": 0}}}, 422, f"change.services.{service}.rate"),
+        ({"pools": {"a100-80gb": {"count": 3}}}, 409, "change.pools.a100-80gb.count"),
+        ({"services": {service: {"latency_ms": 1e-9}}, "workload": "no/such"}, 404, "change.workload"),
+        ({}, 422, "change"),
+    ]
+    for wrong, code, where in refused:
+        status, told = apply(wrong, waiting_state())
+        assert (status, told["where"]) == (code, where), told
+    assert api.ask("/apply", "POST", {"plan": {}}, if_match=f'"{waiting_state()}"')[0] == 409
+    generation = admin.get("workloads", "shop", namespace)["metadata"]["generation"]
+    seen = waiting_state()
+    partita.wait(lambda: apply(change, waiting_state())[0] == 202, "the account may")
+    found = admin.get("workloads", "shop", namespace)
+    assert found["metadata"]["generation"] == generation + 1
+    assert found["metadata"]["annotations"]["mine"] == "kept"
+    assert found["metadata"]["labels"] == {"team": "a"}
+    assert found["metadata"]["finalizers"] == ["partita.dev/drain"]
+    assert found["spec"]["services"][0]["rate"] == rate * 1.5
+    assert found["spec"]["services"][0]["slo"]["latency_ms"] == 500
+    assert found["spec"]["gpus"] == [{"model": "a100-80gb", "cost_per_hour": 2.5}]
+    assert found["spec"]["services"][1:] == SMALL_DAY["services"][1:]
+    assert apply(change, seen)[0] == 412
+    partita.wait(lambda: partita.status().get("state") == "Waiting", "its plan waits for approval")
+    name = partita.status()["plan"]
+    uid = admin.get("plans", name, namespace)["metadata"]["uid"]
+    shop.watcher.require(shop.floors(SMALL_DAY, SMALL_DAY))
+    admin.patch("plans", name, {"metadata": {"annotations": {APPROVED: uid}}}, namespace)
+    partita.wait_reached()
+    shop.exact()
+    assert shop.faults() == []

@@ -20,9 +20,12 @@ export interface ActionBar {
   readonly error: string | null;
 }
 
-/** `POST /api/v1/apply`: apply a plan document; with `If-Match` of the state that it was made for. */
+/** `POST /api/v1/apply`: apply a plan, or a change; with `If-Match` of the state that it was made for. */
 export interface Apply {
-  readonly plan: Readonly<Record<string, unknown>>;
+  /** On a host: a plan's document, which is carried out as it is. */
+  readonly plan?: Readonly<Record<string, unknown>> | null;
+  /** On Kubernetes: of a Workload, which the controller then plans. */
+  readonly change?: WorkloadChange | null;
 }
 
 /** A number beside others. */
@@ -732,4 +735,14 @@ export interface WhatIfInputs {
   readonly workload: string;
   /** All that may be asked about, where there may be several. */
   readonly workloads: readonly string[];
+}
+
+/** A change of a Workload on Kubernetes, in the terms of a what-if. */
+export interface WorkloadChange {
+  /** `namespace/name`, where there are several. */
+  readonly workload?: string;
+  /** Changes by service. */
+  readonly services?: Readonly<Record<string, ServiceWhatIf>>;
+  /** Changes by pool; of a cluster, prices alone. */
+  readonly pools?: Readonly<Record<string, PoolWhatIf>>;
 }

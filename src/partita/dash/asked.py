@@ -244,7 +244,8 @@ READ = (
 
 WRITE = (
     Endpoint(
-        "POST", "/apply", Accepted, _apply, "Begin to apply a plan, in a process of its own.",
+        "POST", "/apply", Accepted, _apply,
+        "Begin to apply a plan, in a process of its own; on Kubernetes, change a Workload.",
         part=Part.PLAN, body=Apply, role=Role.WRITE, if_match=STATE, slow=True, status=202,
     ),
     Endpoint(

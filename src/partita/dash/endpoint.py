@@ -15,7 +15,7 @@ from partita.documents.codec import Meta, Value
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from partita.dash.model import Part
+    from partita.dash.model import Apply, Part
     from partita.dash.state import ApiState
 
 
@@ -33,6 +33,22 @@ class RequestFault(Exception):  # noqa: N818 -- it carries the document of that 
         super().__init__(error)
         self.status = status
         self.fault = Fault(error, where, hint)
+
+
+def required_plan(asked: Apply) -> Mapping[str, object]:
+    """Return the document of a plan that is needed here.
+
+    Raises:
+        RequestFault: a change is given instead.
+    """
+    if asked.plan is None:
+        raise RequestFault(
+            409,
+            "here a plan is needed, and no change of a Workload",
+            where="change",
+            hint="send it as `plan`",
+        )
+    return asked.plan
 
 
 class Nothing(Value):

@@ -21,7 +21,7 @@ from partita.control.journal import FILE, Journal, State, holder
 from partita.dash import energy as energies
 from partita.dash import jobs as queue
 from partita.dash import plans, transitions
-from partita.dash.endpoint import RequestFault
+from partita.dash.endpoint import RequestFault, required_plan
 from partita.dash.model import Accepted, Explanation, Part
 from partita.dash.on_demand import OnDemand
 from partita.dash.searches import Searches, SupersededError, WorkloadFile
@@ -151,7 +151,7 @@ class LocalOnDemand(OnDemand):
     def difference_to(self, asked: Apply) -> Difference:
         """Return what lies between what runs and another plan."""
         seen, journal = self._observation(), self._opened()
-        return _feasible(lambda: plans.difference_to(asked.plan, journal, seen, MEASURED))
+        return _feasible(lambda: plans.difference_to(required_plan(asked), journal, seen, MEASURED))
 
     def transitions(self, after: str | None, limit: int) -> TransitionPage:
         """Return a page of transitions, newest first."""
@@ -252,7 +252,7 @@ class LocalOnDemand(OnDemand):
 
     def apply(self, asked: Apply, state: str) -> Accepted:
         """Begin to apply a plan with `partita apply`, if the cluster is in a state."""
-        plan = parse_plan(json.dumps(asked.plan), "plan")  # refused before a process is started
+        plan = parse_plan(json.dumps(required_plan(asked)), "plan")  # refused before a process is started
         acting = holder(self._folder)
         if acting is not None:
             raise RequestFault(

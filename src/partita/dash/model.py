@@ -11,11 +11,14 @@ joules.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from msgspec import field
 
-from partita.documents.codec import Meta, Value
+from partita.documents.codec import FieldFault, Meta, Value
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class Role(StrEnum):
@@ -634,10 +637,36 @@ class WhatIfAnswer(Value):
     seconds: float = 0.0
 
 
-class Apply(Value):
-    """`POST /api/v1/apply`: apply a plan document; with `If-Match` of the state that it was made for."""
+class WorkloadChange(Value):
+    """A change of a Workload on Kubernetes, in the terms of a what-if."""
 
-    plan: dict[str, Any]
+    workload: Annotated[
+        str, Meta(max_length=320, description="`namespace/name`, where there are several.")
+    ] = ""
+    services: Annotated[dict[str, ServiceWhatIf], Meta(description="Changes by service.")] = field(
+        default_factory=dict
+    )
+    pools: Annotated[
+        dict[str, PoolWhatIf], Meta(description="Changes by pool; of a cluster, prices alone.")
+    ] = field(default_factory=dict)
+
+
+class Apply(Value):
+    """`POST /api/v1/apply`: apply a plan, or a change; with `If-Match` of the state that it was made for."""
+
+    plan: Annotated[
+        dict[str, Any] | None,
+        Meta(description="On a host: a plan's document, which is carried out as it is."),
+    ] = None
+    change: Annotated[
+        WorkloadChange | None,
+        Meta(description="On Kubernetes: of a Workload, which the controller then plans."),
+    ] = None
+
+    def faults(self) -> Iterator[FieldFault]:
+        """Yield what is wrong between the fields."""
+        if (self.plan is None) == (self.change is None):
+            yield FieldFault((), "what is applied is either plan or change", "give one of them")
 
 
 class Accepted(Value):

@@ -100,7 +100,7 @@ class OnDemand:
         raise _nothing()
 
     def apply(self, asked: Apply, state: str) -> Accepted:
-        """Begin to apply a plan, if the cluster is in a state."""
+        """Begin to apply a plan or a change, if the cluster is in a state."""
         raise _nothing()
 
     def approve(self, number: str) -> Accepted:

@@ -240,13 +240,13 @@ class KubernetesApi:
         subresource: str,
         query: Mapping[str, str],
     ) -> bytes:
-        """Return a subresource that is text, such as a pod's log, as it is.
+        """Return a subresource that is text, such as a pod's log, or a whole object, as it is.
 
         Args:
             kind: the object's.
             name: the object's.
             namespace: the object's.
-            subresource: for example `log`.
+            subresource: for example `log`; empty for the object itself.
             query: its parameters, for example `{"tailLines": "100"}`.
         """
         request = _Request(

@@ -7,6 +7,7 @@ by its annotation, as `kubectl partita approve` does, and a Workload paused by i
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections import defaultdict
@@ -16,7 +17,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from partita.control.executor import deployed, serving, snapshot
-from partita.dash.endpoint import RequestFault
+from partita.dash.endpoint import RequestFault, required_plan
 from partita.dash.local import (
     MOST_OF_A_GPU,
     WATCHED_JOBS,
@@ -32,6 +33,7 @@ from partita.dash.source import Look, SeenGpu
 from partita.drive.driver import Observation
 from partita.errors import InfeasibleError, InputError
 from partita.kubernetes import dash_changes
+from partita.kubernetes.dash_apply import apply_change
 from partita.kubernetes.dash_jobs import ControllerJobs, deleted
 from partita.kubernetes.dash_power import PowerHistory
 from partita.kubernetes.dash_questions import ControllerQuestions, priced
@@ -178,8 +180,11 @@ class ControllerSource:
         return Observation(tuple(gpu for each in self._facts.values() for gpu in each.observation.gpus))
 
     def state(self) -> str:
-        """Return the fingerprint of the whole state."""
-        return snapshot(self.observation).fingerprint
+        """Return the fingerprint of the whole state: what runs, and what the Workloads ask for."""
+        found = self._controller.caches[0].values() if self._controller.caches else ()
+        asked = sorted((each.metadata.uid, each.metadata.generation) for each in found)
+        text = f"{snapshot(self.observation).fingerprint} {asked}"
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def events(self, after: str | None, limit: int, gpu: str | None = None) -> EventPage:
         """Return a page of what was planned and done, newest first.
@@ -276,13 +281,13 @@ class ControllerOnDemand(ControllerQuestions):
 
     def difference_to(self, asked: Apply) -> Difference:
         """Return what lies between what runs and another plan."""
-        return self._difference(parse_plan(json.dumps(asked.plan), "plan"))
+        return self._difference(parse_plan(json.dumps(required_plan(asked)), "plan"))
 
     def _difference(self, plan: Any) -> Difference:  # noqa: ANN401 -- a Plan
         with self.lock:
-            seen = self._source.observation
+            seen, state = self._source.observation, self._source.state()
         try:
-            return difference_of(plan, deployed(seen).capacity(), None, seen, DURATIONS)
+            return difference_of(plan, deployed(seen).capacity(), None, seen, DURATIONS).replace(state=state)
         except InfeasibleError as error:
             raise RequestFault(409, error.what, where=error.where, hint=error.hint) from None
 
@@ -325,11 +330,20 @@ class ControllerOnDemand(ControllerQuestions):
         return Accepted(number, f"{name} is approved")
 
     def apply(self, asked: Apply, state: str) -> Accepted:
-        """Refuse: on a cluster the controller plans."""
-        del asked, state
-        raise RequestFault(
-            409, "the controller plans its Workloads itself", hint="change the Workload: `kubectl apply`"
-        )
+        """Change a Workload's spec, if the cluster is in a state; its controller plans it as ever."""
+        if asked.change is None:
+            raise RequestFault(
+                409,
+                "the controller plans its Workloads itself, and carries out no other plan",
+                where="plan",
+                hint="send a `change` of the Workload, or change it: `kubectl apply`",
+            )
+
+        def current() -> bool:
+            with self.lock:
+                return self._source.state() == state
+
+        return apply_change(self._controller, asked.change, current)
 
     def pause(self, number: str) -> Accepted:
         """Have no further action of a Transition's Workload begin, by the annotation that its controller reads."""

@@ -227,6 +227,16 @@ APPROVAL = (
 )
 """What a person needs to approve plans."""
 
+CHANGES = (
+    _right(
+        _W,
+        "workloads.partita.dev",
+        "get update",
+        "`apply` of the API replaces a Workload by one with another spec",
+    ),
+)
+"""What the controller's account needs to change Workloads for those who may write in its dashboard."""
+
 ROLES = {
     "controller": CONTROLLER,
     "dash": DASH,
@@ -234,6 +244,7 @@ ROLES = {
     "mig-manager": MIG_MANAGER,
     "advice": ADVICE,
     "approval": APPROVAL,
+    "changes": CHANGES,
 }
 """The rights by name of the role."""
 
