@@ -1,5 +1,5 @@
 """`python -m partita`: the same as the command `partita`."""
 
-from partita.cli.main import main
+from partita.start import main
 
 main()

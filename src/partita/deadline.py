@@ -1,7 +1,8 @@
-"""A search's time limit, stop request and progress report in one value."""
+"""A search's time limit, stop request and progress report in one value, and how to wait for what heeds none."""
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -61,3 +62,44 @@ class Deadline:
     def tell(self, best: float | None, bound: float | None) -> None:
         """Report progress."""
         self.report(SearchProgress(best, bound, self.seconds))
+
+
+_THREAD = "partita-beside"
+_LOOK_S = 0.02
+
+
+def run_beside(work: Callable[[], object], deadline: Deadline) -> bool:
+    """Run what heeds no deadline, as a compiler, in a thread of its own, and wait for it as long as there is time.
+
+    Args:
+        work: is called once. Where the time is over first, it goes on, and its result and errors are lost.
+        deadline: how long to wait.
+
+    Returns:
+        Whether it has ended.
+
+    Raises:
+        Exception: what `work` raised.
+    """
+    ended, failed = threading.Event(), list[BaseException]()
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 -- raised where it was asked for
+            failed.append(error)
+        finally:
+            ended.set()
+
+    threading.Thread(target=run, name=_THREAD).start()
+    while not ended.wait(_LOOK_S):
+        if deadline.over:
+            return False
+    if failed:
+        raise failed[0]
+    return True
+
+
+def runs_beside() -> bool:
+    """Return whether anything that `run_beside` started still goes on: the process would wait for it at its end."""
+    return any(thread.name == _THREAD for thread in threading.enumerate())

@@ -103,6 +103,7 @@ def plan(
         seed=seed,
         best_effort=best_effort,
         current=live.current if current else None,
+        keep=True,
     )
     files = (None if dry_run else out, None if dry_run else html)
     show_plan(made.plan, output, *files, workload=name or str(file))

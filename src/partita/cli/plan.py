@@ -22,7 +22,7 @@ from partita.cli.what_runs import (
     what_runs,
 )
 from partita.deadline import Deadline
-from partita.errors import InputError, PartitaError
+from partita.errors import InfeasibleError, InputError, PartitaError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -197,6 +197,7 @@ def plan(
         current=current,
         most_moves=most_moves,
         trade=most_moves is None,
+        keep=True,
     )
     files = (None if dry_run else out, None if dry_run else html)
     named = None if loaded.path is None else loaded.path.name
@@ -273,17 +274,21 @@ def planned(
     current: Deployment | None = None,
     most_moves: int | None = None,
     trade: bool = False,
+    keep: bool = False,
 ) -> PlanResult:
-    """Plan with progress on stderr, and let Ctrl-C return the best so far; arguments as for `planner.plan`.
+    """Plan with progress on stderr; arguments as for `planner.plan`.
+
+    With `keep`, Ctrl-C returns the best plan so far: for commands that do nothing but show it.
 
     Raises:
         InfeasibleError: the GPUs do not suffice; says which services are left out then.
+        KeyboardInterrupt: Ctrl-C was pressed, and there was no plan yet, or it is not to be kept.
     """
     from partita import planner as planning  # noqa: PLC0415 -- as above
 
     with stoppable() as stop, search_progress("planning", time_limit) as report:
         deadline = Deadline(time_limit, stop, report)
-        return planning.plan(
+        found = planning.plan(
             asked,
             planner=planner,
             deadline=deadline,
@@ -293,6 +298,9 @@ def planned(
             most_moves=most_moves,
             trade=trade,
         )
+        if stop() and not keep:
+            raise KeyboardInterrupt
+        return found
 
 
 def _check(loaded: PreparedWorkload, path: Path, output: Format) -> None:
@@ -319,7 +327,11 @@ def _check(loaded: PreparedWorkload, path: Path, output: Format) -> None:
 
 @contextmanager
 def stoppable() -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether the user has pressed Ctrl-C since the block began."""
+    """Yield a function that says whether the user has pressed Ctrl-C since the block began.
+
+    Raises:
+        KeyboardInterrupt: it was pressed twice, or the block had nothing yet that it could return.
+    """
     pressed = False
 
     def press(number: int, frame: FrameType | None) -> None:
@@ -331,6 +343,12 @@ def stoppable() -> Iterator[Callable[[], bool]]:
     before = signal.signal(signal.SIGINT, press)
     try:
         yield lambda: pressed
+    except InfeasibleError:
+        raise
+    except PartitaError:
+        if pressed:
+            raise KeyboardInterrupt from None
+        raise
     finally:
         signal.signal(signal.SIGINT, before)
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from partita.deadline import Deadline
+from partita.deadline import Deadline, run_beside
 from partita.errors import InfeasibleError, PartitaError
 from partita.milp import INFINITY
 from partita.planning.assemble import assemble, nodes_of, pack, placed_configs
@@ -61,6 +62,10 @@ _COUNTS_SHARE = 0.25
 """Share of the time for counts where few services may share a GPU."""
 
 
+_LOADING_SECONDS = 2.0
+"""Seconds beyond the time limit for reading compiled loops: without, a greedy pass takes longer, and more GPUs."""
+
+
 _EXPLAIN_SECONDS = 2.0
 """Most seconds to find how many GPUs would be enough where there are too few."""
 
@@ -95,7 +100,8 @@ class ExactPlanner:
     def plan(self, problem: Problem) -> Plan:
         """Return the plan with the least objective found.
 
-        If no other search finds a plan in time, a greedy pass makes one, even past the time limit.
+        If no other search finds a plan in time, a greedy pass makes one, even past the time limit, but not after a
+        stop request.
 
         Raises:
             InfeasibleError: there is no plan, with the proof's reason.
@@ -110,7 +116,8 @@ class ExactPlanner:
             best = self._placed(merged, configs) if configs else None
         if best is None or not reached(best.value, bound):
             best, bound = self._on_nodes(merged, best, bound)
-        best = best or (None if problem.survives else self._greedy(merged))
+        if best is None and not problem.survives and not self.deadline.stop():
+            best = self._greedy(merged)
         if best is None:
             raise PartitaError(
                 "found neither a plan nor a proof that there is none in the time allowed",
@@ -258,7 +265,10 @@ class ExactPlanner:
         return best, max(first.bound, bound)
 
     def _by_columns(self, problem: Problem) -> tuple[Counts, float]:
-        # numba takes seconds to import, and small cases do without.
+        # What this imports takes seconds to import and to compile, and small cases do without.
+        patience = Deadline(self.deadline.left + _LOADING_SECONDS, self.deadline.stop)
+        if not run_beside(partial(_compile_pricing, problem), patience):
+            raise OutOfTimeError(-math.inf)
         from partita.planning.column_generation import (  # noqa: PLC0415
             ColumnGeneration,
             cut_for,
@@ -285,6 +295,13 @@ class ExactPlanner:
         if not found:
             raise OutOfTimeError(max(bound, last.bound))
         return min(found, key=lambda each: each.value(problem)), max(bound, last.bound)
+
+
+def _compile_pricing(problem: Problem) -> None:
+    """Have the loops compiled by which this problem's services are priced, or read as they were compiled before."""
+    from partita.planning.pricing import compile_loops  # noqa: PLC0415 -- numba, as above
+
+    compile_loops(problem)
 
 
 def _by_pools(problem: Problem) -> list[list[int]]:

@@ -55,6 +55,15 @@ def price_covers(
     return covers, bounds
 
 
+def compile_loops(problem: Problem) -> None:
+    """Have all loops compiled that `price_covers` needs for a problem: it takes seconds once on a machine."""
+    part_of = {part.service for part in problem.parts}
+    kinds = {
+        (s in part_of, each.survive not in {None, "zone"}): each for s, each in enumerate(problem.services)
+    }
+    price_covers(problem.with_services(tuple(kinds.values())), np.zeros(len(problem.sizes)))
+
+
 def _priced(
     price: Callable[..., NDArray[np.float64]], given: Sequence[NDArray[Any]], sizes: int
 ) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
