@@ -43,12 +43,12 @@ def until(true: Callable[[], bool]) -> None:
 
 
 def many_services(folder: Path) -> Path:
-    """Write a workload with more services than are planned without compiled loops."""
+    """Write a workload with more services than are planned without compiled loops, or in a moment."""
     examples = Path(str(resources.files("partita.examples")))
     shutil.copy(examples / "perf.csv", folder)
     services = [
         {"name": f"s{i}", "model": "resnet50", "rate": 900 + 37 * i, "slo": {"latency_ms": 100}}
-        for i in range(20)
+        for i in range(120)
     ]
     path = folder / "workload.json"
     asked = {"performance": ["perf.csv"], "gpus": [{"model": "a100-80gb"}], "services": services}
