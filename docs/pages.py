@@ -33,8 +33,8 @@ The `--help` of each command, without frames.
 - **Environment.** Every option can be given as `PARTITA_<COMMAND>_<OPTION>`, in capitals and with `_` for `-`:
   `PARTITA_PLAN_TIME_LIMIT=60` is `partita plan --time-limit 60`. An option on the command line wins. (`--debug`
   works only on the command line.) `NO_COLOR` turns colour off; without a terminal there is none.
-- **Ctrl-C** ends a command with exit code 130. During a search of `partita plan` the first one returns the best plan so
-  far with its gap, if there is one; a second one exits.
+- **Ctrl-C** ends a command with exit code 130. During a search of `partita plan`, the first one returns the best plan
+  so far with its gap, if there is one; a second one exits.
 - **Errors** say what is wrong and where, and a `hint:` line says how to correct it. `--debug` shows a traceback.
 - **Exit codes** are in [file-formats.md](file-formats.md#exit-codes).
 """
