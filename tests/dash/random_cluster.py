@@ -185,9 +185,9 @@ class RandomSource:
     def events(self, after: str | None, limit: int, gpu: str | None = None) -> EventPage:
         """Return a page of what happened."""
         found = [each for each in reversed(self.happened) if gpu is None or each.gpu == gpu]
-        found = [each for each in found if after is None or each.number < int(after)]
+        found = [each for each in found if after is None or each.number < int(after.partition(".")[0])]
         more = len(found) > limit
-        return EventPage(tuple(found[:limit]), str(found[limit - 1].number) if more else None)
+        return EventPage(tuple(found[:limit]), f"{found[limit - 1].number}.0.0" if more else None)
 
     def history(self, gpu_id: str) -> GpuHistory:
         """Return how a GPU is cut now, and what happened on it."""

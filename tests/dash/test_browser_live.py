@@ -121,6 +121,27 @@ def test_events_and_figures_come_by_themselves(visit: Callable[..., Watched]) ->
         until(page, f"document.querySelector('tbody tr').textContent !== {before!r}")
 
 
+def test_older_events_stay_when_all_is_loaded_anew(visit: Callable[..., Watched]) -> None:
+    source = RandomSource(8, ("chat",))
+    for number in range(450):
+        source.happen(f"step {number}")
+    with Served(source) as served:
+        page = visit(served.port, "events").page
+        page.click("button >> text=Older")
+        page.wait_for_selector("table[aria-rowcount='401']")
+        until(page, "document.querySelector('.connection')?.textContent === 'live'")
+        source.gpus.append(source.cut(8))
+        source.happen("another GPU", 8)
+        source.change(8)
+        served.look()  # the structure is another one: all is loaded anew
+        page.wait_for_selector("table[aria-rowcount='402']")
+        page.evaluate("scrollTo(0, 0)")
+        page.wait_for_selector("td >> text=another GPU")
+        page.click("button >> text=Older")
+        page.wait_for_selector("table[aria-rowcount='452']")
+        assert page.locator("button >> text=Older").count() == 0
+
+
 def test_who_has_no_token_is_asked_for_it(visit: Callable[..., Watched]) -> None:
     with Served(RandomSource(8, ("chat",)), Access(read="right", write="writing")) as served:
         watched = visit(served.port)

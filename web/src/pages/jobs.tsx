@@ -45,7 +45,7 @@ function AllJobs() {
     return page.jobs;
   };
   const wanted = state.value;
-  const jobs = usePaged(`jobs?limit=${PAGE}${wanted && `&state=${wanted}`}`, taken, ({ rows, load, change }) => {
+  const jobs = usePaged(`jobs?limit=${PAGE}${wanted && `&state=${wanted}`}`, taken, (one) => one.id, ({ rows, load, change }) => {
     let timer = 0;
     const later = () => {
       timer = 0;

@@ -34,7 +34,7 @@ export const EVENT_COLUMNS: readonly Column<api.Event>[] = [
 
 /** Events of a path of the API, by page. */
 export function EventTable({ path }: { path: string }) {
-  const events = usePaged(`${path}?limit=200`, (page: api.EventPage) => page.events, ({ change }) => [
+  const events = usePaged(`${path}?limit=200`, (page: api.EventPage) => page.events, (one) => `${one.number} ${one.at}`, ({ change }) => [
     on("event", (event) =>
       change((all) =>
         [event, ...all.filter((one) => one.number !== event.number)].sort((a, b) => b.number - a.number).slice(0, KEPT),

@@ -19,16 +19,19 @@ export interface Paged<Row> {
 
 /** The pages of a path, such as `events?limit=200`, loaded anew with another path.
  *
- * `taken` returns the rows of a page; `listening` begins to listen, and returns what ends that. */
+ * `taken` returns the rows of a page, and `key` what one is known by; `listening` begins to listen, and returns what
+ * ends that. Older pages that were asked for stay when the first is loaded anew, if that leads up to them. */
 export function usePaged<Row, Page extends { readonly next: string | null }>(
   path: string,
   taken: (page: Page) => Rows<Row>,
+  key: (row: Row) => string,
   listening: (paged: Paged<Row>) => readonly (() => void)[],
 ): Paged<Row> {
   const rows = useSignal<Rows<Row> | null>(null);
   const error = useSignal<Error | null>(null);
   const next = useSignal<string | null>(null);
   const loads = useRef(0);
+  const shown = useRef("");
   const meanwhile = useRef<((rows: Rows<Row>) => Rows<Row>)[] | null>(null);
   const load = async (after: string | null = null) => {
     const number = (loads.current += 1);
@@ -38,10 +41,13 @@ export function usePaged<Row, Page extends { readonly next: string | null }>(
       const page = (await source.get(after === null ? path : `${path}&after=${encodeURIComponent(after)}`)) as Page;
       if (!newest()) return;
       const found = taken(page);
-      const all = after === null ? found : [...(rows.peek() ?? []), ...found];
+      const before = (shown.current === path && rows.peek()) || [];
+      const older = after === null ? following(before, found, key) : [];
+      const all: Rows<Row> = after === null ? [...found, ...older] : [...before, ...found];
       rows.value = told.reduce((changed, update) => update(changed), all);
-      next.value = page.next;
+      if (older.length === 0) next.value = page.next;
       error.value = null;
+      shown.current = path;
     } catch (caught) {
       if (newest()) error.value = caught as Error;
     }
@@ -65,6 +71,14 @@ export function usePaged<Row, Page extends { readonly next: string | null }>(
     };
   }, [path]);
   return paged;
+}
+
+/** The rows that came after those of a page when it was loaded before; none where they cannot be found. */
+function following<Row>(before: Rows<Row>, page: Rows<Row>, key: (row: Row) => string): Rows<Row> {
+  const there = new Set(page.map(key));
+  const last = page.at(-1);
+  const at = last === undefined ? -1 : before.findIndex((row) => key(row) === key(last));
+  return at < 0 ? [] : before.slice(at + 1).filter((row) => !there.has(key(row)));
 }
 
 /** Loads the page after those that are shown, where there is one. */
