@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -47,6 +48,8 @@ NOISY = textwrap.dedent("""
     from partita.errors import InputError
     from partita.serve.gateway.server import logged
 
+    CHILD = "import os, time; os.write(2, b'half a line'); os.write(1, b'.'); time.sleep(600)"
+
     def command(*_, **__):
         sys.stderr.write("the first\\n")
         with logged(as_json=True):
@@ -55,6 +58,14 @@ NOISY = textwrap.dedent("""
             warnings.warn("of Python", stacklevel=1)
             os.write(1, b"of C on stdout\\n")
             os.write(2, b"of C, \\xff\\n{not json\\n[1]\\n")
+            os.write(2, b'{"n": NaN}\\n{"of": "a child"}\\n' + b'{"deep":' * 5000 + b"\\n")
+            child = subprocess.Popen([sys.executable, "-c", CHILD], stdout=subprocess.PIPE)
+            child.stdout.read(1)
+            child.kill()
+            child.wait()
+            child.stdout.close()
+            os.write(2, b", and ours\\n")
+            os.write(2, b"x" * 300_000 + b"\\n")
             subprocess.run(["sh", "-c", "echo of a child >&2"], check=True)
             thread = threading.Thread(target=lambda: 1 / 0)
             thread.start()
@@ -91,6 +102,8 @@ def test_every_line_is_json(
     assert said["of a library"]["level"] == "warning"
     assert any("UserWarning: of Python" in each["message"] for each in found)
     assert {"of C on stdout", "of C, \\xff", "{not json", "[1]", "of a child"} <= said.keys()
+    assert {'{"n": NaN}', '{"of": "a child"}', '{"deep":' * 5000, "half a line, and ours"} <= said.keys()
+    assert "x" * 300_000 in said
     thread = said["ZeroDivisionError: division by zero"]
     assert thread["exception"].startswith("Traceback (most recent call last):\n")
     if end is not None:
@@ -132,3 +145,26 @@ def test_who_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert wants_json(["mig-manager"])
     assert not wants_json(["serve"])
     assert not wants_json([])
+
+
+def test_a_reader_that_is_slow_or_has_left_cuts_no_line(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    noise = "import os\nfrom partita.cli.json_log import json_stderr\nwith json_stderr():\n"
+    noise += "    for each in range(40): os.write(2, str(each).encode() * 10_000 + b'\\n')\n"
+    with subprocess.Popen([sys.executable, "-c", noise], stderr=write, cwd=tmp_path) as process:
+        os.close(write)
+        time.sleep(0.2)
+        with os.fdopen(read, "rb") as reader:
+            found = lines(reader.read().decode())
+            assert process.wait(PATIENCE_S) == 0
+    assert [each["message"] for each in found] == [str(each) * 10_000 for each in range(40)]
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        assert (
+            subprocess.run([sys.executable, "-c", noise], stderr=write, cwd=tmp_path, check=False).returncode
+            == 0
+        )
+    finally:
+        os.close(write)

@@ -1,7 +1,7 @@
 """A stderr on which each line is a JSON object, whoever writes it: Partita, a library, C code, or Python itself.
 
-File descriptor 2 becomes a pipe. What comes out of it as JSON is passed on, all else is wrapped, a traceback as one
-object.
+File descriptor 2 becomes a pipe. What comes out of it as such an object is passed on, all else is wrapped, each
+traceback as one object. A process that is killed by a signal loses what it has just written.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ _STDERR = 2
 _CHUNK = 1 << 16
 _OPTION = "--log-format"
 _TRACEBACK = "Traceback (most recent call last):"
+_FIELDS = {"time", "level", "logger", "message"}
 _LEVELS = {"error: ": "error", "warning: ": "warning", "note: ": "info", "hint: ": "info"}
 
 
@@ -131,13 +132,22 @@ class _JsonLines:
         data = text.encode("utf-8", "backslashreplace") + b"\n"
         with suppress(OSError):  # nobody reads it any more
             while data:
-                data = data[os.write(self._real, data) :]
+                try:
+                    data = data[os.write(self._real, data) :]
+                except BlockingIOError:  # somebody has made it so; half a line would not be JSON
+                    select.select([], [self._real], [])
 
 
 def _is_object(text: str) -> bool:
+    """Say whether a line is an object of our kind, and strict JSON."""
     if not text.startswith("{"):
         return False
     try:
-        return isinstance(json.loads(text), dict)
-    except ValueError:
+        found = json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError):
         return False
+    return isinstance(found, dict) and found.keys() >= _FIELDS
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")

@@ -9,6 +9,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_open_metrics
 from prometheus_client.parser import text_string_to_metric_families
 from tests.serve.gateway.fake_gateway import ECHO, FakeGateway
 
@@ -23,6 +24,7 @@ from partita.serve.gateway.statistics import (
     ServiceCounters,
     ServiceView,
     WorkerStatus,
+    WorkerView,
 )
 
 
@@ -87,6 +89,47 @@ def test_the_gateway_s_state_is_on_the_page():
     assert found["partita_decision_seconds_bucket", "1e-06 echo"] == 5
     assert found["partita_decision_seconds_bucket", "+Inf echo"] == 80
     assert found["partita_draining", ""] == 0
+
+
+def test_two_workers_on_one_instance_have_one_series():
+    old, new, other = (
+        WorkerView(
+            "echo", f"gpu/{at}", ("gpu/" + at, "GPU-1", "7", "1g.10gb"), 1, state, 1, 1, 2.0, answered, slow
+        )
+        for at, state, answered, slow in (
+            ("a", WorkerStatus.DRAINING, 5, 1.5),
+            ("a", WorkerStatus.IDLE, 2, 1.0),
+            ("b", WorkerStatus.BUSY, 1, 1.0),
+        )
+    )
+    page = Metrics(lambda: GatewaySnapshot((), (old, new, other), draining=False)).page()[0].decode()
+    samples = [line.rpartition(" ")[0] for line in page.splitlines() if not line.startswith("#")]
+    assert len(samples) == len(set(samples))
+    found = {
+        (each.name, each.labels["gpu_instance"], each.labels.get("state")): each.value
+        for family in text_string_to_metric_families(page)
+        for each in family.samples
+        if "gpu_instance" in each.labels
+    }
+    assert found["partita_instance_answered_total", "gpu/a", None] == 7
+    assert found["partita_instance_busy_seconds_total", "gpu/a", None] == 4.0
+    assert found["partita_instance_slowdown", "gpu/a", None] == 1.5
+    assert found["partita_instance_state", "gpu/a", "idle"] == 1
+    assert found["partita_instance_state", "gpu/a", "draining"] == 0
+    assert found["partita_instance_answered_total", "gpu/b", None] == 1
+
+
+HOSTILE = ["a\nb", 'q"x"', "back\\slash", "\\n", "ü漢\u2028", "x" * 10_240, "{a='b'} 1 #", ""]
+
+
+@pytest.mark.parametrize("accept", ["", "application/openmetrics-text"])
+def test_names_of_any_kind_are_read_as_they_are(accept):
+    count = ServiceCounters().statistics(0)
+    views = tuple(ServiceView(name, 0, 0, count, 0, 0.1, 0.95) for name in HOSTILE)
+    page, _ = Metrics(lambda: GatewaySnapshot(views, (), draining=False)).page(accept)
+    read = read_open_metrics if accept else text_string_to_metric_families
+    (family,) = (each for each in read(page.decode()) if each.name == "partita_queue_length")
+    assert [each.labels["service"] for each in family.samples] == HOSTILE
 
 
 def test_no_label_is_one_that_prometheus_sets_itself():

@@ -180,13 +180,17 @@ def _workers(workers: Sequence[WorkerView]) -> Iterator[Metric]:
     state = GaugeMetricFamily(
         "partita_instance_state", "1 for the current state, 0 for all others", labels=(*_WORKER, "state")
     )
+    by_instance: dict[tuple[str, ...], list[WorkerView]] = {}
     for each in workers:
-        key = (each.service, *each.instance)
-        busy.add_metric(key, each.busy_s)
-        running.add_metric(key, each.running)
-        answered.add_metric(key, each.answered)
-        slow.add_metric(key, each.slowdown)
-        states(state, dict(zip(_WORKER, key, strict=True)), WorkerStatus, each.state)
+        by_instance.setdefault((each.service, *each.instance), []).append(each)
+    # Two are on one instance while one replaces the other; a series must not be on the page twice.
+    for key, those in by_instance.items():
+        busy.add_metric(key, sum(each.busy_s for each in those))
+        running.add_metric(key, sum(each.running for each in those))
+        answered.add_metric(key, sum(each.answered for each in those))
+        slow.add_metric(key, max(each.slowdown for each in those))
+        newest = min(those, key=lambda each: each.state is WorkerStatus.DRAINING)
+        states(state, dict(zip(_WORKER, key, strict=True)), WorkerStatus, newest.state)
     yield from (busy, running, answered, slow, state)
 
 
