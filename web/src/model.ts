@@ -292,7 +292,7 @@ export interface Index {
   readonly state: string;
   /** Number of the newest event of the stream. */
   readonly last_event: number;
-  /** Why the cluster cannot be seen now; all that is shown is older. */
+  /** Why the cluster, or a part such as the journal, cannot be seen now; what is shown of it is older. */
   readonly fault: Fault | null;
   /** What is missing, and why: such as a gateway that does not answer. */
   readonly notes: readonly string[];

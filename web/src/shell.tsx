@@ -100,7 +100,7 @@ export function Shell() {
         {!refused && entering.value && <WayIn why="With a token that may write you pause and approve changes, and submit and cancel jobs." />}
         {fault.value && (
           <div class="trouble" role="alert">
-            <p>The cluster cannot be seen now, and what is shown is older: {fault.value.error}</p>
+            <p>Not all can be seen now, and what is shown may be older: {fault.value.error}</p>
             {fault.value.hint && <p>Hint: {fault.value.hint}</p>}
           </div>
         )}

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from partita.dash.endpoint import RequestFault
 from partita.dash.model import Role
 from partita.errors import InputError
-from partita.serve.gateway.access import host_and_port, read_tls
+from partita.serve.gateway.access import bare_address, host_and_port, read_tls
 from partita.serve.worker.listening import read_token
 from partita.serve.worker.spec import is_loopback
 
@@ -162,6 +162,7 @@ def read_access(
     Raises:
         InputError: a file cannot be used, or others could read along.
     """
+    host = bare_address(host)
     tls = read_tls(cert, key, None)
     public = None if public_url is None else parse_public_url(public_url, f"--{prefix}public-url")
     reading, writing = (None if each is None else private_token(each) for each in (read, write))

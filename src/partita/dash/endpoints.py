@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Annotated
 
 from partita import __version__
@@ -45,8 +46,19 @@ def _index(api: ApiState, call: Call) -> Index:
         api.state(),
         api.stream.last,
         None if api.fault is None else Fault(api.fault.what, api.fault.where, api.fault.hint),
-        source.notes,
+        _notes(api),
     )
+
+
+def _notes(api: ApiState) -> tuple[str, ...]:
+    fault = api.history.fault
+    return (*api.source.notes, *(() if fault is None else (fault,)))
+
+
+def _index_etag(api: ApiState, call: Call) -> str:
+    """Return what changes when the index does, but for its clock and the number of the newest event."""
+    told = (api.state(), call.role, api.parts, str(api.fault), _notes(api))
+    return blake2b(repr(told).encode(), digest_size=9).hexdigest()
 
 
 def _fleet(api: ApiState, _: Call) -> Encoded:
@@ -160,7 +172,7 @@ def _events(api: ApiState, call: Call) -> EventPage:
 SEEN = (
     Endpoint(
         "GET", "", Index, _index, "What this API is, and what the caller may do.", slow=True,
-        etag=lambda api, call: f"{api.state()}.{call.role.value}",
+        etag=_index_etag,
     ),
     Endpoint(
         "GET", "/fleet", Fleet, _fleet, "All GPUs and how they are cut, in columns.",

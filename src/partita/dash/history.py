@@ -19,7 +19,7 @@ import msgspec
 from partita.dash.model import Series
 from partita.documents.text import number
 from partita.errors import PartitaError
-from partita.store import Database, DatabaseFormat, StoreError
+from partita.store import Database, DatabaseFormat, StoreError, has_log
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -67,6 +67,10 @@ FINE, COARSE = Tier(10.0, 30, 86_400.0), Tier(60.0, 60, 30 * 86_400.0)
 TIERS = (FINE, COARSE)
 _IN_MEMORY_S = (3_600.0, 86_400.0)
 """Seconds for which each tier's points are kept where no file holds them: 0.05 MB a service; a file has 1.3 MB."""
+_LATEST_SIMULATED = 1e8
+"""Seconds; simulated clocks begin at 0, and a wall clock is beyond, in 1973."""
+_REMOVED_AT_ONCE = 3
+"""Most of a tier's oldest chunks that go every five minutes: a clock that is ahead for a while costs no more."""
 _FINE_IN_COARSE = round(COARSE.step / FINE.step)
 
 _Points = dict[str, list[float | None]]
@@ -85,12 +89,18 @@ class History:
         self._open: tuple[dict[str, tuple[int, _Points]], ...] = ({}, {})
         self._unwritten: dict[tuple[int, str, int], bytes] = {}  # chunks by tier, series and number
         self._slot: int | None = None
-        self._warned = False
+        self._path = path
         self._file: Database | None = None
+        self._fault: str | None = None
         try:
             self._file = None if path is None else Database(path, _FORMAT)
         except StoreError as error:
-            _LOG.warning("no history is kept beyond this process: %s", error.with_hint)
+            self._warn(f"no history is kept beyond this process: {error.with_hint}")
+
+    @property
+    def fault(self) -> str | None:
+        """Why the past is not written now, in a sentence; None where it is, or is to be in memory alone."""
+        return self._fault
 
     def due(self, at: float) -> bool:
         """Return whether a moment is in another slot than the last point."""
@@ -100,7 +110,8 @@ class History:
         """Add a point to each series.
 
         Args:
-            at: the cluster's clock; where it has gone back, points after this moment are another cluster's, and go.
+            at: the cluster's clock. Where a simulated one has gone back, points after this moment are another
+                cluster's, and go.
             values: by series, and then by name.
         """
         slot = floor(at / FINE.step)
@@ -152,17 +163,31 @@ class History:
                 self._file.close()
 
     def _begin(self, slot: int) -> None:
-        """Forget what lies in the future: it is the past of a cluster that was there before this one."""
-        for known in self._open:
-            known.clear()
+        """Begin where the clock was set, or at the start.
+
+        A simulated clock that goes back is another cluster's, and what lies in its future is not this one's. A wall
+        clock may be wrong now, or was: what is known is kept, and is overwritten once that time comes.
+        """
+        if self._slot is not None:
+            self._write(min(self._slot, slot) * FINE.step)  # what is old by a clock that was ahead is kept
         self._slot = None
-        newest = [floor(slot * FINE.step / tier.step) // tier.chunk for tier in TIERS]
-        self._unwritten = {key: each for key, each in self._unwritten.items() if key[2] <= newest[key[0]]}
+        if slot * FINE.step >= _LATEST_SIMULATED:
+            return
+        spans = [(_chunk_at(slot * FINE.step, tier), _chunk_at(_LATEST_SIMULATED, tier)) for tier in TIERS]
+        for known, (last, end) in zip(self._open, spans, strict=True):
+            for series in [name for name, (chunk, _) in known.items() if last < chunk <= end]:
+                del known[series]
+        self._unwritten = {
+            key: each
+            for key, each in self._unwritten.items()
+            if not spans[key[0]][0] < key[2] <= spans[key[0]][1]
+        }
         if self._file is None:
             return
+        rows = [(number, *span) for number, span in enumerate(spans)]
         try:
             with self._file.transaction() as db:
-                db.executemany("DELETE FROM chunks WHERE tier = ? AND chunk > ?", enumerate(newest))
+                db.executemany("DELETE FROM chunks WHERE tier = ? AND chunk > ? AND chunk <= ?", rows)
         except StoreError as error:
             self._warn(f"the history cannot be written: {error.with_hint}")
 
@@ -176,6 +201,7 @@ class History:
             points = known[1].get(name)
             if points is None:
                 points = known[1][name] = [None] * size
+            points[place + 1 :] = [None] * (size - place - 1)  # of a clock that went ahead
             points[place] = value if value is not None and isfinite(value) else None
 
     def _end_minute(self, minute: int) -> None:
@@ -220,26 +246,32 @@ class History:
 
     def _write(self, at: float) -> None:
         """Write the chunks in memory, and remove what is older than is kept."""
-        first = [
-            floor((at - s) / tier.step) // tier.chunk for tier, s in zip(TIERS, _IN_MEMORY_S, strict=True)
-        ]
-        chunks = {key: each for key, each in self._unwritten.items() if key[2] >= first[key[0]]} | {
+        kept = self._recent(at) | {
             (number, series, chunk): zlib.compress(msgspec.json.encode(_rounded(points)), 1)
             for number in (0, 1)
             for series, (chunk, points) in self._open[number].items()
         }
-        self._unwritten = chunks
+        self._unwritten = kept
+        self._open_anew()
         if self._file is not None:
-            rows = [(*key, packed) for key, packed in chunks.items()]
-            oldest = [floor((at - tier.kept_s) / tier.step) // tier.chunk for tier in TIERS]
+            rows = [(*key, packed) for key, packed in kept.items()]
+            old = [
+                (i, _chunk_at(at - tier.kept_s, tier), _REMOVED_AT_ONCE, i) for i, tier in enumerate(TIERS)
+            ]
             try:
                 with self._file.transaction() as db:
                     db.executemany("INSERT OR REPLACE INTO chunks VALUES (?, ?, ?, ?)", rows)
-                    db.executemany("DELETE FROM chunks WHERE tier = ? AND chunk < ?", enumerate(oldest))
+                    db.executemany(
+                        "DELETE FROM chunks WHERE tier = ? AND chunk <"
+                        " min(?, (SELECT min(chunk) + ? FROM chunks WHERE tier = ?))",
+                        old,
+                    )
             except StoreError as error:
                 self._warn(f"the history cannot be written: {error.with_hint}")
             else:
-                self._warned = False
+                if self._fault is not None:
+                    _LOG.info("the history is written again")
+                self._fault = None
                 self._unwritten = {}
         # A series that has ended is not in memory for ever.
         now = floor(at / FINE.step)
@@ -248,10 +280,36 @@ class History:
             for series in [name for name, (chunk, _) in known.items() if chunk < newest - 1]:
                 del known[series]
 
+    def _recent(self, at: float) -> dict[tuple[int, str, int], bytes]:
+        """Return what no file holds, without what is older than memory keeps."""
+        if not self._unwritten:
+            return {}
+        limits = []
+        for i, (tier, kept_s) in enumerate(zip(TIERS, _IN_MEMORY_S, strict=True)):
+            oldest = min((key[2] for key in self._unwritten if key[0] == i), default=0)
+            limits.append(min(_chunk_at(at - kept_s, tier), oldest + _REMOVED_AT_ONCE))
+        return {key: each for key, each in self._unwritten.items() if key[2] >= limits[key[0]]}
+
+    def _open_anew(self) -> None:
+        """Where the file went away with its folder, and the folder is there again, begin a new one."""
+        path = self._path
+        if self._file is None or path is None or path.exists() or has_log(path) or not path.parent.is_dir():
+            return
+        self._file.close()
+        try:
+            self._file = Database(path, _FORMAT)
+        except StoreError as error:
+            self._file = None
+            self._warn(f"no history is kept beyond this process: {error.with_hint}")
+
     def _warn(self, text: str) -> None:
-        if not self._warned:
+        if self._fault is None:
             _LOG.warning("%s", text)
-        self._warned = True
+        self._fault = text
+
+
+def _chunk_at(at: float, tier: Tier) -> int:
+    return floor(at / tier.step) // tier.chunk
 
 
 def _unpacked(packed: bytes) -> _Points:

@@ -13,7 +13,7 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from partita.control.executor import ClusterView, serving, snapshot
-from partita.control.journal import END, FILE, Journal, Position, State
+from partita.control.journal import END, FILE, Journal, JournalError, Position, State, holder
 from partita.dash.gateway import GatewayNow, GatewayWatch, ServiceNow
 from partita.dash.jobs import jobs
 from partita.dash.model import (
@@ -98,8 +98,7 @@ class LocalSource:
         """Know nothing of the cluster."""
         self._journal: Journal | None = None
         self._journal_version: int | None = None
-        self._newest = Position(0, 0, 0)
-        self._open: dict[int, Record] = {}
+        self._forget_journal()
         self._progress: Progress | None = None
         self._seen: dict[str, SeenGpu] = {}
         self._capacity: dict[str, list[tuple[str, float, str]]] = {}
@@ -108,6 +107,12 @@ class LocalSource:
         self._first_jobs: dict[str, Job] = {}
         self._goal: Deployment | None = None
         self._gateway = GatewayNow()
+
+    def _forget_journal(self) -> None:
+        """Know nothing of the journal."""
+        self._journal_known = False
+        self._newest = Position(0, 0, 0)
+        self._open: dict[int, Record] = {}
 
     @property
     def cluster(self) -> str:
@@ -127,8 +132,17 @@ class LocalSource:
     @property
     def notes(self) -> tuple[str, ...]:
         """What is missing, and why."""
-        fault = self._watch.latest().fault
-        return () if fault is None else (fault,)
+        found = (self._watch.latest().fault, self._left_behind())
+        return tuple(each for each in found if each is not None)
+
+    def _left_behind(self) -> str | None:
+        """Return what to do about a transition that nobody carries out: its process was killed, or has ended."""
+        newest = self._progress
+        if newest is None or newest.state is not State.RUNNING or holder(self.folder) is not None:
+            return None
+        paused = "" if newest.paused is None else f", which {newest.paused} paused"
+        resume = "" if newest.paused is None else "`partita resume`, and "
+        return f"no process carries out transition {newest.id}{paused}: go on with {resume}`{newest.command}`"
 
     def look(self) -> Look:
         """Return what has changed since the last call.
@@ -137,7 +151,7 @@ class LocalSource:
             PartitaError: the cluster cannot be observed; a later call goes on.
         """
         driver, anew = self._current()
-        events, transition, acting = self._read_journal()
+        events, transition, acting, fault = self._try_journal()
         busy, changed_jobs = self._read_jobs()
         differing = self._view.look().gpus
         ids = set(differing) | acting | busy
@@ -164,6 +178,7 @@ class LocalSource:
             jobs=changed_jobs,
             events=events,
             reset="the cluster was made anew" if anew else None,
+            fault=fault,
         )
 
     @property
@@ -212,9 +227,13 @@ class LocalSource:
     def _close(self) -> None:
         self._stack.close()
         self._driver = None
+        self._close_journal()
+        self._forget()
+
+    def _close_journal(self) -> None:
         if self._journal is not None:
             self._journal.close()
-        self._forget()
+        self._journal, self._journal_version = None, None
 
     def _current(self) -> tuple[Driver, bool]:
         """Return the driver of the cluster that is there now, and whether it is another one than before.
@@ -222,11 +241,15 @@ class LocalSource:
         Raises:
             PartitaError: there is none, or it cannot be opened.
         """
-        files = (_identity(self.folder / CLUSTER), _identity(self.folder / FILE))
+        journal = self.folder / FILE
+        files = (_identity(self.folder / CLUSTER), _identity(journal), _written(journal))
         if self._driver is not None and files[0] == self._files[0]:
-            if files[1] != self._files[1] and self._journal is not None:
-                self._journal.close()
-                self._journal, self._journal_version = None, None
+            if (
+                files[1:] != self._files[1:]
+            ):  # opened anew it is checked: it may not be SQLite that wrote to it
+                self._close_journal()
+            if files[1] != self._files[1]:
+                self._forget_journal()
             self._files = files
             return self._driver, False
         anew = bool(self._files)
@@ -257,13 +280,23 @@ class LocalSource:
             self._journal = Journal(self.folder / FILE)
         return self._journal
 
+    def _try_journal(
+        self,
+    ) -> tuple[list[Event], Transition | None, set[str], JournalError | None]:
+        """Read the journal; where that cannot be, say why: GPUs, services and jobs are seen without it."""
+        try:
+            return *self._read_journal(), None
+        except JournalError as error:
+            self._close_journal()  # which is opened anew, and checked then, at the next look
+            return [], None, set(), error
+
     def _read_journal(self) -> tuple[list[Event], Transition | None, set[str]]:
         """Return new events, the newest transition if it changed, and the GPUs on which actions began or ended."""
         journal = self._opened()
         if journal is None or (version := journal.version()) == self._journal_version:
             return [], None, set()
-        first = self._journal_version is None
-        self._journal_version = version
+        first = not self._journal_known
+        self._journal_known, self._journal_version = True, version
         news = (
             journal.records(_MOST_OPEN)[0][::-1] if first else journal.news(self._newest, self._open.keys())
         )
@@ -426,7 +459,7 @@ def cuts(now: Iterable[tuple[str, str | None]], records: Iterable[Record]) -> tu
     for each in done:
         at, place = each.ended or 0.0, each.placement or ""
         if not found or found[-1].at != at:
-            found.append(GpuCut(at, _written(state)))
+            found.append(GpuCut(at, _as_text(state)))
         match each.action:
             case ActionKind.CREATE_INSTANCE:
                 state.pop(place, None)
@@ -439,7 +472,7 @@ def cuts(now: Iterable[tuple[str, str | None]], records: Iterable[Record]) -> tu
     return tuple(found)
 
 
-def _written(state: Mapping[str, str | None]) -> tuple[str, ...]:
+def _as_text(state: Mapping[str, str | None]) -> tuple[str, ...]:
     rows = sorted((Placement.parse(place), service) for place, service in state.items())
     return tuple(f"{place} {service}" if service else str(place) for place, service in rows)
 
@@ -458,6 +491,14 @@ def _identity(path: Path) -> object:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def _written(path: Path) -> object:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
 
 
 def gpu_state(gpu: ObservedGpu) -> int:

@@ -70,7 +70,10 @@ class Index(Value):
     state: Annotated[str, Meta(description="Version of the whole state.")]
     last_event: Annotated[int, Meta(description="Number of the newest event of the stream.")]
     fault: Annotated[
-        Fault | None, Meta(description="Why the cluster cannot be seen now; all that is shown is older.")
+        Fault | None,
+        Meta(
+            description="Why the cluster, or a part such as the journal, cannot be seen now; what is shown of it is older."
+        ),
     ] = None
     notes: Annotated[
         tuple[str, ...], Meta(description="What is missing, and why: such as a gateway that does not answer.")

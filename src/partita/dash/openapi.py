@@ -36,7 +36,7 @@ _NAME = re.compile(r"{(\w+)(?::\w+)?}")
 _STREAM = (
     "Server-sent events: first `hello`, then `gpu`, `load`, `services`, `transition`, `job` and `event` as they "
     "happen. Send the header `Last-Event-ID`, or the parameter `last_event`, to go on where a connection ended. "
-    "`reset` says that events are missing: load everything anew. `fault` says why the cluster cannot be seen now. "
+    "`reset` says that events are missing: load everything anew. `fault` says what cannot be seen now, and why. "
     "Comment lines are pings."
 )
 

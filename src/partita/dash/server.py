@@ -503,25 +503,26 @@ async def look_on(api: ApiState, every_s: float = LOOK_S) -> None:
         await asyncio.sleep(max(every_s - took, took))
 
 
-async def look(api: ApiState) -> None:
-    """Look at the source once."""
+async def look(api: ApiState) -> PartitaError | None:
+    """Look at the source once; return why nothing at all could be seen, None where something was."""
     try:
         await _seen(api)
     except PartitaError as error:
-        _unseen(api, error)
+        _tell_fault(api, error)
+        return error
     except Exception as error:  # noqa: BLE001 -- one look that fails must not be the last
         if api.fault is None:
             _LOG.exception("a look at the cluster failed")
-        _unseen(api, PartitaError(f"a fault in partita itself: {type(error).__name__}: {error}"))
+        ours = PartitaError(f"a fault in partita itself: {type(error).__name__}: {error}")
+        _tell_fault(api, ours)
+        return ours
+    return None
 
 
 async def _seen(api: ApiState) -> None:
     run = asyncio.get_running_loop().run_in_executor
-    events: list[Named] = []
     seen = await run(api.looker, _look, api)
-    if api.fault is not None:
-        events.append(("fault", ClusterFault(None)))
-    events += api.fleet.update(seen)
+    events: list[Named] = [*api.fleet.update(seen)]
     if changed := api.services_due(seen):
         events.append(("services", changed))
     if seen.transition is not None:
@@ -529,18 +530,20 @@ async def _seen(api: ApiState) -> None:
     events += (("job", each) for each in seen.jobs)
     events += (("event", each) for each in seen.events)
     api.stream.publish(events)
-    if api.fault is not None:
-        _LOG.info("%s is seen again", api.source.cluster)
-        api.fault = None
+    _tell_fault(api, seen.fault)
     if api.history.due(seen.at):
         await run(api.looker, api.history.record, seen.at, samples(api.fleet))
 
 
-def _unseen(api: ApiState, error: PartitaError) -> None:
-    if api.fault is None or str(api.fault) != str(error):
+def _tell_fault(api: ApiState, error: PartitaError | None) -> None:
+    """Tell the readers of the stream what cannot be seen, or that all can be seen again, if that is news."""
+    before, api.fault = api.fault, error
+    if error is None and before is not None:
+        _LOG.info("%s is seen again", api.source.cluster)
+        api.stream.publish([("fault", ClusterFault(None))])
+    elif error is not None and str(before) != str(error):
         _LOG.warning("%s", error.with_hint)
         api.stream.publish([("fault", ClusterFault(Fault(error.what, error.where, error.hint)))])
-    api.fault = error
 
 
 def _look(api: ApiState) -> Look:
@@ -648,9 +651,9 @@ class _Running:
             PartitaError: nothing can be seen at the start.
         """
         api = ApiState.of(self._source, self._history, self._on_demand)
-        await look(api)
-        if api.fault is not None:
-            raise api.fault
+        unseen = await look(api)
+        if unseen is not None:
+            raise unseen
         tls, port = self._access.tls, bound.getsockname()[1]
         guard, room = Guard(self._access, port), Room(room_for(), SECURITY)
         connection: Any = partial(

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from partita.dash.model import Event, EventPage, GpuHistory, Job, Part, Service, Transition
+    from partita.errors import PartitaError
     from partita.transition.deployment import Deployment
 
 USABLE, MIG_OFF, LEAVING, LOST = range(4)
@@ -65,6 +66,7 @@ class Look:
         jobs: jobs that changed.
         events: new or ended entries, oldest first.
         reset: why all that was known before is worthless; None where it is not.
+        fault: why a part cannot be seen, such as the journal; the rest is as it is now. None where all is seen.
     """
 
     at: float
@@ -79,6 +81,7 @@ class Look:
     jobs: Sequence[Job] = ()
     events: Sequence[Event] = ()
     reset: str | None = None
+    fault: PartitaError | None = None
 
 
 class Source(Protocol):

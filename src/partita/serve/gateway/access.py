@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass
+from errno import EACCES
 from hmac import compare_digest
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,7 @@ def read_endpoint(
     Raises:
         InputError: a file is missing or cannot be used, or the models could be used without authentication.
     """
+    host = bare_address(host)
     token = read_token(token_file) if token_file is not None else None
     tls = read_tls(cert, key, client_ca)
     check_exposure(host, token=token is not None, tls=tls)
@@ -132,7 +134,7 @@ def listening(host: str, port: int, option: str) -> socket.socket:
     """Return a listening socket; port 0 takes a free port.
 
     Args:
-        host: name or address.
+        host: name or address; `::` is every address of IPv6 and IPv4.
         port: of TCP.
         option: of the command line that chose the port, for errors.
 
@@ -149,14 +151,21 @@ def listening(host: str, port: int, option: str) -> socket.socket:
             where="--listen",
             hint="--listen 127.0.0.1 is this host alone, --listen 0.0.0.0 every address of it",
         ) from None
+    both = host == "::" and socket.has_dualstack_ipv6()
     try:
-        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG, dualstack_ipv6=both)
     except OSError as error:
+        why = "ports below 1024 are for root" if error.errno == EACCES else "another process may be there"
         raise InputError(
             f"cannot listen at {host_and_port(host, port)}: {error.strerror}",
             where=option,
-            hint=f"another process may be there; {option} 0 takes a free port",
+            hint=f"{why}; {option} 0 takes a free port",
         ) from None
+
+
+def bare_address(host: str) -> str:
+    """Return an address of IPv6 without the brackets that it has in URLs."""
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
 
 
 def host_and_port(host: str, port: int) -> str:
