@@ -292,7 +292,7 @@ export interface Index {
   readonly state: string;
   /** Number of the newest event of the stream. */
   readonly last_event: number;
-  /** Why the cluster, or a part such as the journal, cannot be seen now; what is shown of it is older. */
+  /** What cannot be seen now, all or a part such as the journal, and why; it is shown as it was. */
   readonly fault: Fault | null;
   /** What is missing, and why: such as a gateway that does not answer. */
   readonly notes: readonly string[];

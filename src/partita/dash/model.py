@@ -72,7 +72,7 @@ class Index(Value):
     fault: Annotated[
         Fault | None,
         Meta(
-            description="Why the cluster, or a part such as the journal, cannot be seen now; what is shown of it is older."
+            description="What cannot be seen now, all or a part such as the journal, and why; it is shown as it was."
         ),
     ] = None
     notes: Annotated[
