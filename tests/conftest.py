@@ -76,14 +76,26 @@ PLANNING = {"cli", "control", "planning", "serve", "test_planner.py", "transitio
 """Folders whose tests may make plans; the others are spared the import of the planners."""
 
 
+MARKED = {ROOT / path for paths in DEPENDENCIES.values() for path in paths}
+
+
+def _is_marked(path: Path) -> bool:
+    return not MARKED.isdisjoint({path, *path.parents})
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import no file in vain where the tests of `DEPENDENCIES` alone are asked for."""
+    alone = config.option.markexpr == "dependencies" and not collection_path.is_dir()
+    return True if alone and not _is_marked(collection_path) else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of `DEPENDENCIES`."""
-    marked = {ROOT / path for paths in DEPENDENCIES.values() for path in paths}
-    gone = sorted(str(path) for path in marked if not path.exists())
+    gone = sorted(str(path) for path in MARKED if not path.exists())
     if gone:
         raise pytest.UsageError(f"DEPENDENCIES names what is not there: {', '.join(gone)}")
     for item in items:
-        if not marked.isdisjoint({item.path, *item.path.parents}):
+        if _is_marked(item.path):
             item.add_marker("dependencies")
 
 

@@ -21,8 +21,9 @@ from partita.serve.dispatching.query import (
     RefusalReason,
 )
 from partita.serve.gateway.gateway import Gateway
-from partita.serve.gateway.route import ServedService
+from partita.serve.gateway.route import Route, ServedService
 from partita.serve.gateway.statistics import ServiceCounters
+from partita.serve.routers import live_router
 from partita.serve.tensors import (
     APART,
     Answer,
@@ -41,7 +42,7 @@ from partita.serve.worker.batching import decode_texts
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from partita.serve.dispatching.query import QueryEnd, Worker
+    from partita.serve.dispatching.query import AnswerReceiver, QueryEnd, Worker
     from partita.serve.gateway.link import Link
     from partita.serve.worker.wire import Hello
 
@@ -460,3 +461,28 @@ def test_an_answer_within_the_whole_deadline_counts_as_in_time() -> None:
     for took in (0.05, 0.095, 0.105):
         counters.answered(PendingQuery(1, 100.0, 0.09), 100.0 + took, 0.01)
     assert counters.statistics(0).in_time == 2
+
+
+@pytest.mark.parametrize(
+    ("load_s", "seconds", "waits"),
+    [(0.3, 4.0, True), (0.3, 6.0, False), (30.0, 50.0, True), (30.0, 70.0, False)],
+)
+def test_a_query_waits_for_a_start_that_takes_some_time_longer_than_the_last(
+    *, load_s: float, seconds: float, waits: bool
+) -> None:
+    """A start of a moment takes seconds on a busy host; one that takes far longer than the last is given up."""
+    now = 100.0
+    route = Route(
+        ServedService("one", "m", 600.0),
+        live_router("late-binding"),
+        batching=True,
+        dividing=True,
+        starts=lambda _service, _now, _hung_s: ((now - seconds, 4),),
+        hung_s=lambda _service: 0.0,
+        clock=lambda: now,
+    )
+    link = FakeLink("one", cast("Gateway", None))
+    route.leave(route.join(cast("Link", link), hello(batch=4).replace(load_s=load_s)))
+    asker = Asker()
+    route.ask(asking(1), None, cast("AnswerReceiver", asker))
+    assert asker.done() != waits

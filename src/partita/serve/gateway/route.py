@@ -56,8 +56,9 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("partita.serve")
 _RETRY_S = 1.0
 _LONGEST_S = 86_400.0
-_OUT_OF_TIME = 2.0
-"""A starting worker no longer counts as expected after so many times the last worker's start time."""
+_OUT_OF_TIME, _SLOW_START_S = 2.0, 5.0
+"""A starting worker no longer counts as expected after so many times the last worker's start time, at least so many
+seconds: where all that takes a moment is slow, because the host is busy, so is a start."""
 # Looked up once, since access to members of enumerations is slow.
 _ANSWERED, _INVALID = QueryOutcome.ANSWERED, QueryOutcome.INVALID
 _NO_ROOM = frozenset({RefusalReason.NO_WORKER, RefusalReason.LATE})
@@ -418,7 +419,7 @@ class Route:
         self.dispatcher.fleet.coming = tuple(
             (max(now, at + self._load_s), batch)
             for at, batch in self._starts(name, now, self._hung_s(name))
-            if now - at < _OUT_OF_TIME * self._load_s
+            if now - at < max(_SLOW_START_S, _OUT_OF_TIME * self._load_s)
         )
 
     def _update_model(self) -> None:
