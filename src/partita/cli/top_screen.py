@@ -12,6 +12,7 @@ from textual.binding import Binding
 from textual.containers import Vertical
 from textual.widgets import DataTable, Footer, Input, Static
 
+from partita.cli.output import inline
 from partita.errors import PartitaError
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ class TopApp(App[None]):
             index = await asyncio.to_thread(self._client.get, "")
             page = await asyncio.to_thread(self._client.most, _PARTS[shown], wanted)
         except PartitaError as error:
-            self.query_one("#notes", Static).update(f"{error}; {error.hint or 'older figures are shown'}")
+            self._say("notes", f"{error}; {error.hint or 'older figures are shown'}")
             return
         if (shown, wanted) != (self._shown, self._wanted):
             return  # something else was asked for meanwhile
@@ -133,10 +134,14 @@ class TopApp(App[None]):
         filtered = f" with {wanted!r}" if wanted else ""
         at = time.strftime("%H:%M:%S", time.localtime(index["now"]))
         head = f"{shown.upper()}  {index['cluster']}  {len(rows)} shown{filtered}{more}  {at}"
-        self.query_one("#head", Static).update(head)
+        self._say("head", head)
         faults = [index["fault"]["error"]] if index["fault"] else []
         notes = [*faults, *index["notes"], *([_LEGEND] if shown == "fleet" else [])]
-        self.query_one("#notes", Static).update("\n".join(notes))
+        self._say("notes", *notes)
+
+    def _say(self, where: str, *lines: str) -> None:
+        """Show lines at a place; names in them are what others chose, and the terminal must not act on them."""
+        self.query_one(f"#{where}", Static).update("\n".join(map(inline, lines)))
 
     def _fill(self, rows: Sequence[tuple[str, ...]]) -> None:
         """Show rows; the cursor and the place that is scrolled to stay."""
@@ -144,7 +149,7 @@ class TopApp(App[None]):
         row, scrolled = table.cursor_row, table.scroll_offset
         table.clear()
         for each in rows:
-            table.add_row(*(Text(cell) for cell in each))
+            table.add_row(*(Text(inline(cell)) for cell in each))
         if rows:
             table.move_cursor(row=min(row, len(rows) - 1), scroll=False)
         table.scroll_to(scrolled.x, scrolled.y, animate=False)
