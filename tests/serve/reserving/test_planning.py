@@ -12,6 +12,7 @@ from partita.errors import InfeasibleError
 from partita.planning.check import check_plan, requirements
 from partita.planning.exact import ExactPlanner, TooFewGpusError, plan_best_effort
 from partita.serve.problem import ServingOutcome
+from partita.serve.reserving import reservation
 from partita.serve.reserving.check import check_reserved, schedule_fault
 from partita.serve.reserving.planning import plan_reserving, reserve_best_effort
 from partita.serve.reserving.reservation import describe, running, shared_part
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
 
 A30, A100 = "a30-24gb", "a100-40gb"
 SHARING = service(name="share", cut=None, batches=None, rate=300, slo=Slo(latency_ms=200))
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a cut holds is found with a quarter of the queries; the checker simulates as many as ever."""
+    monkeypatch.setattr(reservation, "_QUERIES", 5_000)
 
 
 def planned(asked: Workload) -> ReservedPlan:
