@@ -174,6 +174,11 @@ def test_whoever_may_write_signs_in_where_all_may_look(visit: Callable[..., Watc
             page.click("button >> text=Enter")
         page.wait_for_selector("canvas[data-drawn]")
         assert page.locator("button >> text=Sign in").count() == 0
+        with page.expect_navigation():
+            page.click("button >> text=Sign out")
+        page.wait_for_selector("button >> text=Sign in")
+        assert page.locator("button >> text=Sign out").count() == 0
+        assert page.context.cookies() == []
 
 
 def test_a_day_of_24_hours_is_drawn_and_said(visit: Callable[..., Watched]) -> None:

@@ -88,6 +88,22 @@ def test_with_a_damaged_journal_the_command_starts_and_says_so(tmp_path: Path) -
         assert api.get("/api/v1/fleet").status == 200
 
 
+def test_what_the_command_notes_does_nothing_to_the_terminal(tmp_path: Path) -> None:
+    folder = tmp_path / "a\x1b[2Jb"
+    folder.mkdir()
+    world = World(folder)
+    world.journal.close()
+    (folder / JOURNAL).write_bytes(b"this was a journal " * 1000)
+    with command(folder) as (process, _):
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_S) == 0
+        assert process.stderr is not None
+        said = process.stderr.read()
+    assert "the journal is damaged" in said
+    assert r"a\x1b[2Jb" in said
+    assert "\x1b" not in said
+
+
 def test_news_of_the_journal_are_told_across_its_checkpoints(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.reach(goal(deployment("7g.40gb@0=search")))

@@ -88,6 +88,11 @@ export function Shell() {
               Sign in
             </button>
           )}
+          {source.live && known && signedIn() && (
+            <button type="button" onClick={() => void signOut()}>
+              Sign out
+            </button>
+          )}
           <span class={`connection ${connection.value}`} role="status">
             {source.live ? CONNECTION[connection.value] : `as of ${time(known?.now)}`}
           </span>
@@ -145,12 +150,43 @@ const Keys = () => (
   </section>
 );
 
+// Scripts do not see the cookie: whether there is one is remembered beside it.
+const SIGNED_IN = `partita-signed-in ${location.pathname}`;
+
+function signedIn(): boolean {
+  try {
+    return localStorage.getItem(SIGNED_IN) !== null;
+  } catch {
+    return false; // storage is off
+  }
+}
+
+function remember(signed: boolean): void {
+  try {
+    if (signed) localStorage.setItem(SIGNED_IN, "yes");
+    else localStorage.removeItem(SIGNED_IN);
+  } catch {
+    // Storage is off: there is no button to sign out, and the session ends by itself.
+  }
+}
+
+async function signOut(): Promise<void> {
+  try {
+    await source.send("DELETE", "session");
+    remember(false);
+    location.reload();
+  } catch (error) {
+    trouble.value = error as Error;
+  }
+}
+
 /** Asks for the token, and trades it for a cookie, with which the page is loaded anew. */
 function WayIn({ why }: { why: string }) {
   const wrong = useSignal<Error | null>(null);
   const enter = async (form: HTMLFormElement) => {
     try {
       await source.send("POST", "session", { token: new FormData(form).get("token") });
+      remember(true);
       location.reload();
     } catch (error) {
       wrong.value = error as Error;

@@ -16,7 +16,7 @@ import typer
 
 from partita.cli.cluster import NVML, SIMULATED, ClockName, Cluster, DriverOption, open_driver
 from partita.cli.options import LogForm, LogFormat, TlsCert, TlsKey
-from partita.cli.output import echo
+from partita.cli.output import echo, shown
 from partita.drive.driver import EnergyMeter
 from partita.drive.state import state_path
 from partita.errors import InputError
@@ -253,11 +253,19 @@ def _power(name: str, stack: ExitStack, driver: Driver) -> PowerMeter | None:
     return CounterPower(driver) if isinstance(driver, EnergyMeter) else None
 
 
+class _ShownFormatter(logging.Formatter):
+    """Formats for a terminal: faults may hold what gateways and users wrote."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return a record as text that the terminal shows and does not act on."""
+        return shown(super().format(record))
+
+
 @contextmanager
 def _logged() -> Iterator[None]:
     """While the block runs, write what the server notes to stderr."""
     log, handler = logging.getLogger("partita.dash"), logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(_ShownFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:
