@@ -88,6 +88,31 @@ def test_what_runs_already_is_kept_as_it_is() -> None:
     assert moved(nearest(wanted, before, cluster(turned)), cluster(turned)) == 0
 
 
+def test_what_runs_and_is_as_good_is_found_without_any_time() -> None:
+    wanted = problem(RATES)
+    before = ExactPlanner().plan(wanted)
+    found = near_plan(wanted, before, cluster(before), Deadline(0.0))
+    assert (found.moves, found.proven, found.plan.gpus) == (0, True, before.gpus)
+    assert found.plan.objective == before.objective
+
+
+def test_what_runs_is_not_kept_where_it_is_not_as_good_or_not_enough() -> None:
+    small, large = problem(RATES), problem({name: 2 * rate for name, rate in RATES.items()})
+    few, many = ExactPlanner().plan(small), ExactPlanner().plan(large)
+    assert len(near_plan(small, few, cluster(many, 60), Deadline(20.0)).plan.gpus) == len(few.gpus)
+    assert len(near_plan(large, many, cluster(few, 60), Deadline(20.0)).plan.gpus) == len(many.gpus)
+    alone = replace(small, max_services_per_gpu=1)
+    apart = ExactPlanner().plan(alone)
+    kept = near_plan(alone, apart, cluster(few, 60), Deadline(20.0)).plan
+    assert all(len({each.service for each in gpu.instances}) == 1 for gpu in kept.gpus)
+    more = problem(RATES, min_replicas=6)
+    asked = ExactPlanner().plan(more)
+    given = Counter(
+        each.service for gpu in nearest(more, asked, cluster(few, 60)).gpus for each in gpu.instances
+    )
+    assert min(given.values()) >= 6
+
+
 def test_empty_gpus_beyond_those_that_can_be_used_change_nothing() -> None:
     before = ExactPlanner().plan(problem(RATES))
     wanted = problem({name: 1.3 * rate for name, rate in RATES.items()})

@@ -21,6 +21,7 @@ from partita.errors import InfeasibleError, InputError
 from partita.mig.layout import maximal_layouts
 from partita.milp import INFINITY, Program
 from partita.planning.assemble import pool_names
+from partita.planning.compact import Counts, reached
 from partita.planning.domains import domain, with_domains
 from partita.planning.plan import Instance, Objective, Plan, PlannedGpu, ServiceCapacity, falls_short
 from partita.planning.problem import RATE_SLACK, WATTS_PER_GPU
@@ -30,7 +31,7 @@ from partita.transition.nearest import nearest
 from partita.transition.transition import MEASURED, Request
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -121,6 +122,8 @@ def near_plan(problem: Problem, plan: Plan, current: Deployment, deadline: Deadl
     """
     found = None
     if tells_gpus_apart(problem):
+        if (same := _as_it_runs(problem, plan, current)) is not None:
+            return NearPlan(same, 0, 0)
         found = MoveProgram(problem, current, plan).fewest(value_of(problem, plan), deadline)
     if found is not None and found.proven and within_limits(problem, found.plan):
         return found
@@ -129,6 +132,54 @@ def near_plan(problem: Problem, plan: Plan, current: Deployment, deadline: Deadl
         return found  # to count the moves of the given plan takes long, and it has more
     given = NearPlan(plan, _moves(current, plan), 0 if found is None else found.least)
     return found if found is not None and usable and found.moves <= given.moves else given
+
+
+def _as_it_runs(problem: Problem, plan: Plan, current: Deployment) -> Plan | None:
+    """Return what runs as a plan; None if it is none, or not as good as a plan."""
+    pools = {pool.gpu.name: index for index, pool in enumerate(problem.pools)}
+    keep, legal = _Keeper(problem), _Legal(problem)
+    counts = np.zeros(problem.throughput.shape, dtype=np.int64)
+    used: Counter[int] = Counter()
+    filled = []
+    for gpu in current.gpus:
+        running = [each for each in gpu.instances if each.replica is not None]
+        if not running:
+            continue
+        held = keep.held(gpu)
+        if len(held) < len(running) or gpu.leaving or any(each.fixed for each in gpu.instances):
+            return None
+        pool = pools[gpu.model]
+        if not legal.fits(pool, frozenset(held)):
+            return None
+        for pair in held.values():
+            counts[pair] += 1
+        used[pool] += 1
+        filled.append(_Filled(gpu, pool, held, []))
+    enough = Counts(np.zeros(0, dtype=np.int64), counts).meets_rates(problem)
+    if not enough or (counts.sum(axis=1) < problem.replicas).any():
+        return None
+    if any(pool.count is not None and used[i] > pool.count for i, pool in enumerate(problem.pools)):
+        return None
+    same = _written(problem, plan, filled)
+    as_good = reached(value_of(problem, same), value_of(problem, plan))
+    return same if as_good and within_limits(problem, same) else None
+
+
+class _Legal:
+    """Says whether instances may stand on a GPU of a pool together."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._layouts = [
+            [frozenset(layout.placements) for layout in maximal_layouts(gpu)] for gpu in _restricted(problem)
+        ]
+        self._known: dict[tuple[int, frozenset[Placement]], bool] = {}
+
+    def fits(self, pool: int, places: frozenset[Placement]) -> bool:
+        """Return whether these placements are part of a layout of the pool's GPUs."""
+        known = self._known.get((pool, places))
+        if known is None:
+            known = self._known[pool, places] = any(places <= layout for layout in self._layouts[pool])
+        return known
 
 
 def plan_within(problem: Problem, plan: Plan, current: Deployment, most: int, deadline: Deadline) -> NearPlan:
@@ -311,6 +362,14 @@ def _classes(problem: Problem, current: Deployment) -> tuple[_Class, ...]:
     return tuple(found)
 
 
+def _restricted(problem: Problem) -> list[GpuModel]:
+    """Return the GPUs of each pool with the profiles that the problem has."""
+    return [
+        pool.gpu.restricted([size.profile for size in problem.sizes if size.pool == index])
+        for index, pool in enumerate(problem.pools)
+    ]
+
+
 class _Keeper:
     """Says what may stay on a GPU, and what may come beside it."""
 
@@ -318,10 +377,7 @@ class _Keeper:
         self._problem = problem
         self._service = {service.name: s for s, service in enumerate(problem.services)}
         self._size = {(problem.pools[z.pool].gpu.name, z.profile): k for k, z in enumerate(problem.sizes)}
-        self._gpus = [
-            pool.gpu.restricted([size.profile for size in problem.sizes if size.pool == index])
-            for index, pool in enumerate(problem.pools)
-        ]
+        self._gpus = _restricted(problem)
 
     def held(self, gpu: DeployedGpu) -> dict[Placement, _Pair]:
         """Return the replicas of a GPU that run at the problem's operating points."""
@@ -815,30 +871,7 @@ class MoveProgram:
 
     def _plan(self, columns: NDArray[np.float64]) -> Plan:
         """Return the plan of a solution."""
-        problem = self._problem
-        labels = pool_names(problem)
-        capacity = np.zeros(len(problem.services))
-        value = 0.0
-        gpus = []
-        for each in self._filled(columns):
-            if not each.content:
-                continue
-            instances = []
-            for place, (s, k) in sorted(each.content.items()):
-                service, point = problem.services[s], problem.services[s].points[k]
-                if point is None:
-                    raise AssertionError(f"{service.name} cannot run on {place.profile}")
-                instances.append(Instance(place, service.name, service.model, point))
-                capacity[s] += point.throughput
-                value += float(problem.instance_cost[s, k])
-            value += 0.0 if problem.objective == "watts" else problem.gpu_cost(each.pool)
-            gpus.append(PlannedGpu(each.gpu.id, each.gpu.model, tuple(instances), labels[each.pool]))
-        services = tuple(
-            ServiceCapacity(service.name, service.asked_rate, float(capacity[s]), service.latency_slo_ms)
-            for s, service in enumerate(problem.services)
-        )
-        objective = Objective(problem.objective, value, min(self._given.objective.lower_bound, value))
-        return replace(self._given, objective=objective, services=services, gpus=tuple(gpus))
+        return _written(self._problem, self._given, self._filled(columns))
 
     def _filled(self, columns: NDArray[np.float64]) -> list[_Filled]:
         """Return what each GPU is to hold: what stays there, and the new instances.
@@ -901,3 +934,33 @@ def _covering(mine: _Class, keep: Counter[_Pair], come: Counter[str]) -> int:
 def _whole(bound: float, unit: float) -> float:
     """Return the least cost that a solution can have at or above the bound."""
     return math.ceil((bound - _ROUNDING) / unit) * unit if unit and math.isfinite(bound) else bound
+
+
+# --- from contents to a plan
+
+
+def _written(problem: Problem, given: Plan, filled: Iterable[_Filled]) -> Plan:
+    """Return the plan of GPUs with what they hold; its bound is that of a plan that was given."""
+    labels = pool_names(problem)
+    capacity = np.zeros(len(problem.services))
+    value = 0.0
+    gpus = []
+    for each in filled:
+        if not each.content:
+            continue
+        instances = []
+        for place, (s, k) in sorted(each.content.items()):
+            service, point = problem.services[s], problem.services[s].points[k]
+            if point is None:
+                raise AssertionError(f"{service.name} cannot run on {place.profile}")
+            instances.append(Instance(place, service.name, service.model, point))
+            capacity[s] += point.throughput
+            value += float(problem.instance_cost[s, k])
+        value += 0.0 if problem.objective == "watts" else problem.gpu_cost(each.pool)
+        gpus.append(PlannedGpu(each.gpu.id, each.gpu.model, tuple(instances), labels[each.pool]))
+    services = tuple(
+        ServiceCapacity(service.name, service.asked_rate, float(capacity[s]), service.latency_slo_ms)
+        for s, service in enumerate(problem.services)
+    )
+    objective = Objective(problem.objective, value, min(given.objective.lower_bound, value))
+    return replace(given, objective=objective, services=services, gpus=tuple(gpus))
