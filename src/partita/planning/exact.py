@@ -512,8 +512,8 @@ def met_shares(problem: Problem, deadline: Deadline, *, quick: bool = False) -> 
     Args:
         problem: the services and the GPUs.
         deadline: when to return the best so far.
-        quick: be content with shares that are near the largest, found in a tenth of a second; for how far services
-            fall short, not for a plan.
+        quick: be content with what is found in a second, with shares that are near the largest; for how far
+            services fall short, not for a plan.
 
     Raises:
         PartitaError: nothing was found in time.
@@ -525,6 +525,10 @@ def met_shares(problem: Problem, deadline: Deadline, *, quick: bool = False) -> 
 
 _QUICK_SECONDS, _QUICK_GAP = 0.1, 1e-3
 """Most seconds, and gap, of one search for shares that are near the largest."""
+
+
+_QUICK_WHOLE_SECONDS = 1.0
+"""Most seconds of one search for which services to meet wholly, where it is to be quick; few take far less."""
 
 
 def _by_program(problem: Problem, deadline: Deadline, *, quick: bool) -> MetShares:
@@ -555,10 +559,11 @@ def _by_program(problem: Problem, deadline: Deadline, *, quick: bool) -> MetShar
         mine = [s for s, service in enumerate(problem.services) if service.priority == level]
         columns, worth = first + np.array(mine, dtype=np.int32), np.ones(len(mine))
         turn = deadline.share(1.0 / (2 * len(levels) - index))
-        if quick and first == share:
-            solution = gpus.program.maximise(columns, worth, turn.at_most(_QUICK_SECONDS), gap=_QUICK_GAP)
-        else:
-            solution = gpus.program.maximise(columns, worth, turn)
+        gap = 0.0
+        if quick:
+            turn = turn.at_most(_QUICK_SECONDS if first == share else _QUICK_WHOLE_SECONDS)
+            gap = _QUICK_GAP if first == share else 0.0
+        solution = gpus.program.maximise(columns, worth, turn, gap=gap)
         if not len(solution.columns):
             if len(best) and first == share:
                 break  # what the searches before found can be had
