@@ -159,6 +159,11 @@ def test_a_pause_holds_over_killed_controllers_and_floors_hold_in_it(shop: Shop,
         assert transition() == ("Paused", "Paused")
         assert all(each["began"] is None for each in api.get(f"/transitions/{newest}")["actions"])
     assert shop.driven() == held
+    partita.wait(lambda: api.get("/fleet")["gpus"]["id"], "the GPUs are seen")
+    fleet = api.get("/fleet")
+    different = {fleet["gpus"]["id"][index] for index in fleet["planned"]["gpu"]}
+    target, runs = partita.target(), shop.watcher.deployed()
+    assert different >= {gpu for gpu, placed in target.items() if runs.get(gpu) != placed} > set()
     quiet = len(partita.proxy.writes())
     time.sleep(6.0)
     assert len(partita.proxy.writes()) == quiet, partita.proxy.writes()[quiet:]
@@ -176,6 +181,7 @@ def test_a_pause_holds_over_killed_controllers_and_floors_hold_in_it(shop: Shop,
     partita.wait_reached()
     assert partita.condition("Paused")["status"] == "False"
     assert transition()[0] == "Reached"
+    partita.wait(lambda: api.get("/fleet")["planned"] is None, "nothing else is wanted")
     assert api.get(f"/transitions/{newest}")["notes"][0]["text"].startswith("an earlier controller began it")
     shop.exact()
     assert shop.faults() == []

@@ -18,6 +18,7 @@ from partita.dash.model import (
 )
 from partita.dash.transitions import detail, state_of
 from partita.errors import InputError
+from partita.kubernetes.journal import unfinished
 from partita.kubernetes.pausing import paused_by
 
 if TYPE_CHECKING:
@@ -68,6 +69,12 @@ def transition(controller: ClusterController, number: str) -> TransitionDetail |
         lines = (CapacityLine(name, floor, (), (), rates.get(name, 0.0)) for name, floor in floors)
         made = made.replace(capacity=tuple(lines))
     return made
+
+
+def in_progress(controller: ClusterController) -> list[TransitionObject]:
+    """Return the Transitions that are neither reached nor replaced."""
+    kept = _caches(controller)
+    return [] if kept is None else [each for each in kept[1].values() if unfinished(each)]
 
 
 def workload_in_progress(controller: ClusterController, number: str) -> WorkloadObject | None:

@@ -40,7 +40,7 @@ from partita.kubernetes.dash_questions import ControllerQuestions, priced
 from partita.kubernetes.dra import DURATIONS
 from partita.kubernetes.objects import ConflictError, ForbiddenError, NotFoundError
 from partita.kubernetes.pausing import pause, resume
-from partita.kubernetes.resources import APPROVED, PLANS, plan_of
+from partita.kubernetes.resources import APPROVED, PLANS, deployment_from, plan_of
 from partita.planning.document import parse_plan
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from partita.kubernetes.action_log import ActionLog
     from partita.kubernetes.controller import ClusterController
     from partita.kubernetes.resources import PlanObject, WorkloadObject
+    from partita.transition.deployment import Deployment
 
 WHO = "the dashboard"
 
@@ -73,6 +74,7 @@ class ControllerSource:
         self._facts: dict[tuple[str, str], ClusterFacts] = {}
         self._gpus: dict[str, ObservedGpu] = {}
         self._log: ActionLog | None = None
+        self._goal: tuple[list[tuple[str, int]], Deployment | None] = [], None
         self._seen: dict[str, SeenGpu] = {}
         self._services: dict[str, Service] = {}
         self._transition: Transition | None = None
@@ -125,7 +127,9 @@ class ControllerSource:
             self._gpus = {gpu.id: gpu for each in facts.values() for gpu in each.observation.gpus}
             touched = self._gpus.keys() | self._seen.keys()
         changed, gone = self._look_at(touched)
-        now = Look(time.time(), changed, gone, transition=transition, jobs=jobs, events=events)
+        now = Look(
+            time.time(), changed, gone, goal=self._wanted(), transition=transition, jobs=jobs, events=events
+        )
         if same and before == self._placed:
             return now
         watts = self.power.note(now.at, _by_price(facts), self._placed)
@@ -134,6 +138,15 @@ class ControllerSource:
         lost = [name for name in self._services if name not in services]
         self._services = services
         return replace(now, watts=watts, services=new, gone_services=lost)
+
+    def _wanted(self) -> Deployment | None:
+        """Return what the Transitions in progress lead to; None if there are none."""
+        found = dash_changes.in_progress(self._controller)
+        key = sorted((each.metadata.uid, each.metadata.generation) for each in found)
+        if key != self._goal[0]:
+            groups = [group for each in found for group in each.spec.target]
+            self._goal = key, deployment_from(groups) if found else None
+        return self._goal[1]
 
     def _news(self) -> tuple[list[Event], Collection[str]]:
         """Return new and ended entries of the controller's log, and the GPUs that they or Jobs came to or left."""

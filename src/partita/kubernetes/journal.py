@@ -409,7 +409,7 @@ class ApiJournal:
         self._shown = None
         self._writes = sum(self._records.api.writes.values())
         last = self._last()
-        self._begun = last is not None and _unfinished(last) and last.spec.source == goal.source
+        self._begun = last is not None and unfinished(last) and last.spec.source == goal.source
         self._object = last if self._begun else None
 
     def begin_round(self, goal: Goal, transition: Transition, at: float) -> None:
@@ -470,7 +470,7 @@ class ApiJournal:
             not self._begun
             and last is not None
             and last.spec.new_rates == goal.new_rates
-            and not _unfinished(last)
+            and not unfinished(last)
         ):
             return  # there was nothing to do, and the promised rates are the same
         if not self._begun:
@@ -505,7 +505,7 @@ class ApiJournal:
     def unfinished(self) -> Goal | None:
         """Return the newest goal if it was not reached, else None."""
         last = self._last()
-        return _goal(last.spec) if last is not None and _unfinished(last) else None
+        return _goal(last.spec) if last is not None and unfinished(last) else None
 
     def paused(self) -> str | None:
         """Return who paused the Workload; None if nobody did."""
@@ -517,7 +517,7 @@ class ApiJournal:
         if last is None:
             return None
         goal = _goal(last.spec)
-        return goal.guaranteed if _unfinished(last) else goal.new_rates
+        return goal.guaranteed if unfinished(last) else goal.new_rates
 
     def hindered(self, trouble: Condition) -> None:
         """Have a Transition say what keeps it from going on, should it stop."""
@@ -589,7 +589,7 @@ class ApiJournal:
         )
         if self._object is None:
             older = records.transitions()
-            if older and _unfinished(older[-1]):
+            if older and unfinished(older[-1]):
                 name, status = older[-1].metadata.name, {"state": "Replaced", "ended": timestamp()}
                 records.quietly(
                     lambda: records.api.patch(
@@ -717,7 +717,8 @@ def _words(seconds: float) -> str:
     )
 
 
-def _unfinished(transition: TransitionObject) -> bool:
+def unfinished(transition: TransitionObject) -> bool:
+    """Say whether a Transition is neither reached nor replaced."""
     return transition.status.state not in {"Reached", "Replaced"}
 
 
