@@ -110,6 +110,21 @@ def test_an_interrupt_that_python_drops_is_repeated() -> None:
     assert asked.returncode == 130
 
 
+@pytest.mark.parametrize(
+    "ends",
+    [
+        "Ending(); raise ValueError('half compiled')",
+        "\n    try:\n        raise KeyboardInterrupt\n    except KeyboardInterrupt:\n        raise ValueError",
+    ],
+)
+def test_an_error_that_an_interrupt_leaves_behind_is_no_fault(ends: str) -> None:
+    code = LOST.replace("Ending()\n    time.sleep(30)", ends)
+    code = code.replace("main.main = main", "main.command_line = lambda: lambda *_, **__: main()")
+    asked = program(code, "--version")
+    assert asked.communicate(timeout=PATIENCE_S) == ("", "")
+    assert asked.returncode == 130
+
+
 LEAVING = """
 import sys, threading
 import partita.cli.main, partita.start

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 _INTERRUPTED = 130
+_lost = False  # whether Python dropped an interruption
 _AGAIN_S = 0.05
 """Seconds until an interruption that was lost is repeated."""
 
@@ -75,12 +76,22 @@ def _leave(code: str | int | None) -> NoReturn:
 
 def _unraisable(found: sys.UnraisableHookArgs) -> None:
     """Repeat an interruption that came where Python drops errors, as in a callback; tell of all else."""
+    global _lost  # noqa: PLW0603 -- interrupts are the process's
     if not issubclass(found.exc_type, KeyboardInterrupt):
         sys.__unraisablehook__(found)
         return
+    _lost = True
     import threading  # noqa: PLC0415 -- next to never needed
 
     main = threading.main_thread().ident
     again = threading.Timer(_AGAIN_S, signal.pthread_kill, (main, signal.SIGINT))
     again.daemon = True
     again.start()
+
+
+def follows_interrupt(error: BaseException) -> bool:
+    """Say whether an error is what an interruption left behind, as one in the middle of a compiler does."""
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, KeyboardInterrupt):
+        seen = seen.__cause__ or seen.__context__
+    return _lost or seen is not None

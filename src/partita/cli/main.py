@@ -17,6 +17,7 @@ from partita.cli.options import GpusFile, hoisted, use_gpu_files
 from partita.cli.output import ReaderGoneError, echo, fill_gaps, guard_stdout, is_shown, shown
 from partita.errors import InputError, PartitaError
 from partita.registry import package_at_fault, require_current
+from partita.start import follows_interrupt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -141,6 +142,8 @@ def _carry_out(make: Callable[[], Any], name: str, arguments: list[str], *, debu
     except Exception as error:
         if debug:
             raise
+        if follows_interrupt(error):
+            sys.exit(130)
         package = package_at_fault(error)
         _tell("error", f"a fault in {package or 'partita itself'}: {type(error).__name__}: {error}")
         makers = f" to its makers, or: pip uninstall {package.split()[0]}" if package else ""
