@@ -226,19 +226,20 @@ def assert_fits(watched: Watched, ready: str) -> None:
         watched: the page.
         ready: selector of what is there once it is complete.
     """
-    from axe_playwright_python.sync_playwright import Axe  # noqa: PLC0415 -- most tests do without
+    from axe_playwright_python.base import AXE_SCRIPT  # noqa: PLC0415 -- most tests do without
 
     page = watched.page
+    page.evaluate(AXE_SCRIPT)
     for width in (390, 1280, 2560):
+        page.emulate_media(color_scheme="light" if width == 390 else "dark")
         page.set_viewport_size({"width": width, "height": 900})
         page.wait_for_selector(ready)
-        page.wait_for_timeout(50)
+        page.evaluate("new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
         assert cut_off(watched) == [], width
         if width > 2000:
             continue
-        page.emulate_media(color_scheme="light" if width == 390 else "dark")
-        found = Axe().run(page)
-        assert not found.response["violations"], found.generate_report()
+        found = page.evaluate("axe.run({ resultTypes: ['violations'] }).then((found) => found.violations)")
+        assert not found, found
 
 
 @contextmanager
