@@ -78,6 +78,10 @@ def capacity(partita: Commands) -> dict[str, float]:
     }
 
 
+def reached(partita: Commands) -> bool:
+    return bool(json.loads(partita("status", "-o", "json").out)["goal"]["state"] == "reached")
+
+
 def test_once_plans_and_applies(partita: Commands) -> None:
     result = partita("run", "-f", write(partita, 700), "--once")
     assert result.code == 0, result.err
@@ -186,7 +190,7 @@ def test_it_follows_file_rates_and_other_peoples_doing_until_it_is_told_to_stop(
         write(partita, 1500)
         running.until(lambda: capacity(partita)["bert"] >= 1500)
         (partita.state / "rates.json").write_text('{"bert": 300}')
-        running.until(lambda: capacity(partita)["bert"] < 1500)
+        running.until(lambda: capacity(partita)["bert"] < 1500 and reached(partita))
         first = capacity(partita)
         used = next(g for g in json.loads(partita("status", "-o", "json").out)["gpus"] if g["instances"])
         each = used["instances"][0]

@@ -289,7 +289,10 @@ def test_what_others_put_in_the_place_of_ours_is_not_ours(nvml: FakeNvml, world:
 def test_a_creation_killed_half_way_is_known_as_ours_and_completed(
     nvml: FakeNvml, world: World, opened: Callable[..., World], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    died = threading.Event()
+
     def die(*_: object) -> None:
+        died.set()
         threading.Event().wait()  # nothing after this happens, as if it had been killed
 
     for killed in (
@@ -299,9 +302,9 @@ def test_a_creation_killed_half_way_is_known_as_ours_and_completed(
         with monkeypatch.context() as patch:
             patch.setattr(killed, die)
             world.driver.begin(world.action(ActionKind.CREATE_INSTANCE, "3g.20gb@4"))
-            while not nvml.cards[0].cuts:
-                time.sleep(0.01)
-            time.sleep(0.05)
+            assert died.wait(60.0)
+            died.clear()
+        assert nvml.cards[0].cuts
         world = opened()
         (half,) = world.instances()
         assert half.ours
