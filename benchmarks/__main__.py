@@ -16,6 +16,7 @@ NAMES = (
     "transitions",
     "plan_from",
     "what_if",
+    "what_if_edges",
     "crashes",
     "serving",
     "serving_promises",
