@@ -7,6 +7,7 @@ import json
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from partita.dash.access import Access, Guard
 from partita.dash.local import LocalSource
@@ -67,7 +68,7 @@ async def _ask(app: Any, method: str, path: str, headers: Mapping[str, str], bod
     scope = {
         "type": "http",
         "method": method,
-        "path": bare,
+        "path": unquote(bare),
         "raw_path": bare.encode(),
         "root_path": "",
         "query_string": query.encode(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import pytest
 from tests.control.world import World, deployment, goal
@@ -205,6 +206,19 @@ def test_what_cannot_be_answered_says_what_where_and_how_to_mend_it(
 
 def test_a_service_that_is_nearly_right_is_named(api: Client) -> None:
     assert api.get("/api/v1/services/serch").data["hint"] == "did you mean search?"
+
+
+@pytest.mark.parametrize(
+    "name", ["team/chat", "a/b/series", "a%2Fb", "50%", "#1?", "\u05e2 \U0001f600", "series"]
+)
+def test_a_service_is_found_by_any_name_that_a_workload_can_give_it(live: Client, name: str) -> None:
+    services = live.api.fleet.services
+    services[name] = services["search"].replace(name=name)
+    path = f"/api/v1/services/{quote(name, safe='')}"
+    if not name.endswith("/series"):
+        assert live.get(path).data["name"] == name
+    series = live.get(f"{path}/series")
+    assert (series.status, set(series.data)) == (200, {"step", "at", "values"})
 
 
 def test_other_methods_are_refused(api: Client) -> None:

@@ -226,7 +226,7 @@ READ = (
         part=Part.ENERGY, query=EnergyQuery, slow=True,
     ),
     Endpoint(
-        "GET", "/services/{name}/explain", Explanation, _explain,
+        "GET", "/services/{name:path}/explain", Explanation, _explain,
         "What binds a service, and what a change of it would do; takes some seconds.",
         part=Part.WHAT_IF, slow=True,
     ),

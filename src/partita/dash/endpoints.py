@@ -193,7 +193,7 @@ SEEN = (
         part=Part.SERVICES,
     ),
     Endpoint(
-        "GET", "/services/{name}/series", Series, _service_series,
+        "GET", "/services/{name:path}/series", Series, _service_series,
         "A service over time: rate, attainment, latency in ms, queue, capacity, floor.",
         part=Part.SERVICES, query=SeriesQuery, slow=True,
     ),
@@ -202,7 +202,7 @@ SEEN = (
         "The fleet over time: GPUs and those in use, shares held and at work, watts, instances.",
         query=SeriesQuery, slow=True,
     ),
-    Endpoint("GET", "/services/{name}", Service, _service, "A service.", part=Part.SERVICES),
+    Endpoint("GET", "/services/{name:path}", Service, _service, "A service.", part=Part.SERVICES),
     Endpoint("GET", "/events", EventPage, _events, "What happened, newest first.", query=EventQuery, slow=True),
 )  # fmt: skip
 """What is seen."""
