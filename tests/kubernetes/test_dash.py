@@ -336,7 +336,14 @@ def test_a_change_of_a_workload_is_applied_where_the_account_may_and_then_planne
     assert found["spec"]["gpus"] == [{"model": "a100-80gb", "cost_per_hour": 2.5}]
     assert found["spec"]["services"][1:] == SMALL_DAY["services"][1:]
     assert apply(change, seen)[0] == 412
-    partita.wait(lambda: partita.status().get("state") == "Waiting", "its plan waits for approval")
+
+    def waits() -> bool:
+        """The plan for this change, and not the one for the change before."""
+        status = partita.status()
+        planned = next(each for each in status["conditions"] if each["type"] == "Planned")
+        return bool(status["state"] == "Waiting" and planned["observedGeneration"] == generation + 1)
+
+    partita.wait(waits, "its plan waits for approval")
     name = partita.status()["plan"]
     uid = admin.get("plans", name, namespace)["metadata"]["uid"]
     shop.watcher.require(shop.floors(SMALL_DAY, SMALL_DAY))

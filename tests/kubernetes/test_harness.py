@@ -109,6 +109,7 @@ def test_the_proxy_counts_refuses_stalls_and_cuts(control_plane, namespace):
         body = pod_object("a", "a")
         client.create("pods", body, namespace)
         assert [(each.verb, each.plural) for each in proxy.writes()] == [("POST", "pods")]
+        wait_until(lambda: heard, 20, "the watch has begun")
         proxy.before = lambda request: Answer(409, "Conflict", "not now") if request.verb == "PATCH" else None
         with pytest.raises(ApiError, match="409 Conflict: not now"):
             client.patch("pods", "a", {"metadata": {"labels": {"x": "y"}}}, namespace)
