@@ -25,6 +25,8 @@ from partita.planning.exact import ExactPlanner
 from partita.planning.problem import Pool, Problem, Service, Size
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from partita.perf.table import PerfTable
 
 TABLE = DATA / "perf" / "parvagpu_a100_80gb.csv"
@@ -155,23 +157,30 @@ def _pools(seeds: tuple[int, ...]) -> str:
     )
 
 
+def write_workload(folder: Path, drawn: Sequence[tuple[str, str, float, float]]) -> Path:
+    """Write a workload of services on A100-80GBs into a folder, with its table; return its path."""
+    shutil.copy(TABLE, folder / "perf.csv")
+    path = folder / "workload.json"
+    workload = {
+        "apiVersion": "partita/v1",
+        "kind": "Workload",
+        "performance": ["perf.csv"],
+        "gpus": [{"model": "a100-80gb"}],
+        "limits": LIMITS,
+        "services": [
+            {"name": name, "model": model, "rate": rate, "slo": {"latency_ms": slo}}
+            for name, model, rate, slo in drawn
+        ],
+    }
+    path.write_text(json.dumps(workload))
+    return path
+
+
 def _command(count: int) -> str:
     """Run the whole command on a workload file, in a process of its own, and measure its memory."""
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        shutil.copy(TABLE, home / "perf.csv")
-        workload = {
-            "apiVersion": "partita/v1",
-            "kind": "Workload",
-            "performance": ["perf.csv"],
-            "gpus": [{"model": "a100-80gb"}],
-            "limits": LIMITS,
-            "services": [
-                {"name": name, "model": model, "rate": rate, "slo": {"latency_ms": slo}}
-                for name, model, rate, slo in services(count, 1)
-            ],
-        }
-        (home / "workload.json").write_text(json.dumps(workload))
+        path = write_workload(home, services(count, 1))
         started = time.monotonic()
         command = [
             sys.executable,
@@ -179,7 +188,7 @@ def _command(count: int) -> str:
             "partita",
             "plan",
             "-f",
-            str(home / "workload.json"),
+            str(path),
             "--out",
             str(home / "plan.json"),
         ]

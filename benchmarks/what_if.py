@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import tempfile
 import time
 from contextlib import closing
@@ -15,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.report import table
-from benchmarks.scale import LIMITS, SLOS, TABLE, services
+from benchmarks.scale import SLOS, services, write_workload
 from partita.dash.model import PoolWhatIf, ServiceWhatIf, WhatIf
 from partita.dash.searches import Searches, WorkloadFile
 
@@ -61,21 +59,7 @@ def _workload(count: int, seed: int) -> list[tuple[str, float, WhatIfAnswer]]:
     rng = np.random.default_rng(seed)
     drawn = services(count, seed)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "workload.json"
-        shutil.copy(TABLE, path.with_name("perf.csv"))
-        document = {
-            "apiVersion": "partita/v1",
-            "kind": "Workload",
-            "performance": ["perf.csv"],
-            "gpus": [{"model": "a100-80gb"}],
-            "limits": LIMITS,
-            "services": [
-                {"name": name, "model": model, "rate": rate, "slo": {"latency_ms": slo}}
-                for name, model, rate, slo in drawn
-            ],
-        }
-        path.write_text(json.dumps(document))
-        workload = WorkloadFile(path)
+        workload = WorkloadFile(write_workload(Path(folder), drawn))
         with closing(Searches()) as searches:
             first = searches.what_if(workload, WhatIf(), None)
             gpus = 0 if first.plan is None else first.plan.gpus
