@@ -78,8 +78,25 @@ def test_a_gateway_that_was_started_again_counts_from_zero() -> None:
     gateway.take(0.0, page(1000, 900, 100))
     gateway.take(2.0, page(40, 40, 0))
     now = together([gateway]).services["search"]
-    assert now.rate == 0.0
+    assert now.rate == 20.0
     assert now.attainment == 1.0
+
+
+def test_a_gateway_that_is_started_again_and_again_hides_none_of_its_past() -> None:
+    """Its rate does not dip, and neither late queries nor slow ones from before are forgotten."""
+    gateway = GatewayPage("http://localhost:1")
+    rates = []
+    for second in range(0, 100, 2):
+        since = second % 30  # seconds since it was started; nothing on its page says so
+        gateway.take(float(second), page(10 * since, 8 * since, 2 * since, refused=since))
+        found = together([gateway]).services["search"]
+        rates.append(found.rate)
+    assert all(
+        rate is not None and rate >= 7.9 for rate in rates[1:]
+    )  # what came between two readings is lost
+    assert found.attainment == pytest.approx(8 / 11, abs=1e-3)
+    assert found.p99_ms == pytest.approx(95.5, abs=1.0)
+    assert found.refused == {"full": pytest.approx(92, abs=3)}
 
 
 def test_two_gateways_add_up() -> None:

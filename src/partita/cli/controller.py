@@ -262,7 +262,6 @@ def _dash(
         ControllerSource,
     )
 
-    source = ControllerSource(made)
     read, write, cert, key = files
     access = read_access(
         host,
@@ -275,8 +274,12 @@ def _dash(
         public_url=public_url,
         prefix="dash-",
     )
+    source = ControllerSource(made)
     answers = ControllerOnDemand(source, made, threading.Lock())
-    with closing(BackgroundServer(source, access, History(None), on_demand=answers)) as server:
+    with (
+        closing(source),
+        closing(BackgroundServer(source, access, History(None), on_demand=answers)) as server,
+    ):
         _tell(f"dashboard: {server.url}")
         yield
 

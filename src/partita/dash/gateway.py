@@ -1,8 +1,9 @@
 """What services do now, read from the metrics pages of their gateways, as a Prometheus would.
 
-A thread of its own reads, so that a gateway that does not answer holds nothing up. What it says is compared with what
+Threads of their own read, so that a gateway that does not answer holds nothing up. What it says is compared with what
 it said before: rates over the last seconds, latency over the last minute, what was in time and what was refused over
-the last minutes. A counter that falls belongs to a gateway that was started again, and counts from there.
+the last minutes. A counter that falls belongs to a gateway that was started again: what it counts is added to what it
+counted before.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import ssl
 import threading
 import time
 import urllib.request
+from array import array
 from bisect import bisect_left
 from collections import defaultdict, deque
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from math import inf, isfinite, isnan
+from operator import add
 from typing import TYPE_CHECKING, TypeVar
 
 from partita.dash.source import InstanceLoad
@@ -26,10 +29,11 @@ from partita.errors import PartitaError
 from partita.mig.layout import Placement
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from partita.dash.model import Service
     from partita.dash.source import InstanceKey
 
 K = TypeVar("K")
@@ -50,6 +54,9 @@ _MOST_COUNT = 1e15
 _GONE_S = 15.0
 """Seconds after which a gateway that does not answer counts as gone."""
 
+_UNKNOWN_S = 60.0
+"""Seconds for which a gateway whose rates are not known may hold those of all gateways together up."""
+
 _WANTED = re.compile(
     r"partita_(requests_total|request_seconds_bucket|queue_length|in_flight|offered_items_total|refused_total"
     r"|instance_busy_seconds_total|instance_slowdown|slo_seconds|slo_objective)[ {]"
@@ -62,9 +69,31 @@ class _Counts:
 
     outcomes: dict[str, float] = field(default_factory=dict)
     refused: dict[str, float] = field(default_factory=dict)
-    latency: list[tuple[float, float]] = field(default_factory=list)
-    """Upper edges in seconds, and how many answers took at most as long."""
+    edges: tuple[float, ...] = ()
+    """Of the histogram of latencies, in seconds, ascending."""
+    latency: array[float] = field(default_factory=lambda: array("d"))
+    """How many answers took at most as long as each edge says."""
     offered: float = 0.0
+
+    def __add__(self, more: _Counts) -> _Counts:
+        """Return both added up; the histogram is the other's where its edges are others."""
+        same = self.edges == more.edges
+        latency = array("d", map(add, self.latency, more.latency)) if same else more.latency
+        return _Counts(
+            _sum(self.outcomes, more.outcomes),
+            _sum(self.refused, more.refused),
+            more.edges,
+            latency,
+            self.offered + more.offered,
+        )
+
+    def began_again(self, now: _Counts) -> bool:
+        """Return whether later counts are lower: those of a process that was started since."""
+        return now.offered < self.offered or sum(now.outcomes.values()) < sum(self.outcomes.values())
+
+
+def _sum(these: Mapping[str, float], those: Mapping[str, float]) -> dict[str, float]:
+    return {key: these.get(key, 0.0) + those.get(key, 0.0) for key in these.keys() | those.keys()}
 
 
 @dataclass(slots=True)
@@ -114,18 +143,27 @@ class GatewayPage:
         url: of the gateway, with or without `/metrics`.
         token: bearer token; None if it needs none.
         ca: PEM file of the authority of its certificate; None for the system's.
+        named: whether its certificate must name the URL's host.
     """
 
-    def __init__(self, url: str, token: str | None = None, ca: Path | None = None) -> None:
+    def __init__(
+        self, url: str, token: str | None = None, ca: Path | None = None, *, named: bool = True
+    ) -> None:
         base = url if "://" in url else f"http://{url}"
         self.url = base if base.rstrip("/").endswith("/metrics") else f"{base.rstrip('/')}/metrics"
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         tls = ssl.create_default_context(cafile=ca) if self.url.startswith("https:") else None
+        if tls is not None:
+            tls.check_hostname = named
         # Neither a proxy nor a redirect gets to see the token.
         self._opener = urllib.request.OpenerDirector()
         for each in (urllib.request.HTTPHandler(), urllib.request.HTTPSHandler(context=tls)):
             self._opener.add_handler(each)
         self._kept: deque[_Reading] = deque()
+        self._newest: dict[str, _Counts] = {}
+        self._before: dict[str, _Counts] = {}
+        self._newest_busy: dict[InstanceKey, float] = {}
+        self._busy_before: dict[InstanceKey, float] = defaultdict(float)
 
     def read(self, lock: AbstractContextManager[object] | None = None) -> None:
         """Read the page once, as of now.
@@ -158,6 +196,7 @@ class GatewayPage:
         """
         reading = parsed(now, page)
         kept = self._kept
+        self._add_up(reading)
         kept.append(reading)
         while len(kept) > 1 and kept[1].at <= now - ATTAINMENT_S:
             kept.popleft()
@@ -170,9 +209,28 @@ class GatewayPage:
             thinned.append(reading)
         self._kept = deque(thinned)
 
+    def _add_up(self, reading: _Reading) -> None:
+        """Add what the gateway counted before it was started again, and keep once what has not changed."""
+        last = self._kept[-1].services if self._kept else {}
+        services = dict(reading.services)
+        if any(each.began_again(services[name]) for name, each in self._newest.items() if name in services):
+            self._before = dict(last)
+        for name, counts in services.items():
+            whole = self._before[name] + counts if name in self._before else counts
+            reading.services[name] = last[name] if last.get(name) == whole else whole
+        self._newest = services
+        busy = dict(reading.busy)
+        for key, seconds in busy.items():
+            if seconds < self._newest_busy.get(key, 0.0):
+                self._busy_before[key] += self._newest_busy[key]
+            reading.busy[key] = seconds + self._busy_before.get(key, 0.0)
+        self._newest_busy = busy
+
     def forget(self) -> None:
         """Forget all readings: the gateway is gone."""
         self._kept.clear()
+        self._newest, self._before, self._newest_busy = {}, {}, {}
+        self._busy_before.clear()
 
     def last(self) -> _Reading | None:
         """Return the newest reading."""
@@ -211,12 +269,22 @@ def parsed(now: float, page: str) -> _Reading:
 
     wanted = "\n".join(line for line in page.splitlines() if _WANTED.match(line)) + "\n"
     found = _Reading(now)
+    buckets: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for family in text_string_to_metric_families(wanted):
         for sample in family.samples:
             if isfinite(sample.value) and abs(sample.value) <= _MOST_COUNT:
-                _take(found, sample.name.removeprefix("partita_"), sample.labels, sample.value)
-    for counts in found.services.values():
-        counts.latency.sort()
+                if sample.name == "partita_request_seconds_bucket":
+                    buckets[sample.labels.get("service", "")].append(
+                        (_edge(sample.labels.get("le", "inf")), sample.value)
+                    )
+                else:
+                    _take(found, sample.name.removeprefix("partita_"), sample.labels, sample.value)
+    known: dict[tuple[float, ...], tuple[float, ...]] = {}
+    for service, rows in buckets.items():
+        rows.sort()
+        counts, edges = found.services[service], tuple(edge for edge, _ in rows)
+        counts.edges = known.setdefault(edges, edges)
+        counts.latency = array("d", (count for _, count in rows))
     return found
 
 
@@ -238,8 +306,6 @@ def _take(found: _Reading, name: str, labels: Mapping[str, str], value: float) -
     match name:
         case "requests_total":
             counts.outcomes[labels.get("outcome", "")] = value
-        case "request_seconds_bucket":
-            counts.latency.append((_edge(labels.get("le", "inf")), value))
         case "offered_items_total":
             counts.offered = value
         case "refused_total":
@@ -302,7 +368,8 @@ def _service(name: str, pages: Sequence[GatewayPage]) -> ServiceNow:
     judged = sum(outcomes[each] for each in ("in_time", "late", "failed", "refused"))
     latency: dict[float, float] = defaultdict(float)
     for now, before in _windows(name, pages, LATENCY_S):
-        _add(latency, dict(now.latency), dict(before.latency))
+        earlier = dict(zip(before.edges, before.latency, strict=True))
+        _add(latency, dict(zip(now.edges, now.latency, strict=True)), earlier)
     p50, p95, p99 = (quantile_ms(latency, each) for each in (0.5, 0.95, 0.99))
     lasts = [last for page in pages if (last := page.last()) is not None]
     return ServiceNow(
@@ -323,8 +390,7 @@ def _windows(name: str, pages: Sequence[GatewayPage], seconds: float) -> Iterato
     for page in pages:
         last, then = page.last(), page.before(seconds)
         if last is not None and then is not None and name in last.services and name in then.services:
-            now, before = last.services[name], then.services[name]
-            yield now, _Counts() if now.offered < before.offered else before
+            yield last.services[name], then.services[name]
 
 
 def _add(total: dict[K, float], now: Mapping[K, float], before: Mapping[K, float]) -> None:
@@ -364,49 +430,137 @@ def _rounded(share: float | None) -> float | None:
 class GatewayWatch:
     """Reads gateways again and again, each in a thread of its own, so that none waits for another; until `close`.
 
+    All of them together take a tenth of a core: the larger their pages, the less often they are read. While the rates
+    of one are not known, since it is new or does not answer, no rate of all together falls below that of before, for
+    a minute at most.
+
     Args:
         pages: of the gateways.
+        among: returns how many gateways share that tenth; by default those of this watch.
     """
 
-    def __init__(self, pages: Sequence[GatewayPage]) -> None:
-        self._pages = pages
+    def __init__(self, pages: Sequence[GatewayPage] = (), *, among: Callable[[], int] | None = None) -> None:
+        self._among = among or (lambda: len(self._followed))
+        self._followed: dict[str, _Followed] = {}
         self._now = GatewayNow()
-        self._ended = threading.Event()
+        self._held: Mapping[str, float] | None = None
         self._lock = threading.Lock()
-        self._faults: dict[str, str] = {}
-        for page in pages:
-            threading.Thread(target=self._run, args=(page,), name="gateway", daemon=True).start()
+        self.follow(pages)
+
+    @property
+    def urls(self) -> frozenset[str]:
+        """Those of the pages that are read."""
+        return frozenset(self._followed)
 
     def latest(self) -> GatewayNow:
         """Return what was read last."""
         return self._now
 
+    def follow(self, pages: Iterable[GatewayPage]) -> None:
+        """Read these pages and no others; one of a URL that is read already goes on as it is."""
+        wanted = {each.url: each for each in pages}
+        with self._lock:
+            for url in self._followed.keys() - wanted.keys():
+                self._followed.pop(url).ended.set()
+            began = [_Followed(page) for url, page in wanted.items() if url not in self._followed]
+            self._followed |= {each.page.url: each for each in began}
+            if not self._followed:
+                self._now = GatewayNow()
+        for each in began:
+            threading.Thread(target=self._run, args=(each,), name="gateway", daemon=True).start()
+
     def close(self) -> None:
         """Read no more."""
-        self._ended.set()
+        self.follow(())
 
-    def _run(self, page: GatewayPage) -> None:
-        silent: float | None = None
+    def _run(self, each: _Followed) -> None:
         while True:
             began, took = time.monotonic(), time.thread_time()
             fault: str | None = None
             try:
-                page.read(self._lock)
+                each.page.read(self._lock)
             except PartitaError as error:
                 fault = str(error)
             except Exception as error:  # noqa: BLE001 -- whatever a page says, the next one is read
-                fault = f"{page.url}: {type(error).__name__}: {error}"
+                fault = f"{each.page.url}: {type(error).__name__}: {error}"
             with self._lock:
-                if fault is None:
-                    silent = None
-                    self._faults.pop(page.url, None)
-                else:
-                    silent = began if silent is None else silent
-                    self._faults[page.url] = fault
-                    if time.monotonic() - silent > _GONE_S:
-                        page.forget()
-                found = together(self._pages)
-                self._now = GatewayNow(found.services, found.load, next(iter(self._faults.values()), None))
-            # A page so large that it takes long is read less often, rather than all the time.
-            if self._ended.wait(max(EVERY_S, 10 * (time.thread_time() - took))):
+                if each.ended.is_set():
+                    return
+                each.note(began, fault)
+                self._now = self._together()
+            # Pages so large that they take long are read less often, rather than all the time.
+            if each.ended.wait(max(EVERY_S, 10 * (time.thread_time() - took) * self._among())):
                 return
+
+    def _together(self) -> GatewayNow:
+        every = list(self._followed.values())
+        found = together([each.page for each in every])
+        services, now = dict(found.services), time.monotonic()
+        if not any(each.unknown is not None and now - each.unknown < _UNKNOWN_S for each in every):
+            self._held = None
+        elif self._held is None:
+            self._held = {
+                name: each.rate for name, each in self._now.services.items() if each.rate is not None
+            }
+        for name, rate in (self._held or {}).items():
+            service = services.get(name)
+            if service is not None and (service.rate is None or service.rate < rate):
+                services[name] = replace(service, rate=rate)
+        faults = (each.fault for each in every if each.fault is not None)
+        return GatewayNow(services, found.load, next(faults, None))
+
+
+class _Followed:
+    """A page that is read.
+
+    Attributes:
+        ended: set when it is to be read no more.
+        fault: why the last reading failed; None if it did not.
+        unknown: since when its rates are not known, on the monotonic clock; None where they are.
+    """
+
+    def __init__(self, page: GatewayPage) -> None:
+        self.page = page
+        self.ended = threading.Event()
+        self.fault: str | None = None
+        self.unknown: float | None = time.monotonic()
+        self._silent: float | None = None
+
+    def note(self, began: float, fault: str | None) -> None:
+        """Take down how a reading went that began at a time."""
+        self.fault = fault
+        if fault is None:
+            self._silent = None
+            if self.page.before(RATE_S) is not None:
+                self.unknown = None
+            return
+        self._silent = began if self._silent is None else self._silent
+        self.unknown = began if self.unknown is None else self.unknown
+        if time.monotonic() - self._silent > _GONE_S:
+            self.page.forget()
+
+
+def load_change(before: GatewayNow, now: GatewayNow) -> dict[InstanceKey, InstanceLoad]:
+    """Return the loads of all instances now; unknown ones of those of which nothing is said any more."""
+    return {**{key: InstanceLoad() for key in before.load if key not in now.load}, **now.load}
+
+
+def with_measured(service: Service, now: ServiceNow) -> Service:
+    """Return a service with what gateways measure of it, and their SLO where it has none."""
+    slo = (now.slo_ms, now.quantile) if service.slo_ms is None else (service.slo_ms, service.quantile)
+    return service.replace(
+        slo_ms=slo[0],
+        quantile=slo[1],
+        rate=_digits(now.rate),
+        attainment=_digits(now.attainment, 4),
+        p50_ms=_digits(now.p50_ms),
+        p95_ms=_digits(now.p95_ms),
+        p99_ms=_digits(now.p99_ms),
+        queue=now.queue,
+        in_flight=now.in_flight,
+        refused=dict(now.refused),
+    )
+
+
+def _digits(value: float | None, digits: int = 5) -> float | None:
+    return None if value is None else float(f"{value:.{digits}g}")

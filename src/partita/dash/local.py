@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from partita.control.executor import ClusterView, serving, snapshot
 from partita.control.journal import END, FILE, Journal, JournalError, Position, State, holder
-from partita.dash.gateway import GatewayNow, GatewayWatch, ServiceNow
+from partita.dash.gateway import GatewayNow, GatewayWatch, ServiceNow, load_change, with_measured
 from partita.dash.jobs import jobs
 from partita.dash.model import (
     Event,
@@ -28,7 +28,7 @@ from partita.dash.model import (
     Service,
     Transition,
 )
-from partita.dash.source import LEAVING, LOST, MIG_OFF, USABLE, InstanceLoad, Look, SeenGpu
+from partita.dash.source import LEAVING, LOST, MIG_OFF, USABLE, Look, SeenGpu
 from partita.dash.transitions import transition_of
 from partita.drive.state import CLUSTER
 from partita.errors import PartitaError
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from partita.control.journal import Progress, Record
     from partita.dash.gateway import GatewayPage
     from partita.dash.power import PowerMeter
-    from partita.dash.source import InstanceKey
+    from partita.dash.source import InstanceKey, InstanceLoad
     from partita.drive.driver import Driver, Observation, ObservedGpu, ObservedInstance
     from partita.transition.deployment import Deployment
 
@@ -266,7 +266,7 @@ class LocalSource:
         if now is before:
             return None
         self._gateway = now
-        return {**{key: InstanceLoad() for key in before.load if key not in now.load}, **now.load}
+        return load_change(before, now)
 
     def _watts(self, changed: Iterable[str]) -> Mapping[str, float | None]:
         if self._power is None:
@@ -389,24 +389,11 @@ class LocalSource:
     def _service(
         self, name: str, rates: tuple[float, float, float, float], where: Mapping[str, int]
     ) -> Service:
-        now = self._gateway.services.get(name, ServiceNow())
-        slo_ms, quantile = self._slos.of(name) or (now.slo_ms, now.quantile)
-        return Service(
-            name,
-            *rates,
-            sum(where.values()),
-            slo_ms,
-            quantile,
-            _digits(now.rate),
-            _digits(now.attainment, 4),
-            _digits(now.p50_ms),
-            _digits(now.p95_ms),
-            _digits(now.p99_ms),
-            now.queue,
-            now.in_flight,
-            dict(now.refused),
-            dict(sorted(where.items())),
+        slo_ms, quantile = self._slos.of(name) or (None, None)
+        found = Service(
+            name, *rates, sum(where.values()), slo_ms, quantile, where=dict(sorted(where.items()))
         )
+        return with_measured(found, self._gateway.services.get(name, ServiceNow()))
 
 
 class _Slos:
@@ -479,10 +466,6 @@ def _as_text(state: Mapping[str, str | None]) -> tuple[str, ...]:
 
 def _service(instance: ObservedInstance) -> str | None:
     return instance.replica.replica.service if instance.replica is not None else None
-
-
-def _digits(value: float | None, digits: int = 5) -> float | None:
-    return None if value is None else float(f"{value:.{digits}g}")
 
 
 def _identity(path: Path) -> object:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from partita.kubernetes.api import Cache, KubernetesApi
     from partita.kubernetes.leader import Leader
+    from partita.kubernetes.rates import GatewayAccess
 from partita.kubernetes.workload_keeper import WorkloadKeeper
 from partita.kubernetes.workload_session import ClusterDrivers, ControllerSettings, KeeperContext
 
@@ -84,6 +85,11 @@ class ClusterController:
     def namespace(self) -> str | None:
         """That of all Workloads; None if they may be in any."""
         return self._settings.namespace
+
+    @property
+    def gateways(self) -> GatewayAccess:
+        """Credentials for the gateways that measure rates."""
+        return self._settings.gateways
 
     def run(self, stop: threading.Event) -> None:
         """Lead whenever the lease is free, until asked to stop; the next leader continues unfinished transitions.

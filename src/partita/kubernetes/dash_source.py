@@ -1,8 +1,9 @@
 """The API and the dashboard of a Kubernetes cluster: what the controller's own caches and keepers know, read only.
 
 `ControllerSource` shows the GPUs and services of all Workloads of a controller, `ControllerOnDemand` its Plans and
-Transitions. Nothing more is watched for them. Only the controller that leads knows; others say so. A Plan is approved
-by its annotation, as `kubectl partita approve` does, and a Workload paused by its own.
+Transitions. Nothing more is watched for them; what services do now, the gateways of `rates.gateway` say. Only the
+controller that leads knows; others say so. A Plan is approved by its annotation, as `kubectl partita approve` does,
+and a Workload paused by its own.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from partita.control.executor import deployed, serving, snapshot
 from partita.dash.endpoint import RequestFault, required_plan
+from partita.dash.gateway import GatewayNow, ServiceNow, load_change, with_measured
 from partita.dash.local import (
     MOST_OF_A_GPU,
     WATCHED_JOBS,
@@ -34,6 +36,7 @@ from partita.drive.driver import Observation
 from partita.errors import InfeasibleError, InputError
 from partita.kubernetes import dash_changes
 from partita.kubernetes.dash_apply import apply_change
+from partita.kubernetes.dash_gateways import ControllerGateways
 from partita.kubernetes.dash_jobs import ControllerJobs, deleted
 from partita.kubernetes.dash_power import PowerHistory
 from partita.kubernetes.dash_questions import ControllerQuestions, priced
@@ -49,13 +52,16 @@ if TYPE_CHECKING:
 
     from partita.control.metrics import ClusterFacts
     from partita.dash.model import Apply, Difference, Event, Job, PlanSummary, TransitionDetail
+    from partita.dash.source import InstanceKey, InstanceLoad
     from partita.drive.driver import ObservedGpu
     from partita.kubernetes.action_log import ActionLog
     from partita.kubernetes.controller import ClusterController
+    from partita.kubernetes.dash_gateways import WorkloadKey
     from partita.kubernetes.resources import PlanObject, WorkloadObject
     from partita.transition.deployment import Deployment
 
 WHO = "the dashboard"
+_NOTHING = GatewayNow()
 
 
 class ControllerSource:
@@ -77,6 +83,9 @@ class ControllerSource:
         self._goal: tuple[list[tuple[str, int]], Deployment | None] = [], None
         self._seen: dict[str, SeenGpu] = {}
         self._services: dict[str, Service] = {}
+        self._bare: dict[str, tuple[WorkloadKey, Service]] = {}
+        self._gateways = ControllerGateways(controller)
+        self._said: dict[WorkloadKey, GatewayNow] = {}
         self._transition: Transition | None = None
         self._jobs = ControllerJobs(controller)
         self._placed: dict[tuple[str, str], str] = {}
@@ -103,12 +112,12 @@ class ControllerSource:
         """What is missing, and why."""
         if not self._controller.leader.leads:
             return ("this controller does not lead: the holder of its Lease knows what runs",)
-        began = self.power.began
+        began, measured = self.power.began, self._gateways.notes()
         if began is None:
-            return ()
+            return measured
         since = datetime.fromtimestamp(began, UTC).strftime("%Y-%m-%d %H:%M UTC")
         return (
-            "rates, attainment and latencies of queries are not measured here: the metrics of the gateways have them",
+            *measured,
             f"watts and energy are estimates by the power model, since {since}: no counter can be read here",
         )
 
@@ -127,17 +136,36 @@ class ControllerSource:
             self._gpus = {gpu.id: gpu for each in facts.values() for gpu in each.observation.gpus}
             touched = self._gpus.keys() | self._seen.keys()
         changed, gone = self._look_at(touched)
+        load, heard = self._hear()
         now = Look(
-            time.time(), changed, gone, goal=self._wanted(), transition=transition, jobs=jobs, events=events
-        )
-        if same and before == self._placed:
+            time.time(), changed, gone, load=load, goal=self._wanted(), transition=transition, jobs=jobs,
+            events=events,
+        )  # fmt: skip
+        if not same or before != self._placed:
+            now = replace(now, watts=self.power.note(now.at, _by_price(facts), self._placed))
+        if not same:
+            self._bare = {each.name: (key, each) for key, each in _services(facts)}
+        elif not heard:
             return now
-        watts = self.power.note(now.at, _by_price(facts), self._placed)
-        services = dict(_services(facts))
+        services = {
+            name: with_measured(each, self._said[key].services.get(name, ServiceNow()))
+            if key in self._said
+            else each
+            for name, (key, each) in self._bare.items()
+        }
         new = [each for name, each in services.items() if self._services.get(name) != each]
         lost = [name for name in self._services if name not in services]
         self._services = services
-        return replace(now, watts=watts, services=new, gone_services=lost)
+        return replace(now, services=new, gone_services=lost)
+
+    def _hear(self) -> tuple[dict[InstanceKey, InstanceLoad], bool]:
+        """Return the loads of instances, and whether any gateway said something new."""
+        before, self._said = self._said, self._gateways.latest()
+        news = [key for key in before | self._said if before.get(key) is not self._said.get(key)]
+        load: dict[InstanceKey, InstanceLoad] = {}
+        for key in news:
+            load |= load_change(before.get(key, _NOTHING), self._said.get(key, _NOTHING))
+        return load, bool(news)
 
     def _wanted(self) -> Deployment | None:
         """Return what the Transitions in progress lead to; None if there are none."""
@@ -219,7 +247,8 @@ class ControllerSource:
         return GpuHistory(cuts(now, records), tuple(map(event_of, records)), (), log.since)
 
     def close(self) -> None:
-        """Do nothing: the caches are the controller's."""
+        """Read no gateway any more; the caches are the controller's."""
+        self._gateways.close()
 
 
 def _by_price(facts: Mapping[tuple[str, str], ClusterFacts]) -> dict[str, list[ObservedGpu]]:
@@ -231,9 +260,9 @@ def _by_price(facts: Mapping[tuple[str, str], ClusterFacts]) -> dict[str, list[O
     return found
 
 
-def _services(facts: Mapping[tuple[str, str], ClusterFacts]) -> Iterator[tuple[str, Service]]:
-    """Yield the services of all Workloads by name; of two with one name, that of the later Workload's name counts."""
-    for known in facts.values():
+def _services(facts: Mapping[WorkloadKey, ClusterFacts]) -> Iterator[tuple[WorkloadKey, Service]]:
+    """Yield the services of all Workloads with theirs; of two of one name, that of the later Workload counts."""
+    for key, known in facts.items():
         where: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
         for gpu in known.observation.gpus:
             for each in gpu.instances:
@@ -243,7 +272,7 @@ def _services(facts: Mapping[tuple[str, str], ClusterFacts]) -> Iterator[tuple[s
         for name, numbers in known.services.items():
             promise = known.promises.get(name)
             yield (
-                name,
+                key,
                 Service(
                     name,
                     numbers.required,

@@ -181,22 +181,16 @@ class GatewayCounters:
             KubernetesError: the gateways' addresses cannot be read.
         """
         source = self._source
-        labels = f"kubernetes.io/service-name={source.service}"
-        slices = self._api.list_objects(ENDPOINT_SLICE, self._namespace, labels=labels)
-        addresses = _one_of_each_pod(slices.items)
+        addresses = gateway_addresses(self._api, self._namespace, source.service)
         where = f"Service {self._namespace}/{source.service}"
-        if not addresses:
-            raise InputError("the Service has no endpoints", where=where, hint="name the gateways' Service")
         found: defaultdict[str, float] = defaultdict(float)
         self._before = {each: known for each, known in self._before.items() if each in addresses}
         now: dict[str, tuple[float, Mapping[str, float]]] = {}
         known: set[str] = set()
         fault: InputError | None = None
         for address in addresses:
-            host = f"[{address}]" if ":" in address else address
             try:
-                scheme = "http" if self._access.ca is None else "https"
-                page = _fetch(f"{scheme}://{host}:{source.port}/metrics", where, {}, self._access)
+                page = _fetch(metrics_url(address, source.port, self._access), where, {}, self._access)
             except InputError as error:
                 fault = error
                 continue
@@ -218,6 +212,27 @@ class GatewayCounters:
                 found[name] = max(found[name], rate)
         self._last = dict(found)
         return dict(found)
+
+
+def gateway_addresses(api: KubernetesApi, namespace: str, service: str) -> list[str]:
+    """Return an address of each pod of a gateway's Service.
+
+    Raises:
+        InputError: it has none.
+        KubernetesError: they cannot be read.
+    """
+    slices = api.list_objects(ENDPOINT_SLICE, namespace, labels=f"kubernetes.io/service-name={service}")
+    found = _one_of_each_pod(slices.items)
+    if not found:
+        where = f"Service {namespace}/{service}"
+        raise InputError("the Service has no endpoints", where=where, hint="name the gateways' Service")
+    return found
+
+
+def metrics_url(address: str, port: int, access: GatewayAccess) -> str:
+    """Return the URL of a gateway's metrics page."""
+    host = f"[{address}]" if ":" in address else address
+    return f"{'http' if access.ca is None else 'https'}://{host}:{port}/metrics"
 
 
 def _one_of_each_pod(slices: Iterable[EndpointSlice]) -> list[str]:
