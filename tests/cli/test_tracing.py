@@ -149,8 +149,9 @@ def test_the_server_behind_a_worker_is_in_the_trace_of_the_client(tmp_path: Path
         server.limit = None  # so that no queries are joined
         side = {"datatype": "UINT8", "shape": [-1, 2]}
         server.metadata = {"inputs": [{"name": "X", **side}], "outputs": [{"name": "Y", **side}]}
-        worker = {"upstream": {"url": server.url, "model": "plus"}}
-        services.write_text(json.dumps({"services": [{"name": "search", "worker": worker}]}))
+        # Once: a query whose first worker is slow would go to the other one too, and to the server a second time.
+        once = {"worker": {"upstream": {"url": server.url, "model": "plus"}}, "retry": False}
+        services.write_text(json.dumps({"services": [{"name": "search", **once}]}))
         words = ("--otlp", url) if traced else ()
         with serve(workload, "--services", str(services), *words) as served:
             served.event("ready")
