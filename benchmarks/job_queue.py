@@ -18,10 +18,11 @@ from partita.drive.simulated import SimulatedCluster, SimulatedDriver
 from partita.jobs.queue.access import Access, Caller
 from partita.jobs.queue.answers import Answers
 from partita.jobs.queue.folders import make_folders
+from partita.jobs.queue.job_store import FILE, JobStore
 from partita.jobs.queue.overview import Overview
-from partita.jobs.queue.service import QueueService, QueueSettings
+from partita.jobs.queue.service import QueueService
+from partita.jobs.queue.settings import QueueSettings
 from partita.jobs.queue.socket_server import SocketServer
-from partita.jobs.queue.table import FILE, JobStore
 from partita.jobs.run.runner import AttemptPhase, AttemptStatus
 from partita.registry import names
 from partita.sim.clock import WallClock

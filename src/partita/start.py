@@ -10,6 +10,8 @@ import _signal as signal  # type: ignore[import-not-found]  # `signal` builds en
 import os
 import sys
 
+from partita.interrupts import repeat_interrupt
+
 TYPE_CHECKING = False  # typing takes as long to import as all else here
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,9 +19,6 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 _INTERRUPTED = 130
-_lost = False  # whether Python dropped an interruption
-_AGAIN_S = 0.05
-"""Seconds until an interruption that was lost is repeated."""
 
 
 def main() -> None:
@@ -40,7 +39,7 @@ def _program(name: str) -> None:
     from partita.cli import main as programs  # noqa: PLC0415 -- takes a tenth of a second
 
     run: Callable[[], None] = getattr(programs, name)
-    sys.unraisablehook = _unraisable
+    sys.unraisablehook = repeat_interrupt
     try:
         if heeds:
             signal.signal(signal.SIGINT, before)
@@ -72,26 +71,3 @@ def _leave(code: str | int | None) -> NoReturn:
         except (OSError, ValueError):
             continue  # whoever reads it is gone, or it is closed
     os._exit(code if isinstance(code, int) else int(code is not None))
-
-
-def _unraisable(found: sys.UnraisableHookArgs) -> None:
-    """Repeat an interruption that came where Python drops errors, as in a callback; tell of all else."""
-    global _lost  # noqa: PLW0603 -- interrupts are the process's
-    if not issubclass(found.exc_type, KeyboardInterrupt):
-        sys.__unraisablehook__(found)
-        return
-    _lost = True
-    import threading  # noqa: PLC0415 -- next to never needed
-
-    main = threading.main_thread().ident
-    again = threading.Timer(_AGAIN_S, signal.pthread_kill, (main, signal.SIGINT))
-    again.daemon = True
-    again.start()
-
-
-def follows_interrupt(error: BaseException) -> bool:
-    """Say whether an error is what an interruption left behind, as one in the middle of a compiler does."""
-    seen: BaseException | None = error
-    while seen is not None and not isinstance(seen, KeyboardInterrupt):
-        seen = seen.__cause__ or seen.__context__
-    return _lost or seen is not None

@@ -28,11 +28,9 @@ from partita.cli.output import (
     emit,
     emit_document,
     indented_json,
-    inline,
-    json_shown,
-    shown,
     stdout,
 )
+from partita.cli.safe_text import inline, json_shown, shown
 from partita.mig import catalogue
 from partita.mig.layout import Placement
 from partita.perf.operating_point import OperatingPoint

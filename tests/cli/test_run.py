@@ -31,7 +31,7 @@ from partita.drive.state import CLUSTER
 from partita.errors import InputError, PartitaError
 from partita.jobs.queue.access import Access
 from partita.jobs.queue.client import QueueClient
-from partita.jobs.queue.service import QueueSettings
+from partita.jobs.queue.settings import QueueSettings
 from partita.mig.layout import Placement
 from partita.serve.worker.spec import WorkerSpec, read_spec
 from partita.sim.clock import WallClock

@@ -20,9 +20,10 @@ from partita.control.sharing import Place, QueueTenant, SharedDriver, TenantDriv
 from partita.drive.driver import Identity, ObservedGpu, ObservedInstance
 from partita.drive.simulated import FaultKind, InjectedFault, SimulatedCluster, SimulatedDriver
 from partita.executor import Backoff
+from partita.jobs.queue.job_store import JobStore
 from partita.jobs.queue.record import AttemptVerdict, JobOptions, JobRecord, JobState, StatedMemory, Submitter
-from partita.jobs.queue.service import PollIntervals, QueueService, QueueSettings
-from partita.jobs.queue.table import JobStore
+from partita.jobs.queue.service import QueueService
+from partita.jobs.queue.settings import PollIntervals, QueueSettings
 from partita.jobs.run.runner import AttemptPhase, AttemptStatus, Launch
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import Placement, fault, maximal_layouts

@@ -29,8 +29,9 @@ from partita.jobs.energy import (
     OwnerKind,
     energy_metrics,
 )
+from partita.jobs.queue.job_store import JobStore
 from partita.jobs.queue.metrics import queue_metrics
-from partita.jobs.queue.table import JobStore, JobTable
+from partita.jobs.queue.table import JobTable
 from partita.metrics import MetricsPage, ServedPages, serving_pages
 from partita.mig.layout import Placement
 from partita.monitoring.boards import BOARDS

@@ -16,7 +16,7 @@ def _note(message: Warning | str, category: type[Warning], *place: Any, **more: 
     if not issubclass(category, RegistryWarning):
         _show(message, category, *place, **more)
         return
-    from partita.cli.output import shown  # noqa: PLC0415 -- it is in this package, and this is run before
+    from partita.cli.safe_text import shown  # noqa: PLC0415 -- it is in this package, and this is run before
 
     text = shown(str(message)).replace("\n", "\n  ")
     sys.stderr.write(f"note: {text}\n")

@@ -32,7 +32,7 @@ from partita.cli.cluster import (
 from partita.cli.diff import print_way, way_data
 from partita.cli.options import Algorithm, ExtraGpus, Forbid
 from partita.cli.output import Format, Output, emit, note, stderr, stdout
-from partita.cli.plan import planned
+from partita.cli.searching import planned
 from partita.cli.what_runs import forbidden, gpus_for, on_gpus, planned_from, target_or_workload
 from partita.control.controller import Controller, MovedError, request, standing_rates
 from partita.control.executor import TransitionExecutor, deployed, moved, snapshot

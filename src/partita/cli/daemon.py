@@ -24,7 +24,8 @@ from partita.cli.cluster import (
     simulated_gpus,
 )
 from partita.cli.options import LogForm, LogFormat, read_bytes, read_limit, read_seconds
-from partita.cli.output import inline, stderr
+from partita.cli.output import stderr
+from partita.cli.safe_text import inline
 from partita.control.journal import controlling
 from partita.control.metrics import ClusterFacts, cluster_metrics
 from partita.control.sharing import QueueTenant, SharedDriver
@@ -42,7 +43,8 @@ from partita.jobs.queue.answers import Answers, read_patterns
 from partita.jobs.queue.folders import ATTEMPTS, make_folders
 from partita.jobs.queue.metrics import queue_metrics
 from partita.jobs.queue.recovery import open_store, recover
-from partita.jobs.queue.service import QueueService, QueueSettings
+from partita.jobs.queue.service import QueueService
+from partita.jobs.queue.settings import QueueSettings
 from partita.jobs.queue.socket_server import SocketServer
 from partita.jobs.run.real import RealJobRunner
 from partita.metrics import MetricsPage, ServedPages, page_url, serving_pages

@@ -16,7 +16,8 @@ import typer
 
 from partita.cli.cluster import NVML, SIMULATED, ClockName, Cluster, DriverOption, open_driver
 from partita.cli.options import LogForm, LogFormat, TlsCert, TlsKey
-from partita.cli.output import echo, shown
+from partita.cli.output import echo
+from partita.cli.safe_text import shown
 from partita.drive.driver import EnergyMeter
 from partita.drive.state import state_path
 from partita.errors import InputError

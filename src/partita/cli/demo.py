@@ -21,8 +21,8 @@ from partita.cli.dash import missing
 from partita.cli.diff import print_way, way_data
 from partita.cli.drawing import ASCII, COLOURS, UNICODE, ClusterMap
 from partita.cli.output import stderr, stdout, to_write
-from partita.cli.plan import planned
 from partita.cli.plan_view import PlanTable
+from partita.cli.searching import planned
 from partita.control.controller import request, standing_rates
 from partita.control.executor import deployed
 from partita.control.goal import goal_for

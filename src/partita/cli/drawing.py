@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.segment import Segment
 from rich.text import Span, Text
 
-from partita.cli.output import is_shown, shown
+from partita.cli.safe_text import is_shown, shown
 from partita.mig.catalogue import gpu_model
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 
 from partita.cli.output import Format, Output, WorkloadFile, emit, stderr, stdout
-from partita.cli.plan import planned
+from partita.cli.searching import planned
 from partita.errors import InputError, nearest
 from partita.explanation import ServiceExplanation, explain_service
 from partita.planner import read_prepared

@@ -11,7 +11,8 @@ from rich.table import Table
 
 from partita import oom
 from partita.cli.options import shown_bytes
-from partita.cli.output import Format, Output, echo, emit, inline, stdout
+from partita.cli.output import Format, Output, echo, emit, stdout
+from partita.cli.safe_text import inline
 from partita.errors import InputError
 from partita.jobs.memory.bounds import slices, smallest
 from partita.jobs.memory.forecasters import forecast_model

@@ -12,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from partita.cli.options import read_seconds, shown_bytes, shown_seconds
-from partita.cli.output import Format, Output, echo, emit, inline, stdout
+from partita.cli.output import Format, Output, echo, emit, stdout
 from partita.cli.queue import Mine, connect, shown_job
+from partita.cli.safe_text import inline
 from partita.drive.state import state_path
 from partita.errors import InputError
 from partita.jobs.energy import FILE, EnergyLedger, OwnerKind

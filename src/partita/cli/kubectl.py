@@ -13,10 +13,19 @@ from partita.cli.commands import finish
 from partita.cli.diff import from_live, show_changes
 from partita.cli.explain import show_explanations
 from partita.cli.on_cluster import live_notes, opened
-from partita.cli.options import GpusFile, Kubeconfig, KubeContext, KubeNamespace, use_gpu_files
+from partita.cli.options import (
+    GpusFile,
+    Kubeconfig,
+    KubeContext,
+    KubeNamespace,
+    Seed,
+    TimeLimit,
+    use_gpu_files,
+)
 from partita.cli.output import DryRun, Format, Out, Output, emit, note, stdout
-from partita.cli.plan import BestEffort, Html, Seed, Settings, TimeLimit, as_set, planned
+from partita.cli.plan import BestEffort, Html, Settings, as_set
 from partita.cli.plan_view import show_plan
+from partita.cli.searching import planned
 from partita.documents.codec import to_data
 from partita.errors import InputError
 from partita.kubernetes.advice import (

@@ -14,10 +14,11 @@ from partita import __version__
 from partita.cli.commands import RegisteredCommands, finish
 from partita.cli.json_log import json_stderr, wants_json
 from partita.cli.options import GpusFile, hoisted, use_gpu_files
-from partita.cli.output import ReaderGoneError, echo, fill_gaps, guard_stdout, is_shown, shown
+from partita.cli.output import ReaderGoneError, echo, fill_gaps, guard_stdout
+from partita.cli.safe_text import is_shown, shown
 from partita.errors import InputError, PartitaError
+from partita.interrupts import follows_interrupt
 from partita.registry import package_at_fault, require_current
-from partita.start import follows_interrupt
 
 if TYPE_CHECKING:
     from collections.abc import Callable

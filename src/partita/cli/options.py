@@ -164,6 +164,10 @@ Planner = Annotated[
     PlannerName,
     typer.Option("--planner", help="Algorithm; exact proves its plan."),
 ]
+TimeLimit = Annotated[
+    float, typer.Option(min=0.1, help="Seconds of search; then the best plan so far is returned.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of random choices: same input and seed, same plan.")]
 Algorithm = Annotated[
     AlgorithmName,
     typer.Option(

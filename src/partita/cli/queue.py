@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from partita.cli.options import Kubeconfig, KubeContext, read_seconds, shown_bytes, shown_moment
-from partita.cli.output import Format, Output, ProgramOutput, echo, emit, inline, own, stdout
+from partita.cli.output import Format, Output, ProgramOutput, echo, emit, own, stdout
+from partita.cli.safe_text import inline
 from partita.drive.state import state_path
 from partita.errors import InputError, PartitaError
 from partita.jobs.queue.client import NoDaemonError, QueueClient

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from partita.cli.output import Format, emit_document, note, stdout
-from partita.cli.plan import search_progress, stoppable
+from partita.cli.searching import search_progress, stoppable
 from partita.deadline import Deadline
 from partita.errors import InputError
 from partita.files import replacing

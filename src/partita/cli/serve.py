@@ -21,6 +21,8 @@ from partita.cli.options import (
     Otlp,
     Port,
     Router,
+    Seed,
+    TimeLimit,
     TlsCert,
     TlsClientCa,
     TlsKey,
@@ -28,7 +30,7 @@ from partita.cli.options import (
     need_packages_to_serve,
 )
 from partita.cli.output import WorkloadFile, note, stderr
-from partita.cli.plan import Seed, TimeLimit, planned
+from partita.cli.searching import planned
 from partita.control.journal import serving
 from partita.drive.state import WORKERS, state_folder
 from partita.errors import InputError

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from partita.cli.options import CutName, RouterName, pairs
 from partita.cli.output import Format, Out, Output, WorkloadFile, clean, echo, emit, stdout, to_write
-from partita.cli.plan import stoppable
+from partita.cli.searching import stoppable
 from partita.cli.verification_view import LossesTable, OutcomeTable, refuse_broken, simulation_progress
 from partita.errors import InputError
 from partita.files import replacing

@@ -12,7 +12,7 @@ from textual.binding import Binding
 from textual.containers import Vertical
 from textual.widgets import DataTable, Footer, Input, Static
 
-from partita.cli.output import inline
+from partita.cli.safe_text import inline
 from partita.errors import PartitaError
 
 if TYPE_CHECKING:

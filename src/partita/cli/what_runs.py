@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from partita import registry
+from partita.cli.searching import planned
 from partita.errors import InputError
 from partita.files import read_text
 
@@ -124,8 +125,6 @@ def planned_from(loaded: PreparedWorkload, current: Deployment) -> PlanResult:
     Raises:
         InfeasibleError: the GPUs do not suffice.
     """
-    from partita.cli.plan import planned  # noqa: PLC0415 -- it imports this file
-
     return planned(loaded, current=current)
 
 

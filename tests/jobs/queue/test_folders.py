@@ -12,9 +12,9 @@ from tests.jobs.queue.world import PACE, World, queue
 
 from partita.errors import InputError
 from partita.jobs.queue import folders
+from partita.jobs.queue.job_store import QUEUE, JobStore
 from partita.jobs.queue.record import JobState
-from partita.jobs.queue.service import QueueSettings
-from partita.jobs.queue.table import QUEUE, JobStore
+from partita.jobs.queue.settings import QueueSettings
 
 if TYPE_CHECKING:
     from pathlib import Path

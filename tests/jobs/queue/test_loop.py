@@ -12,8 +12,8 @@ import pytest
 from tests.jobs.queue.test_table import flood
 from tests.jobs.queue.world import GPU, World, python, queue
 
+from partita.jobs.queue.job_store import JobStore
 from partita.jobs.queue.record import AttemptVerdict, JobState
-from partita.jobs.queue.table import JobStore
 from partita.store import DiskFullError
 
 if TYPE_CHECKING:

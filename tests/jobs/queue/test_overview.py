@@ -9,7 +9,7 @@ from tests.jobs.queue.world import ME, PACE, queue
 
 from partita.errors import InputError
 from partita.jobs.queue.record import JobState
-from partita.jobs.queue.service import QueueSettings
+from partita.jobs.queue.settings import QueueSettings
 
 if TYPE_CHECKING:
     from pathlib import Path

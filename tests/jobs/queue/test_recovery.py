@@ -14,10 +14,10 @@ import pytest
 from tests.jobs.queue.world import SCALE, queue
 
 from partita.errors import PartitaError
-from partita.jobs.queue import table
+from partita.jobs.queue import job_store
+from partita.jobs.queue.job_store import FILE
 from partita.jobs.queue.record import OVER, AttemptVerdict, JobState
 from partita.jobs.queue.recovery import LostStoreError, open_store, recover
-from partita.jobs.queue.table import FILE
 from partita.jobs.run import real
 from partita.jobs.run.runner import AttemptPhase
 from partita.store import DamagedError, StoreError
@@ -319,7 +319,7 @@ def test_what_is_no_store_or_cannot_be_used_is_told(tmp_path: Path, monkeypatch:
         assert not list(path.parent.glob("*.aside-*"))
         return caught.value
 
-    monkeypatch.setattr(table, "QUEUE", replace(table.QUEUE, patience_s=0.05))
+    monkeypatch.setattr(job_store, "QUEUE", replace(job_store.QUEUE, patience_s=0.05))
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("PRAGMA locking_mode = EXCLUSIVE")
         other.execute("BEGIN EXCLUSIVE")

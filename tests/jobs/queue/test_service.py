@@ -16,9 +16,10 @@ from tests.jobs.queue.world import GPU, PACE, PATIENCE_S, World, make_cluster, p
 from partita.drive.simulated import SimulatedCluster
 from partita.errors import InputError
 from partita.jobs.queue.access import Access, Caller, DeniedError
+from partita.jobs.queue.job_store import JobStore
 from partita.jobs.queue.record import AttemptVerdict, JobRecord, JobState, Submitter
-from partita.jobs.queue.service import QueueSettings
-from partita.jobs.queue.table import JobStore, JobTable
+from partita.jobs.queue.settings import QueueSettings
+from partita.jobs.queue.table import JobTable
 from partita.sim import clock
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tests.jobs.queue.world import GPU, World, queue
 
 from partita.errors import InputError
+from partita.jobs.queue.job_store import JobStore, UserShare
 from partita.jobs.queue.record import (
     LEGAL,
     OVER,
@@ -33,7 +34,7 @@ from partita.jobs.queue.record import (
     dump_job,
     load_job,
 )
-from partita.jobs.queue.table import JobStore, UsageShares, UserShare
+from partita.jobs.queue.table import UsageShares
 from partita.mig.layout import Placement
 from partita.store import DiskFullError, StoreError
 

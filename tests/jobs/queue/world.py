@@ -16,11 +16,12 @@ from partita.drive.simulated import SimulatedCluster, SimulatedDriver
 from partita.jobs.queue.access import Access, Caller
 from partita.jobs.queue.answers import Answers
 from partita.jobs.queue.folders import ATTEMPTS, make_folders
+from partita.jobs.queue.job_store import FILE
 from partita.jobs.queue.record import OVER, JobState
 from partita.jobs.queue.recovery import open_store, recover
-from partita.jobs.queue.service import PollIntervals, QueueService, QueueSettings
+from partita.jobs.queue.service import QueueService
+from partita.jobs.queue.settings import PollIntervals, QueueSettings
 from partita.jobs.queue.socket_server import SocketServer
-from partita.jobs.queue.table import FILE
 from partita.jobs.run.real import RealJobRunner
 from partita.sim.clock import WallClock
 from partita.transition.transition import Durations
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from partita.jobs.queue.job_store import JobStore
     from partita.jobs.queue.record import JobRecord
-    from partita.jobs.queue.table import JobStore
 
 MODEL = "a100-40gb"
 GPU = "node-0/gpu-0"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from partita.serve.worker.backend import Backend
-    from partita.serve.worker.main import Connection
+    from partita.serve.worker.connection import Connection
 
 
 TEXTS = st.lists(st.binary(max_size=5), max_size=6)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tests.serve.worker.client import gateway, numbered, running, socket_of, spec_of
 
 from partita.serve.tensors import Query, Tensor, TensorSpec
-from partita.serve.worker.main import Connection
+from partita.serve.worker.connection import Connection
 from partita.serve.worker.spec import EmulatedSpec
 from partita.serve.worker.wire import HEAD, FrameKind, connected, frame
 

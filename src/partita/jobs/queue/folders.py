@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from partita.jobs.queue.job_store import JobStore
     from partita.jobs.queue.record import AttemptVerdict, JobRecord
-    from partita.jobs.queue.service import QueueSettings
-    from partita.jobs.queue.table import JobStore
+    from partita.jobs.queue.settings import QueueSettings
 
 
 ATTEMPTS = "attempts"

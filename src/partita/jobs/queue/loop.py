@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from partita.jobs.queue.gpus import GpuView
     from partita.jobs.queue.record import JobOptions, JobRecord
     from partita.jobs.queue.scheduler import Decision, Scheduler
-    from partita.jobs.queue.service import QueueSettings
+    from partita.jobs.queue.settings import QueueSettings
     from partita.jobs.queue.table import JobTable
     from partita.jobs.run.runner import AttemptStatus, JobProgress, JobRunner
     from partita.mig.gpu import GpuModel

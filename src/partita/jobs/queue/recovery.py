@@ -18,8 +18,8 @@ from partita.documents.text import decode
 from partita.errors import InputError, PartitaError
 from partita.files import set_aside
 from partita.jobs.queue.folders import ATTEMPTS, LastNumber
+from partita.jobs.queue.job_store import FILE, JobStore, UserShare
 from partita.jobs.queue.record import OVER, AttemptVerdict, JobRecord, JobState, load_job
-from partita.jobs.queue.table import FILE, JobStore, UserShare
 from partita.jobs.run import folder as names
 from partita.jobs.run.documents import ExitDocument, LaunchDocument, WatchDocument, read_document
 from partita.jobs.run.folder import is_watched, open_folder

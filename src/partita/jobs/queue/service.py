@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from partita.jobs.disciplines.classes import DEFAULT
-from partita.jobs.memory.bounds import MIB
 from partita.jobs.queue.endings import stopping
 from partita.jobs.queue.folders import LastNumber, Retention, write_wish
 from partita.jobs.queue.forecast import Families
@@ -15,7 +13,8 @@ from partita.jobs.queue.gpus import GpuView
 from partita.jobs.queue.loop import Problems, QueueLoop
 from partita.jobs.queue.record import OVER, AttemptVerdict, JobRecord, JobState
 from partita.jobs.queue.scheduler import Scheduler
-from partita.jobs.queue.table import HALF_LIFE_S, JobTable
+from partita.jobs.queue.settings import QueueSettings
+from partita.jobs.queue.table import JobTable
 from partita.store import StoreError
 
 if TYPE_CHECKING:
@@ -23,61 +22,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from partita.drive.driver import Driver
+    from partita.jobs.queue.job_store import JobStore
     from partita.jobs.queue.scheduler import Prediction, SchedulerInput
-    from partita.jobs.queue.table import JobStore
     from partita.jobs.run.runner import JobRunner
-
-
-MOST_WAITING = 10_000
-"""Default of the most jobs of one user that may wait."""
-
-
-@dataclass(frozen=True, slots=True)
-class PollIntervals:
-    """How often the queue polls, in seconds.
-
-    Attributes:
-        making: instances that are being created.
-        running: processes.
-        cluster: the GPUs.
-        afresh: a new decision even if nothing has changed: jobs age.
-        failed: a retry of what failed.
-    """
-
-    making: float = 0.02
-    running: float = 0.25
-    cluster: float = 5.0
-    afresh: float = 30.0
-    failed: float = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class QueueSettings:
-    """How a queue is run.
-
-    Attributes:
-        discipline: name of the rule that orders the jobs.
-        log_bytes: most bytes kept of an attempt's log.
-        keep_s: seconds after its end when a job is forgotten.
-        keep_bytes: most bytes of all files of jobs that are over.
-        half_life_s: seconds after which a user's past usage counts half.
-        most_waiting: most jobs of one user that may wait, counting each task of an array; root may have more.
-        default_limit_s: time limit of jobs that are submitted without one; None for none.
-        most_limit_s: longest time limit that a job may have; None allows any, and jobs without a limit.
-        oom_patterns: regular expressions that mean, in any job's output, that memory ran out.
-        pace: how often the queue polls.
-    """
-
-    discipline: str = DEFAULT
-    log_bytes: int = 64 * MIB
-    keep_s: float = 30 * 86400.0
-    keep_bytes: int = 20 * 1024 * MIB
-    half_life_s: float = HALF_LIFE_S
-    most_waiting: int = MOST_WAITING
-    default_limit_s: float | None = None
-    most_limit_s: float | None = None
-    oom_patterns: tuple[str, ...] = ()
-    pace: PollIntervals = PollIntervals()
 
 
 REMEMBERED_JOBS = 5000

@@ -1,4 +1,4 @@
-"""The back-end of a worker, which runs its model (`Backend`), how it is loaded, and the worker's log."""
+"""The back-end of a worker, which runs its model (`Backend`), and the worker's log."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
-from partita.serve.worker.spec import EmulatedSpec, OnnxSpec
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from partita.serve.tensors import Answer, Batching, Query, TensorSpec
-    from partita.serve.worker.spec import WorkerSpec
 
 
 class Backend(Protocol):
@@ -51,33 +48,6 @@ class Backend(Protocol):
     def close(self) -> None:
         """Free its resources; called when nothing runs any more."""
         ...
-
-
-def load(spec: WorkerSpec) -> Backend:
-    """Return a worker's back-end with its model loaded.
-
-    Raises:
-        InputError: the model does not exist, or cannot be run.
-    """
-    # Each kind imports only its own modules, as many workers run on a host.
-    if isinstance(spec.backend, EmulatedSpec):
-        from partita.serve.worker.emulated import EmulatedBackend  # noqa: PLC0415 -- see above
-
-        return EmulatedBackend(spec.backend, spec.seconds, spec.declared)
-    if isinstance(spec.backend, OnnxSpec):
-        from partita.serve.worker.onnx_runtime import OnnxBackend  # noqa: PLC0415 -- see above
-
-        return OnnxBackend(spec.backend, spec.batch, spec.processes, spec.declared)
-    from partita.serve.worker.upstream import UpstreamBackend  # noqa: PLC0415 -- see above
-
-    return UpstreamBackend(
-        spec.backend,
-        spec.model,
-        spec.processes,
-        spec.declared,
-        hang_timeout_s=spec.hang_timeout_s,
-        retry=spec.retry,
-    )
 
 
 def note(text: str) -> None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from partita.serve.tensors import Buffer, Tensor
     from partita.serve.worker.backend import Backend
-    from partita.serve.worker.main import Connection
+    from partita.serve.worker.connection import Connection
 
 
 class Turns:
