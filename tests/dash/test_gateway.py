@@ -63,6 +63,50 @@ def test_rates_and_shares_are_those_of_their_windows() -> None:
     assert (load.busy, load.slowdown) == (0.25, 1.5)
 
 
+def counted(in_time: float, late: float, slo_s: float) -> str:
+    """Return a page of a gateway whose answers take a little less than an SLO, or a little more."""
+    total = in_time + late
+    edges = {0.025: 0.0, slo_s: in_time, 0.05: total, 0.1: total}
+    buckets = "".join(
+        f'partita_request_seconds_bucket{{service="search",le="{edge:g}"}} {count}\n'
+        for edge, count in sorted(edges.items())
+    )
+    return f"""partita_offered_items_total{{service="search"}} {total}
+{buckets}partita_request_seconds_bucket{{service="search",le="+Inf"}} {total}
+"""
+
+
+def test_a_quantile_is_on_the_side_of_the_slo_where_the_queries_are() -> None:
+    def p99(late: float) -> float:
+        gateway = GatewayPage("http://localhost:1")
+        for second in (0, 60):
+            gateway.take(float(second), counted(second * (100 - late), second * late, 0.04))
+        found = together([gateway]).services["search"].p99_ms
+        assert found is not None
+        return found
+
+    assert p99(0.1) <= 40.0 < p99(1.1)
+
+
+def test_another_slo_in_the_window_makes_no_old_answers_new_ones() -> None:
+    gateway = GatewayPage("http://localhost:1")
+    gateway.take(0.0, counted(1e6, 0, 0.04))
+    gateway.take(30.0, counted(1e6, 1000, 0.03))
+    found = together([gateway]).services["search"]
+    assert found.p50_ms is not None
+    assert 25.0 < found.p50_ms <= 50.0
+
+
+def test_gateways_of_unlike_slos_are_one_service() -> None:
+    pages = [GatewayPage("http://localhost:1"), GatewayPage("http://localhost:2")]
+    for each, slo_s in zip(pages, (0.03, 0.04), strict=True):
+        for second in (0, 60):
+            each.take(float(second), counted(second * 100, 0, slo_s))
+    found = together(pages).services["search"]
+    assert found.p99_ms is not None
+    assert 25.0 < found.p99_ms <= 50.0
+
+
 def test_readings_are_thinned_so_that_minutes_cost_little() -> None:
     gateway = GatewayPage("http://localhost:1")
     for second in range(0, 2000, 2):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from statistics import NormalDist
 from typing import TYPE_CHECKING
@@ -18,13 +18,13 @@ from partita.metrics import instance_labels
 from partita.serve.dispatching.query import RefusalReason
 from partita.serve.gateway.statistics import (
     DECISION_EDGES_S,
-    LATENCY_EDGES_S,
     Count,
     GatewaySnapshot,
     ServiceStatistics,
     ServiceView,
     WorkerStatus,
     WorkerView,
+    latency_edges,
 )
 
 if TYPE_CHECKING:
@@ -50,13 +50,18 @@ class Promised:
 
 @dataclass(slots=True)
 class _Counts:
-    """What was counted of a service since the start; fractions of queries add up, too."""
+    """What was counted of a service since the start; fractions of queries add up, too.
 
+    Attributes:
+        edges: upper bounds of all buckets of latencies but the last, in seconds.
+    """
+
+    edges: tuple[float, ...]
+    buckets: list[float]
     offered: float = 0.0
     refused: float = 0.0
     in_time: float = 0.0
     seconds: float = 0.0
-    buckets: list[float] = field(default_factory=lambda: [0.0] * (len(LATENCY_EDGES_S) + 1))
     used: float = 0.0
     """Share of the capacity that was asked for last."""
     latency_s: float = 0.0
@@ -73,7 +78,11 @@ class SimulatedQueries:
 
     def __init__(self, services: Sequence[Promised]) -> None:
         self._services = services
-        self._counts = {each.name: _Counts() for each in services}
+        self._counts = {
+            each.name: _Counts(edges, [0.0] * (len(edges) + 1))
+            for each in services
+            for edges in [latency_edges(each.slo_s)]
+        }
         self._busy: dict[tuple[str, str, str], float] = defaultdict(float)
         self._seen: tuple[tuple[str, str, str, str, int | None], ...] = ()
 
@@ -113,7 +122,7 @@ class SimulatedQueries:
         counts.refused += max(0.0, rate - capacity) * seconds
         counts.latency_s = promised.slo_s * (_IDLE_MEDIAN + _LOADED_MEDIAN * min(1.0, used) ** 3)
         normal = NormalDist(math.log(counts.latency_s), _SIGMA)
-        upto = [0.0, *(normal.cdf(math.log(edge)) for edge in LATENCY_EDGES_S), 1.0]
+        upto = [0.0, *(normal.cdf(math.log(edge)) for edge in counts.edges), 1.0]
         for i, (low, high) in enumerate(pairwise(upto)):
             counts.buckets[i] += answered * (high - low)
         counts.in_time += answered * normal.cdf(math.log(promised.slo_s))
@@ -163,6 +172,7 @@ class SimulatedQueries:
             latency=buckets,
             decisions=(0,) * (len(DECISION_EDGES_S) + 1),
             offered=int(counts.offered),
+            latency_edges=counts.edges,
         )
         # As many are there as come while one is answered (Little's law); a third of that time they wait.
         there = min(counts.rate, counts.rate / max(counts.used, 1e-9)) * counts.latency_s

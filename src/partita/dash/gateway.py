@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, TypeVar
 from partita.dash.source import InstanceLoad
 from partita.errors import PartitaError
 from partita.mig.layout import Placement
+from partita.workload import QUANTILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -369,7 +370,9 @@ def _service(name: str, pages: Sequence[GatewayPage]) -> ServiceNow:
     latency: dict[float, float] = defaultdict(float)
     for now, before in _windows(name, pages, LATENCY_S):
         earlier = dict(zip(before.edges, before.latency, strict=True))
-        _add(latency, dict(zip(now.edges, now.latency, strict=True)), earlier)
+        # A bucket that was not there, as that of another SLO, counts from the start: nothing says what came since.
+        known = {each: n for each, n in zip(now.edges, now.latency, strict=True) if each in earlier or not earlier}
+        _add(latency, known, earlier)
     p50, p95, p99 = (quantile_ms(latency, each) for each in (0.5, 0.95, 0.99))
     lasts = [last for page in pages if (last := page.last()) is not None]
     return ServiceNow(
@@ -401,6 +404,9 @@ def _add(total: dict[K, float], now: Mapping[K, float], before: Mapping[K, float
 def quantile_ms(cumulative: Mapping[float, float], share: float) -> float | None:
     """Return a quantile of a histogram in milliseconds, as Prometheus's `histogram_quantile` does.
 
+    It is an estimate: within a bucket answers count as spread evenly. A gateway has the SLO as an edge, so that on
+    which side of it the quantile lies is no estimate.
+
     Args:
         cumulative: how many took at most so many seconds; the last edge is infinite.
         share: between 0 and 1.
@@ -414,7 +420,7 @@ def quantile_ms(cumulative: Mapping[float, float], share: float) -> float | None
         return None
     rank, low, under = share * total, 0.0, 0.0
     for edge in edges:
-        upto = cumulative[edge]
+        upto = max(under, cumulative[edge])  # gateways of unlike SLOs have unlike edges
         if upto >= rank:
             if edge == inf:
                 return low * 1000
@@ -546,11 +552,11 @@ def load_change(before: GatewayNow, now: GatewayNow) -> dict[InstanceKey, Instan
 
 
 def with_measured(service: Service, now: ServiceNow) -> Service:
-    """Return a service with what gateways measure of it, and their SLO where it has none."""
-    slo = (now.slo_ms, now.quantile) if service.slo_ms is None else (service.slo_ms, service.quantile)
+    """Return a service with what gateways measure of it, and their SLO, or its share, where it has none."""
+    slo_ms = now.slo_ms if service.slo_ms is None else service.slo_ms
     return service.replace(
-        slo_ms=slo[0],
-        quantile=slo[1],
+        slo_ms=slo_ms,
+        quantile=service.quantile or now.quantile or (None if slo_ms is None else QUANTILE),
         rate=_digits(now.rate),
         attainment=_digits(now.attainment, 4),
         p50_ms=_digits(now.p50_ms),

@@ -39,7 +39,7 @@ def samples(metrics: Metrics) -> dict[tuple[str, str], float]:
 
 
 def test_every_end_is_counted_once():
-    counters = ServiceCounters()
+    counters = ServiceCounters(0.1)
     for took, allowed in ((0.004, 0.1), (0.005, 0.1), (60.0, 0.1)):
         counters.answered(PendingQuery(1, 100.0, allowed), 100.0 + took)
     query = PendingQuery(1, 100.0, 0.1)
@@ -68,10 +68,32 @@ def test_every_end_is_counted_once():
 
 
 def test_a_latency_on_an_edge_is_in_its_bucket():
-    counters = ServiceCounters()
+    counters = ServiceCounters(0.1)
     for edge in LATENCY_EDGES_S:
         counters.answered(PendingQuery(1, 0.0, 1.0), edge)
     assert counters.statistics(0).latency == (*(1,) * len(LATENCY_EDGES_S), 0)
+
+
+def test_the_slo_is_a_bucket_s_bound():
+    counters = ServiceCounters(0.04)
+    for took in (0.03, 0.04, 0.041):
+        counters.answered(PendingQuery(1, 0.0, 0.04), took)
+
+    def within() -> dict[str, float]:
+        view = ServiceView("echo", 0, 0, counters.statistics(0), 0, 0.04, 0.95)
+        page = samples(Metrics(lambda: GatewaySnapshot((view,), (), draining=False)))
+        name = "partita_request_seconds_bucket"
+        return {labels.split()[0]: count for (each, labels), count in page.items() if each == name}
+
+    seen = within()
+    assert (seen["0.025"], seen["0.04"], seen["0.05"], seen["+Inf"]) == (0, 2, 3, 3)
+    counters.promise(0.045)  # the two within 0.04 s are in time by it, too; of the third it is not known
+    counters.answered(PendingQuery(1, 0.0, 0.045), 0.042)
+    seen = within()
+    assert "0.04" not in seen
+    assert (seen["0.025"], seen["0.045"], seen["0.05"], seen["+Inf"]) == (0, 3, 4, 4)
+    counters.promise(0.05)
+    assert list(within()) == [*(str(float(each)) for each in LATENCY_EDGES_S), "+Inf"]
 
 
 def test_the_gateway_s_state_is_on_the_page():
@@ -124,7 +146,7 @@ HOSTILE = ["a\nb", 'q"x"', "back\\slash", "\\n", "ü漢\u2028", "x" * 10_240, "{
 
 @pytest.mark.parametrize("accept", ["", "application/openmetrics-text"])
 def test_names_of_any_kind_are_read_as_they_are(accept):
-    count = ServiceCounters().statistics(0)
+    count = ServiceCounters(0.1).statistics(0)
     views = tuple(ServiceView(name, 0, 0, count, 0, 0.1, 0.95) for name in HOSTILE)
     page, _ = Metrics(lambda: GatewaySnapshot(views, (), draining=False)).page(accept)
     read = read_open_metrics if accept else text_string_to_metric_families
@@ -141,7 +163,7 @@ def test_no_label_is_one_that_prometheus_sets_itself():
 
 
 def test_what_may_come_is_there_as_zero():
-    view = ServiceView("echo", 0, 0, ServiceCounters().statistics(0), 0, 0.1, 0.95)
+    view = ServiceView("echo", 0, 0, ServiceCounters(0.1).statistics(0), 0, 0.1, 0.95)
     found = samples(Metrics(lambda: GatewaySnapshot((view,), (), draining=False)))
     for outcome in ("in_time", "late", "refused", "cancelled", "failed", "invalid"):
         assert found["partita_requests_total", f"{outcome} echo"] == 0
@@ -154,7 +176,7 @@ def test_what_may_come_is_there_as_zero():
 
 @given(st.lists(st.tuples(st.floats(0.1, 400), st.integers(0, 5), st.integers(0, 5)), max_size=40))
 def test_attainment_is_that_of_the_last_minutes(steps):
-    recent, counters = RecentAttainment(), ServiceCounters()
+    recent, counters = RecentAttainment(), ServiceCounters(0.1)
     now, ended = 0.0, []
     recent.look(now, counters.judged)
     looks = [now]

@@ -457,7 +457,7 @@ def test_what_the_way_to_the_gateway_takes_of_a_deadline_is_not_for_waiting_and_
 
 
 def test_an_answer_within_the_whole_deadline_counts_as_in_time() -> None:
-    counters = ServiceCounters()
+    counters = ServiceCounters(0.1)
     for took in (0.05, 0.095, 0.105):
         counters.answered(PendingQuery(1, 100.0, 0.09), 100.0 + took, 0.01)
     assert counters.statistics(0).in_time == 2

@@ -21,7 +21,6 @@ from partita.serve.dispatching.query import RefusalReason
 from partita.serve.gateway.oip import REASONS
 from partita.serve.gateway.statistics import (
     DECISION_EDGES_S,
-    LATENCY_EDGES_S,
     GatewaySnapshot,
     ServiceView,
     WorkerStatus,
@@ -145,7 +144,7 @@ def _services(services: Sequence[ServiceView]) -> Iterator[Metric]:
         }
         for outcome, count in outcomes.items():
             requests.add_metric((each.name, outcome), count)
-        latency.add_metric(key, *_histogram(LATENCY_EDGES_S, seen.latency, seen.success.seconds))
+        latency.add_metric(key, *_histogram(seen.latency_edges, seen.latency, seen.success.seconds))
         waiting.add_metric(key, each.waiting)
         in_flight.add_metric(key, each.in_flight)
         attained.add_metric(key, math.nan if each.attainment is None else each.attainment)

@@ -149,7 +149,7 @@ class Route:
             may_miss=1.0 - service.quantile,
         )
         self.dispatcher = Dispatcher(rules, router)
-        self.counters, self.observed = ServiceCounters(), ObservedQueries()
+        self.counters, self.observed = ServiceCounters(service.deadline_s), ObservedQueries()
         self.recent = RecentAttainment()
         self.hung = 0
         self._left_s: dict[str, float] = {}  # seconds of work of workers that are gone, by profile
@@ -170,6 +170,8 @@ class Route:
         """Use another deadline, quantile and table from now on."""
         self.dispatcher.open()
         if service != self.service:
+            if service.deadline_s != self.service.deadline_s:
+                self.counters.promise(service.deadline_s)
             self.service = service
             self._update_model()
 

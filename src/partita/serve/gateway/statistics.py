@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from bisect import bisect_left
 from collections import deque
@@ -22,7 +23,7 @@ ROUNDING_S = 1e-9
 LATENCY_EDGES_S = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0,
 )  # fmt: skip
-"""Upper bounds of the histogram of seconds from a query's arrival to its answer."""
+"""Upper bounds of the histogram of seconds from a query's arrival to its answer, beside that of the SLO itself."""
 _MICROSECONDS = (1, 2, 5, 10, 15, 20, 30, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 DECISION_EDGES_S = tuple(each / 1e6 for each in _MICROSECONDS)
 """Upper bounds of the histogram of seconds of a routing decision."""
@@ -55,9 +56,10 @@ class ServiceStatistics:
         retried: queries that were started a second time.
         invalid: queries that a worker found at fault.
         failed: queries that workers failed.
-        latency: answered queries in each bucket of `LATENCY_EDGES_S`; the last bucket has no upper bound.
+        latency: answered queries in each bucket of `latency_edges`; the last bucket has no upper bound.
         decisions: decisions in each bucket of `DECISION_EDGES_S`; the last bucket has no upper bound.
         offered: sum of the batch sizes of all queries, including refused ones.
+        latency_edges: upper bounds in seconds of all buckets of `latency` but the last.
     """
 
     items: int
@@ -77,24 +79,51 @@ class ServiceStatistics:
     latency: tuple[int, ...]
     decisions: tuple[int, ...]
     offered: int = 0
+    latency_edges: tuple[float, ...] = LATENCY_EDGES_S
+
+
+def latency_edges(slo_s: float) -> tuple[float, ...]:
+    """Return the upper bounds of a service's histogram of latencies, in seconds, ascending.
+
+    The SLO is one of them: without it a quantile between two others, estimated as Prometheus does, would lie beyond
+    the SLO though the queries are in time.
+    """
+    return tuple(sorted({*LATENCY_EDGES_S, slo_s}))
 
 
 class ServiceCounters:
-    """Counts and seconds of one service since the start."""
+    """Counts and seconds of one service since the start.
+
+    Args:
+        slo_s: seconds from arrival to answer by the SLO.
+    """
 
     __slots__ = (
-        "_answered", "_answered_s", "_batches", "_compute_s", "_decisions", "_ended", "_failed_s", "_in_time",
-        "_items", "_last_at", "_latency", "_queue_s", "_refused",
+        "_answered", "_answered_s", "_batches", "_compute_s", "_decisions", "_edges", "_ended", "_failed_s",
+        "_in_time", "_items", "_last_at", "_latency", "_queue_s", "_refused",
     )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, slo_s: float) -> None:
         self._answered = self._items = self._in_time = 0
         self._answered_s = self._failed_s = self._queue_s = self._compute_s = self._last_at = 0.0
         self._batches: dict[int, list[float]] = {}
         self._ended = dict.fromkeys(QueryOutcome, 0)  # without an answer
         self._refused = dict.fromkeys(RefusalReason, 0)
-        self._latency = [0] * (len(LATENCY_EDGES_S) + 1)
+        self._edges = latency_edges(slo_s)
+        self._latency = [0] * (len(self._edges) + 1)
         self._decisions = [0] * (len(DECISION_EDGES_S) + 1)
+
+    def promise(self, slo_s: float) -> None:
+        """Have another SLO as a bucket's bound from now on.
+
+        Answers so far that may have been in time by it or not count as late: it is not known of any.
+        """
+        old = dict(zip((*self._edges, math.inf), self._latency, strict=True))
+        self._edges = latency_edges(slo_s)
+        bounds = (*self._edges, math.inf)
+        self._latency = [0] * len(bounds)
+        for edge, count in old.items():
+            self._latency[bisect_left(bounds, edge)] += count
 
     def decided(self, seconds: float) -> None:
         """Count a decision by its seconds."""
@@ -113,7 +142,7 @@ class ServiceCounters:
         seconds = now - query.arrived
         self._answered += 1
         self._answered_s += seconds
-        self._latency[bisect_left(LATENCY_EDGES_S, seconds)] += 1
+        self._latency[bisect_left(self._edges, seconds)] += 1
         self._queue_s += query.begun - query.arrived
         self._compute_s += query.seconds
         self._items += query.batch
@@ -163,6 +192,7 @@ class ServiceCounters:
             latency=tuple(self._latency),
             decisions=tuple(self._decisions),
             offered=offered,
+            latency_edges=self._edges,
         )
 
 
