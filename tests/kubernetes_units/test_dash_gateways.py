@@ -81,7 +81,7 @@ class Gateway:
 
     def restart(self, in_time: int = 4) -> None:
         """Count from zero; of five answers, so many are in time."""
-        self._counters = ServiceCounters()
+        self._counters = ServiceCounters(0.1)
         self._in_time = in_time
         self._began, self._asked = time.monotonic(), 0
 

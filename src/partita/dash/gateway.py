@@ -371,7 +371,9 @@ def _service(name: str, pages: Sequence[GatewayPage]) -> ServiceNow:
     for now, before in _windows(name, pages, LATENCY_S):
         earlier = dict(zip(before.edges, before.latency, strict=True))
         # A bucket that was not there, as that of another SLO, counts from the start: nothing says what came since.
-        known = {each: n for each, n in zip(now.edges, now.latency, strict=True) if each in earlier or not earlier}
+        known = {
+            each: n for each, n in zip(now.edges, now.latency, strict=True) if each in earlier or not earlier
+        }
         _add(latency, known, earlier)
     p50, p95, p99 = (quantile_ms(latency, each) for each in (0.5, 0.95, 0.99))
     lasts = [last for page in pages if (last := page.last()) is not None]
