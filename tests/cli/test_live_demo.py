@@ -17,6 +17,7 @@ from urllib.request import urlopen
 import pytest
 from tests.cli.commands import Commands
 from tests.cli.test_demo import environment
+from tests.jobs.run.attempts import until
 
 from partita.cli.demo_queries import Promised, SimulatedQueries
 from partita.cli.live_demo import DAY_S, Demand
@@ -128,6 +129,33 @@ def test_the_day_runs_and_leaves_nothing_behind(tmp_path: Path) -> None:
     assert code == 0
     assert list(tmp_path.iterdir()) == []
     assert not [each for each in Path("/proc").glob("[0-9]*/cmdline") if _has(each, str(folder))]
+
+
+_SECONDS = 120.0
+_SHOWN = """
+from partita.cli.live_demo import live_demo
+with live_demo() as demo:
+    print(demo.folder, flush=True)
+    input()
+"""
+
+
+def test_the_day_ends_with_whoever_showed_it_however_that_ended(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _SHOWN]
+    with subprocess.Popen(
+        command, env=environment(tmp_path), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        folder = Path(process.stdout.readline().strip())
+        try:
+            until(lambda: any((folder / "jobs").glob("attempts/*/*/log")), _SECONDS)
+        finally:
+            process.kill()
+    until(lambda: not folder.exists(), _SECONDS)
+    until(
+        lambda: not [each for each in Path("/proc").glob("[0-9]*/cmdline") if _has(each, str(folder))],
+        _SECONDS,
+    )
 
 
 def _has(path: Path, text: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import resource
 import ssl
 import time
 from contextlib import ExitStack, closing, suppress
@@ -280,3 +281,15 @@ def test_a_token_that_was_taken_back_ends_all_that_it_allowed(
         end = time.monotonic() + PATIENCE_S
         while status(reach, made.url, "GET", "/api/v1", old) != 200:
             assert time.monotonic() < end
+
+
+@pytest.mark.parametrize(
+    ("files", "least"), [(64, 10), (128, 30), (256, 90), (1024, 700), (resource.RLIM_INFINITY, 1000)]
+)
+def test_a_low_limit_of_open_files_leaves_room_for_several_readers(
+    monkeypatch: pytest.MonkeyPatch, files: int, least: int
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
+    most, waiting = connections.room_for()
+    assert least <= most <= connections.MOST_CONNECTIONS
+    assert files < 0 or most + waiting <= files - min(100, files // 4)

@@ -75,21 +75,24 @@ def test_every_endpoint_and_every_event_is_in_it() -> None:
     assert set(stream["x-events"]) == set(EVENTS)
 
 
+def values(part: Any) -> Iterator[tuple[str, Any]]:
+    """All keys of a document, each with its value."""
+    if isinstance(part, dict):
+        for key, value in part.items():
+            yield key, value
+            yield from values(value)
+    elif isinstance(part, list):
+        for each in part:
+            yield from values(each)
+
+
+def test_generators_of_clients_can_read_it() -> None:
+    assert not [key for key, value in values(document()) if key == "items" and not isinstance(value, dict)]
+
+
 def test_all_that_it_refers_to_is_there() -> None:
     made = document()
-
-    def references(part: Any) -> Iterator[str]:
-        if isinstance(part, dict):
-            for key, value in part.items():
-                if key == "$ref":
-                    yield value
-                else:
-                    yield from references(value)
-        elif isinstance(part, list):
-            for each in part:
-                yield from references(each)
-
-    for reference in references(made):
+    for reference in [value for key, value in values(made) if key == "$ref"]:
         at: Any = made
         for step in reference.removeprefix("#/").split("/"):
             at = at[step]

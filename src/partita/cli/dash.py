@@ -35,7 +35,7 @@ partita dash
 
 From your desk, through ssh:
 
-ssh -L 8080:localhost:8080 gpu-host partita dash
+ssh -t -L 8080:localhost:8080 gpu-host partita dash
 
 Behind a proxy of this host that ends TLS:
 

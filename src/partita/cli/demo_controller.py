@@ -2,12 +2,14 @@
 
 Both are files in the state folder: the workload, and the demand as a gateway would have measured it.
 It cuts the cluster as the day's plan says, at once, as if that had been some minutes ago; then it is `partita run`
-with the queue of jobs. It ends when its standard input does, and so with the process that started it.
+with the queue of jobs. It ends when its standard input does, and so with the process that started it, however that
+ended: then it also ends the jobs, and removes the folder.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -35,7 +37,18 @@ _HOLD_S = 5.0
 def main(workload: Path, rates: Path) -> None:
     """Set the cluster of the workload's folder up, and keep it to the workload."""
     folder = workload.parent
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    alone = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until `run` does better
+    threading.Thread(target=_end_with_parent, args=(folder, alone), daemon=True).start()
+    try:
+        _run(workload, rates)
+    finally:
+        if alone.is_set():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _run(workload: Path, rates: Path) -> None:
+    folder = workload.parent
     # So the journal names what one would type.
     sys.argv[1:] = ["run", "-f", workload.name, "--jobs"]
     driver = SimulatedDriver(folder / CLUSTER, SimulatedClock(time.time() - BEFORE_S))
@@ -56,9 +69,13 @@ def main(workload: Path, rates: Path) -> None:
     )
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(folder: Path, alone: threading.Event) -> None:
     while os.read(0, 1):
         pass
+    from partita.cli.live_demo import end_jobs  # noqa: PLC0415 -- needed by nobody else here
+
+    end_jobs(folder)
+    alone.set()
     os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -134,7 +134,7 @@ def live_demo() -> Iterator[LiveDemo]:
         )
         stack.callback(controller.close)
         stack.callback(controller.end, 10.0)
-        stack.callback(_end_jobs, folder)
+        stack.callback(end_jobs, folder)
         queries = SimulatedQueries(
             [
                 Promised(each.name, each.slo.latency_ms / 1000, each.slo.quantile or _DEFAULT_QUANTILE)
@@ -265,7 +265,7 @@ class _Life:
             )
 
 
-def _end_jobs(folder: Path) -> None:
+def end_jobs(folder: Path) -> None:
     """Cancel all jobs, and wait until their processes have ended."""
     with suppress(PartitaError), QueueClient(jobs_folder(folder), 5.0) as daemon:
         end = time.monotonic() + 10.0

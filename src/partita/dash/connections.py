@@ -26,18 +26,20 @@ HEAD_S = 10.0
 """Seconds within which a connection's TLS handshake is over, and then the head of each request is there."""
 
 MOST_CONNECTIONS = 1000
-BACKLOG = 200
-"""Connections that wait to be accepted; they are accepted all at once."""
-
+_BACKLOG = 200
 _OTHER_FILES = 100
 
 
-def room_for() -> int:
-    """Return how many connections there may be, with what this process may open."""
+def room_for() -> tuple[int, int]:
+    """Return how many connections there may be, with what this process may open, and how many may wait beside them.
+
+    Those that wait to be accepted are accepted all at once.
+    """
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if files == resource.RLIM_INFINITY:
-        return MOST_CONNECTIONS
-    return max(1, min(MOST_CONNECTIONS, files - BACKLOG - _OTHER_FILES))
+        return MOST_CONNECTIONS, _BACKLOG
+    waiting = max(1, min(_BACKLOG, files // 4))  # 256 files are usual on some systems
+    return max(1, min(MOST_CONNECTIONS, files - waiting - min(_OTHER_FILES, files // 2))), waiting
 
 
 class Room:

@@ -89,7 +89,20 @@ def document() -> dict[str, Any]:
         },
     }
     plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(made))
+    _leave_out_false_items(plain)
     return plain
+
+
+def _leave_out_false_items(part: object) -> None:
+    """Take `items: false` from tuples, whose `maxItems` says the same: some generators of clients know no `false`."""
+    if isinstance(part, dict):
+        if part.get("items") is False:
+            del part["items"]
+        for each in part.values():
+            _leave_out_false_items(each)
+    elif isinstance(part, list):
+        for each in part:
+            _leave_out_false_items(each)
 
 
 def _path(endpoint: Endpoint) -> str:

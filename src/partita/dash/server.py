@@ -30,7 +30,7 @@ from starlette.staticfiles import StaticFiles
 
 from partita import __version__
 from partita.dash.access import Guard
-from partita.dash.connections import BACKLOG, Connection, Room, room_for
+from partita.dash.connections import Connection, Room, room_for
 from partita.dash.endpoint import Call, Encoded, RequestFault
 from partita.dash.endpoints import ALL
 from partita.dash.metrics import dash_metrics
@@ -655,7 +655,8 @@ class _Running:
         if unseen is not None:
             raise unseen
         tls, port = self._access.tls, bound.getsockname()[1]
-        guard, room = Guard(self._access, port), Room(room_for(), SECURITY)
+        most, waiting = room_for()
+        guard, room = Guard(self._access, port), Room(most, SECURITY)
         connection: Any = partial(
             Connection, room, None if tls is None else server_context(tls.cert, tls.key)
         )
@@ -669,7 +670,7 @@ class _Running:
             server_header=False,
             proxy_headers=False,
             timeout_graceful_shutdown=1,
-            backlog=BACKLOG,
+            backlog=waiting,
             log_level="error",
         )
         self._server = _Server(config, api, room)
