@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,9 @@ settings.register_profile(
     "partita", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60
 )
 settings.load_profile("partita")
+
+# A shell starts what it runs in the background deaf to Ctrl-C, and so would be all that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Whoever runs the tests may have GPUs of their own; tests know the catalogue's alone.
 os.environ["PARTITA_CONFIG"] = os.devnull

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import socket
 import threading
 import time
@@ -18,7 +19,7 @@ from partita.dash.server import application, look, look_on
 from partita.dash.state import ApiState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from playwright.sync_api import Browser, ConsoleMessage, Error, Page, Request, ViewportSize
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 CHROMIUM = Path("/usr/bin/chromium")
 SIZE: ViewportSize = {"width": 1280, "height": 900}
 """Of a page, unless a test wants another."""
+PATIENCE_S = 60.0
+"""Seconds that anything may take: a browser that shares two cores with much else is slow."""
 
 
 class _Server(uvicorn.Server):
@@ -104,14 +107,16 @@ class Line:
         self.port: int = self._bound.getsockname()[1]
         self._open: list[socket.socket] = []
         self._whole = True
+        self._changing = threading.Lock()
         self._thread = threading.Thread(target=self._accept, daemon=True)
 
     def cut(self) -> None:
         """End all connections, and take no others."""
-        self._whole = False
-        for each in self._open:
-            with suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
+        with self._changing:
+            self._whole = False
+            for each in self._open:
+                with suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
 
     def mend(self) -> None:
         """Take connections again."""
@@ -127,17 +132,20 @@ class Line:
                 near, _ = self._bound.accept()
             except OSError:
                 return
+            with self._changing:
+                self._lead(near)
+
+    def _lead(self, near: socket.socket) -> None:
+        try:
             if not self._whole:
-                near.close()
-                continue
-            try:
-                far = socket.create_connection(("127.0.0.1", self._to))
-            except OSError:
-                near.close()
-                continue
-            self._open += [near, far]
-            for source, target in ((near, far), (far, near)):
-                threading.Thread(target=_pump, args=(source, target), daemon=True).start()
+                raise ConnectionError
+            far = socket.create_connection(("127.0.0.1", self._to))
+        except OSError:
+            near.close()
+            return
+        self._open += [near, far]
+        for source, target in ((near, far), (far, near)):
+            threading.Thread(target=_pump, args=(source, target), daemon=True).start()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -235,7 +243,7 @@ def assert_fits(watched: Watched, ready: str) -> None:
         page.set_viewport_size({"width": width, "height": 900})
         page.wait_for_selector(ready)
         page.evaluate("new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
-        assert cut_off(watched) == [], width
+        until(page, lambda: cut_off(watched) == [], f"all fits into {width} pixels")
         if width > 2000:
             continue
         found = page.evaluate("axe.run({ resultTypes: ['violations'] }).then((found) => found.violations)")
@@ -249,15 +257,51 @@ def launched() -> Iterator[Browser]:
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"]
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--disable-dev-shm-usage"],
+            timeout=1000 * PATIENCE_S,
         )
         yield browser
         browser.close()
 
 
-def until(page: Page, expression: str, *, seconds: float = 20) -> None:
-    """Wait until an expression holds in the page, whose policy forbids playwright's own way to wait for one."""
-    end = time.monotonic() + seconds
-    while not page.evaluate(expression):
-        assert time.monotonic() < end, expression
+def until(page: Page, holds: str | Callable[[], object], what: str = "") -> None:
+    """Wait until an expression holds in the page, or a function here returns what is true.
+
+    Playwright's own way to wait for an expression is forbidden by the page's policy. Parts of a page come one after
+    the other: whatever a test says of one is to be waited for, also right after another one has come.
+    """
+    from playwright.sync_api import Error as PageError  # noqa: PLC0415 -- most tests do without
+
+    def looked() -> object:
+        try:
+            return page.evaluate(holds) if isinstance(holds, str) else holds()
+        except PageError as error:
+            if "context was destroyed" not in error.message:  # by a page that is loaded anew meanwhile
+                raise
+            return False
+
+    end = time.monotonic() + PATIENCE_S
+    while not looked():
+        if time.monotonic() > end:
+            told = what or (holds if isinstance(holds, str) else inspect.getsource(holds).strip())
+            raise AssertionError(f"in vain waited for: {told}\nThe page says:\n{page.inner_text('body')}")
         page.wait_for_timeout(30)
+
+
+@contextmanager
+def loaded_anew(page: Page) -> Iterator[None]:
+    """Wait until what the block does has loaded the page anew."""
+    page.evaluate("window.before = true")
+    yield
+    until(page, "window.before === undefined && document.readyState === 'complete'")
+
+
+def shows(page: Page, words: str, where: str = "main") -> None:
+    """Wait until the first element of a selector shows the words."""
+    until(page, lambda: words in page.locator(where).first.inner_text(), f"{words!r} in {where}")
+
+
+def counts(page: Page, selector: str, number: int) -> None:
+    """Wait until there are so many elements of a selector."""
+    until(page, lambda: page.locator(selector).count() == number, f"{number} of {selector}")

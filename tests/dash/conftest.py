@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.dash.browser import CHROMIUM, SIZE, Watched, launched
+from tests.dash.browser import CHROMIUM, PATIENCE_S, SIZE, Watched, launched
 from tests.dash.certificates import self_signed
 
 if TYPE_CHECKING:
@@ -15,21 +16,41 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 
+_open = ExitStack()
+"""Closes the browser that is open."""
+_browsers: list[Browser] = []
+
+
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """One for each file: while it runs, playwright's event loop does, in which no test may run another."""
+def browser() -> Browser:
+    """One for all files of tests that follow each other and use it."""
     if not CHROMIUM.exists():
         pytest.skip(f"{CHROMIUM} is not here; Debian's package is chromium")
-    with launched() as browser:
-        yield browser
+    if not _browsers:
+        _open.callback(_browsers.clear)
+        _browsers.append(_open.enter_context(launched()))
+    return _browsers[0]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """Close the browser after the last such file: in playwright's event loop no other test may run another."""
+    yield
+    if nextitem is None or (nextitem.path != item.path and not _uses_browser(nextitem)):
+        _open.close()
+
+
+def _uses_browser(item: pytest.Item) -> bool:
+    return isinstance(item, pytest.Function) and "browser" in item.fixturenames
 
 
 @pytest.fixture(scope="module")
-def tab(browser: Browser) -> Page:
+def tab(browser: Browser) -> Iterator[Page]:
     """A page that the tests of a file use one after the other: a new one costs half a second of a core."""
     context = browser.new_context(viewport=SIZE)
-    context.set_default_timeout(20_000)
-    return context.new_page()
+    context.set_default_timeout(1000 * PATIENCE_S)
+    yield context.new_page()
+    context.close()
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.dash.answers import ORIGIN, Answers
-from tests.dash.browser import Line, Served, Watched, until
+from tests.dash.browser import Line, Served, Watched, counts, loaded_anew, until
 from tests.dash.random_cluster import RandomSource
 
 from partita.dash.access import Access
@@ -41,7 +41,7 @@ class Vanishing(RandomSource):
 
 def sign_in(watched: Watched, token: str) -> None:
     watched.page.fill("input[name=token]", token)
-    with watched.page.expect_navigation():
+    with loaded_anew(watched.page):
         watched.page.click("button >> text=Enter")
 
 
@@ -99,7 +99,7 @@ def test_a_browser_that_was_offline_goes_on_where_it_was(visit: Callable[..., Wa
         page.context.set_offline(False)  # the next attempt is made at once, and not some seconds later
         page.wait_for_selector("td a >> text=ocr")
         until(page, LIVE)
-        assert page.locator(".trouble").count() == 0
+        counts(page, ".trouble", 0)
         page.keyboard.press("4" if page.locator("nav a").count() > 3 else "3")
         page.wait_for_selector("td >> text=create 1g.10gb@0")
 
@@ -149,14 +149,14 @@ def test_a_thousand_services_are_drawn_in_sight_alone(watch: Callable[[str], Wat
         with Served(RandomSource(400, tuple(f"service-{n}" for n in range(1000)))) as served:
             page.goto(f"http://localhost:{served.port}/#/services")
             page.wait_for_selector("table[aria-rowcount='1001']")
-            assert page.locator("*").count() < 4000
+            until(page, "document.querySelectorAll('*').length < 4000")
             page.fill("input[type=search]", "service-777")
             page.wait_for_selector("table[aria-rowcount='2']")
         return
     Answers(1000, name="chat").attach(page)
     watched.open(path)
     page.wait_for_selector("table[aria-rowcount='1001']")
-    assert page.locator("*").count() < 4000
+    until(page, "document.querySelectorAll('*').length < 4000")
     page.fill("input[type=search]", "service-777")
     page.wait_for_selector("td >> text=service-777")
 
@@ -174,7 +174,7 @@ def test_two_tabs_reload_and_back_in_the_middle_of_a_change(watch: Callable[[str
     assert answers.state is TransitionState.PAUSED
     second.reload()
     second.wait_for_selector("button >> text=Go on")
-    second.click("td a >> nth=-1")  # the one before
+    second.click("section[aria-label='All transitions'] td a >> nth=-1")  # the one before
     second.wait_for_selector("h2 >> text=reached")
     second.click("nav a >> text=Jobs")
     second.wait_for_selector("td a >> text=7")
@@ -185,4 +185,4 @@ def test_two_tabs_reload_and_back_in_the_middle_of_a_change(watch: Callable[[str
     answers.role = Role.READ
     first.reload()
     first.wait_for_selector("h2 >> text=paused")
-    assert first.locator("button >> text=Go on").count() == 0
+    counts(first, "button >> text=Go on", 0)

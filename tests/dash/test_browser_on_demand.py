@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.dash.answers import ODD, ORIGIN, Answers
-from tests.dash.browser import assert_fits, until
+from tests.dash.browser import assert_fits, counts, shows, until
 
 from partita.dash.model import Role
 
@@ -48,7 +48,7 @@ def test_a_page_fits_all_widths_in_both_schemes_without_a_barrier(
     assert_fits(watched, PAGES[path])
     assert watched.faults == []
     assert answers.elsewhere == []
-    assert ODD in watched.page.inner_text("main")
+    shows(watched.page, ODD)
     assert "broken" not in watched.page.title()
 
 
@@ -56,19 +56,19 @@ def test_the_bound_follows_a_slider_first_and_then_the_plan(look: Callable[..., 
     answers = Answers(name="chat")
     page = look(answers, "what-if").page
     until(page, "document.querySelector('.answer').ariaBusy === 'false'")
-    assert "10" in page.inner_text(".tile >> nth=0")
+    shows(page, "10", ".tile")
     answers.sent.clear()
     slider = page.locator("fieldset >> nth=0 >> input[type=range] >> nth=0")
     slider.focus()
     slider.press("End")
     until(page, "document.querySelector('.tile .figure').textContent === 'do not suffice'")
-    assert "28 GPUs are needed" in page.inner_text(".answer")
-    assert "chat" in page.inner_text("section[aria-label='Too little']")
-    assert "its latency" in page.inner_text("section[aria-label='What binds']")
+    shows(page, "28 GPUs are needed", ".answer")
+    shows(page, "chat", "section[aria-label='Too little']")
+    shows(page, "its latency", "section[aria-label='What binds']")
     page.fill("fieldset >> nth=0 >> input[type=number] >> nth=0", "3000")
     page.keyboard.press("Enter")
     until(page, "document.querySelector('.tile .figure').textContent === '14'")
-    assert "now 10, +4" in page.inner_text(".tile >> nth=0")
+    shows(page, "now 10, +4", ".tile")
     asked = [sent for _, _, sent in answers.sent]
     assert [each["until"] for each in asked][-2:] == ["bound", "plan"]
     assert len({each["client"] for each in asked}) == 1
@@ -90,6 +90,11 @@ def test_one_of_several_workloads_is_asked_about(look: Callable[..., Watched]) -
     assert {sent["workload"] for _, _, sent in answers.sent} == {f"shop/{ODD}"}
 
 
+def questions(answers: Answers) -> list[tuple[float, str]]:
+    """Return the rates of chat that were asked about, and whether for the bound or the plan."""
+    return [(sent["services"]["chat"]["rate"], sent["until"]) for _, _, sent in answers.sent]
+
+
 def test_while_a_what_if_is_answered_only_the_last_of_several_is_asked(look: Callable[..., Watched]) -> None:
     answers = Answers(name="chat")
     page = look(answers, "what-if").page
@@ -104,23 +109,22 @@ def test_while_a_what_if_is_answered_only_the_last_of_several_is_asked(look: Cal
             }
         }"""
     )
-    # A question is sent a moment after the slider stood still, and another may follow its answer.
-    while not answers.sent:
-        page.wait_for_timeout(20)
-    page.wait_for_timeout(600)
+    # Where the slider stands now is asked about in the end, also for the plan.
+    rate = page.locator("fieldset >> nth=0 >> input[type=number] >> nth=0")
+    until(page, lambda: questions(answers)[-1:] == [(float(rate.input_value()), "plan")])
     until(page, "document.querySelector('.answer').ariaBusy === 'false'")
-    rates = [sent["services"]["chat"]["rate"] for _, _, sent in answers.sent]
+    rates = [rate for rate, _ in questions(answers)]
     assert len(rates) <= 6
     assert rates[-1] == max(rates)
 
 
 def test_of_a_thousand_services_those_are_chosen_that_change(look: Callable[..., Watched]) -> None:
     page = look(Answers(1000, name="chat"), "what-if").page
-    assert page.locator("fieldset").count() == 2  # the pools
+    counts(page, "fieldset", 2)  # the pools
     page.fill("input[type=search]", "service-777")
     page.click("td button >> text=service-777")
-    assert page.locator("legend").first.text_content() == "service-777"
-    assert page.locator("tbody tr").count() < 150
+    until(page, lambda: page.locator("legend").first.text_content() == "service-777")
+    until(page, lambda: page.locator("tbody tr").count() < 150)
 
 
 def test_a_transition_is_paused_for_the_state_that_is_shown(look: Callable[..., Watched]) -> None:
@@ -131,20 +135,19 @@ def test_a_transition_is_paused_for_the_state_that_is_shown(look: Callable[..., 
     assert sent.value.headers["if-match"] == '"t-2.running"'
     until(watched.page, "document.querySelector('.controls').textContent !== ''")
     assert answers.sent == [("POST", "transitions/t-2/pause", None)]
-    text = watched.page.inner_text("main")
-    assert "1\nactions, tried again" in text
-    assert "42 actions on 1 GPU lead there in 81 s, 7 moves." in text
+    shows(watched.page, "1\nactions, tried again")
+    shows(watched.page, "42 actions on 1 GPU lead there in 81 s, 7 moves.")
 
 
 def test_whoever_may_only_look_is_offered_no_change(look: Callable[..., Watched]) -> None:
     page = look(Answers(role=Role.READ), "change").page
-    assert page.locator("button >> text=Pause").count() == 0
+    counts(page, "button >> text=Pause", 0)
     page.evaluate("location.hash = '#/jobs/7'")
     page.wait_for_selector("h1 >> text=7")
-    assert page.locator("button >> text=Cancel").count() == 0
+    counts(page, "button >> text=Cancel", 0)
     page.evaluate("location.hash = '#/jobs'")
     page.wait_for_selector("td a")
-    assert page.locator("text=Submit a job").count() == 0
+    counts(page, "text=Submit a job", 0)
     page.click("button >> text=Sign in")
     page.fill("input[name=token]", "secret")
     page.click("button >> text=Enter")
@@ -154,7 +157,7 @@ def test_whoever_may_only_look_is_offered_no_change(look: Callable[..., Watched]
 def test_a_job_says_why_and_what_to_do_and_is_submitted_and_cancelled(look: Callable[..., Watched]) -> None:
     answers = Answers()
     page = look(answers, "jobs").page
-    assert "no slice of 3g.40gb is free; ask for less memory, or wait" in page.inner_text("main")
+    shows(page, "no slice of 3g.40gb is free; ask for less memory, or wait")
     page.click("summary >> text=Submit a job")
     page.fill("input[name=command]", """python "my train.py" --name='a b' x""")
     page.fill("input[name=memory]", "2")
@@ -170,14 +173,13 @@ def test_a_job_says_why_and_what_to_do_and_is_submitted_and_cancelled(look: Call
     page.click("td a >> text=7")
     page.click("button >> text=Cancel the job")
     until(page, "document.querySelector('h1').textContent === '7'")
-    page.wait_for_timeout(50)
-    assert answers.sent[-1] == ("POST", "jobs/7/cancel", None)
+    until(page, lambda: answers.sent[-1] == ("POST", "jobs/7/cancel", None))
 
 
 def test_idle_gpus_are_a_row_and_what_is_not_measured_is_not_zero(look: Callable[..., Watched]) -> None:
     page = look(Answers(name="chat"), "energy").page
+    first = page.locator("td:first-child .value")
+    until(page, lambda: first.all_text_contents()[:3] == ["chat", "service-1", "idle"])
     rows = page.locator("tbody tr").all_inner_texts()
     assert sum("idle" in row for row in rows) == 1
     assert any("not measured" in row for row in rows)
-    first = page.locator("td:first-child .value").all_text_contents()
-    assert first[:3] == ["chat", "service-1", "idle"]

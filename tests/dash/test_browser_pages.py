@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.dash.browser import Served, assert_fits, until
+from tests.dash.browser import PATIENCE_S, Served, assert_fits, shows, until
 from tests.dash.random_cluster import RandomSource
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def test_the_picture_is_walked_and_opened_by_keyboard(served: Served, visit: Cal
     page.focus("canvas")
     for key in ("ArrowRight", "ArrowRight", "ArrowDown"):
         page.keyboard.press(key)
-    assert page.text_content(".selected h2 a") == "node-1/gpu-1"
+    until(page, lambda: page.text_content(".selected h2 a") == "node-1/gpu-1")
     page.keyboard.press("+")
     until(page, "document.querySelector('canvas').classList.contains('zoomed')")
     page.keyboard.press("0")
@@ -74,17 +74,18 @@ def test_a_click_on_the_picture_chooses_a_gpu(served: Served, visit: Callable[..
     page = visit(served.port).page
     page.wait_for_selector("canvas[data-drawn]")
     page.click("canvas", position={"x": 60, "y": 60})
-    assert page.text_content(".selected h2 a") == "node-0/gpu-0"
+    shows(page, "node-0/gpu-0", ".selected h2 a")
     page.mouse.wheel(0, -400)  # it has the focus now: the wheel zooms
     until(page, "document.querySelector('canvas').classList.contains('zoomed')")
 
 
 def test_fingers_choose_and_zoom(served: Served, browser: Browser) -> None:
     page = browser.new_page(viewport={"width": 390, "height": 900}, has_touch=True)
+    page.set_default_timeout(1000 * PATIENCE_S)
     page.goto(f"http://localhost:{served.port}")
     page.wait_for_selector("canvas[data-drawn]")
     page.tap("canvas", position={"x": 40, "y": 60})
-    assert page.text_content(".selected h2 a") == "node-0/gpu-0"
+    shows(page, "node-0/gpu-0", ".selected h2 a")
     page.evaluate(
         """() => {
             const canvas = document.querySelector("canvas");
@@ -107,14 +108,16 @@ def test_slash_filters_and_headers_sort(served: Served, visit: Callable[..., Wat
     page.wait_for_selector("td a")
     page.keyboard.press("/")
     page.keyboard.type("ch")
-    until(page, "document.querySelectorAll('tbody tr').length === 2")
-    assert page.locator("td a").all_text_contents() == ["chat", "photo-search"]
-    assert "2 rows of 5 match" in (page.text_content(".count") or "")
+    until(page, lambda: page.locator("td a").all_text_contents() == ["chat", "photo-search"])
+    shows(page, "2 rows of 5 match", ".count")
     page.keyboard.press("Escape")
+    until(page, "document.querySelectorAll('tbody tr').length === 5")
     page.click("th >> text=Required")
+    page.wait_for_selector("th[aria-sort=ascending] >> text=Required")
     sizes = [
         float(text.replace(",", "")) for text in page.locator("td:nth-child(7) .value").all_text_contents()
     ]
+    assert len(sizes) == 5
     assert sizes == sorted(sizes)
     page.click("th >> text=Required")
     page.wait_for_selector("th[aria-sort=descending] >> text=Required")
@@ -125,11 +128,11 @@ def test_light_and_dark_are_chosen_and_kept(served: Served, visit: Callable[...,
     ground = "getComputedStyle(document.documentElement).backgroundColor"
     light = page.evaluate(ground)
     page.select_option("select[aria-label=Colours]", "dark")
+    until(page, f"{ground} !== {light!r}")
     dark = page.evaluate(ground)
-    assert dark != light
     page.reload()
     page.wait_for_selector("td")
-    assert page.evaluate(ground) == dark
+    until(page, f"{ground} === {dark!r}")
 
 
 def test_of_a_large_fleet_only_the_rows_in_sight_are_drawn(
@@ -138,9 +141,8 @@ def test_of_a_large_fleet_only_the_rows_in_sight_are_drawn(
     page = visit(large.port).page
     page.wait_for_selector("table[aria-rowcount='3001']")
     page.evaluate("scrollTo(0, document.body.scrollHeight)")
-    page.wait_for_selector("tr[aria-rowindex='3001']")
-    assert page.text_content("tr[aria-rowindex='3001'] td a") == "node-374/gpu-7"
-    assert page.locator("tbody tr").count() < 150
+    shows(page, "node-374/gpu-7", "tr[aria-rowindex='3001'] td a")
+    until(page, "document.querySelectorAll('tbody tr').length < 150")
 
 
 def test_the_picture_of_a_large_fleet_lights_up_what_is_looked_for(
@@ -159,9 +161,6 @@ def test_the_picture_of_a_large_fleet_lights_up_what_is_looked_for(
     }"""
     everything = page.evaluate(colours)
     page.select_option("text=Light up >> select", "chat")
-    page.wait_for_timeout(100)
-    one = page.evaluate(colours)
-    assert 0.1 * everything < one < 0.35 * everything  # one service of five
+    until(page, lambda: 0.1 * everything < page.evaluate(colours) < 0.35 * everything)  # one service of five
     page.fill("input[type=search]", "node-3/")
-    page.wait_for_timeout(100)
-    assert 0 < page.evaluate(colours) < 0.02 * everything
+    until(page, lambda: 0 < page.evaluate(colours) < 0.02 * everything)

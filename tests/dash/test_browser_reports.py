@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.dash.browser import assert_fits, until
+from tests.dash.browser import assert_fits, counts, shows, until
 from tests.web.test_plan_report import instance, plan
 from tests.web.test_plan_report import report as plan_report
 from tests.web.test_transition_report import made, request
@@ -91,7 +91,7 @@ def test_a_report_fits_all_widths_in_both_schemes_without_a_barrier(
     assert watched.faults == []
     assert set(watched.requests) == {watched.origin}
     assert "broken" not in shown.title().split(" · ")
-    assert f"{NAME}.yaml" in shown.inner_text(".said")
+    shows(shown, f"{NAME}.yaml", ".said")
 
 
 @pytest.fixture(scope="module")
@@ -117,9 +117,9 @@ def test_a_large_report_is_short_filters_and_draws_only_what_is_in_sight(
     assert len(large) < 2_000_000
     shown = opened(large).page
     shown.wait_for_selector(".card")
-    assert nodes(shown) < 2500
-    assert shown.evaluate("document.documentElement.scrollHeight") < 3000
-    assert shown.inner_text(".groups .count") == "10,000 GPUs, cut in 2,000 ways"
+    until(shown, lambda: nodes(shown) < 2500)
+    until(shown, "document.documentElement.scrollHeight < 3000")
+    shows(shown, "10,000 GPUs, cut in 2,000 ways", ".groups .count")
     shown.evaluate(
         "{ const box = document.querySelectorAll('.scroll')[1]; box.scrollTop = box.scrollHeight; }"
     )
@@ -127,12 +127,12 @@ def test_a_large_report_is_short_filters_and_draws_only_what_is_in_sight(
         shown,
         "[...document.querySelectorAll('.card .ids')].some((one) => one.textContent.includes('node-249/gpu-7'))",
     )
-    assert nodes(shown) < 2500
+    until(shown, lambda: nodes(shown) < 2500)
     shown.keyboard.press("/")
     shown.keyboard.type("service-777")
     until(shown, "document.querySelectorAll('tbody tr').length === 1")
-    assert "match “service-777”" in shown.inner_text(".groups .count")
-    assert shown.locator(".card .lit").count() == shown.locator(".card").count() > 0
+    shows(shown, "match “service-777”", ".groups .count")
+    until(shown, lambda: shown.locator(".card .lit").count() == shown.locator(".card").count() > 0)
     shown.set_viewport_size({"width": 390, "height": 900})
     shown.keyboard.press("Escape")
     until(shown, "document.documentElement.scrollHeight < 4000")
@@ -141,15 +141,15 @@ def test_a_large_report_is_short_filters_and_draws_only_what_is_in_sight(
 def test_a_report_sorts_jumps_and_says_all_of_a_gpu(opened: Callable[..., Watched]) -> None:
     shown = opened(page(plan_report(plan("b", "a", "c")))).page
     shown.click("th >> text=service")
-    assert shown.locator("td:first-child .value").all_text_contents() == ["a", "b", "c"]
+    names = shown.locator("td:first-child .value")
+    until(shown, lambda: names.all_text_contents() == ["a", "b", "c"])
     shown.click("nav[aria-label=Sections] a >> text=GPUs")
     until(shown, "location.hash === '#/report/section-2'")
     shown.fill("input[type=search]", "b")
     shown.focus(".card")
     shown.keyboard.press("Enter")
-    said = shown.inner_text("dialog[open]")
-    assert "4g.40gb@0 b: batch 8, 2 processes, 100/s, 25 ms" in said
-    assert "node-0/gpu-0..2" in said
+    shows(shown, "4g.40gb@0 b: batch 8, 2 processes, 100/s, 25 ms", "dialog[open]")
+    shows(shown, "node-0/gpu-0..2", "dialog[open]")
     shown.keyboard.press("Escape")
     shown.wait_for_selector("dialog", state="detached")
     assert shown.input_value("input[type=search]") == "b"  # Escape was the dialog's
@@ -159,20 +159,20 @@ def test_a_report_sorts_jumps_and_says_all_of_a_gpu(opened: Callable[..., Watche
     shown.wait_for_selector("canvas[data-drawn]")
     shown.click("td a >> text=node-0/gpu-1")
     shown.wait_for_selector("h1 >> text=node-0/gpu-1")
-    assert "25 ms" in shown.inner_text("main")
+    shows(shown, "25 ms")
 
 
 def test_a_slider_looks_at_one_moment_of_a_transition(opened: Callable[..., Watched]) -> None:
     shown = opened(page(transition_report(request()))).page
     shown.fill("input[type=range]", "0")
     actions = shown.locator(".gantt .action").count()
-    assert f"0 of {actions}" in shown.inner_text(".over-time")
+    shows(shown, f"0 of {actions}", ".over-time")
     shown.locator("input[type=range]").focus()
     shown.keyboard.press("End")
-    assert f"{actions} of {actions}" in shown.inner_text(".over-time")
-    assert shown.locator(".steps .cursor").count() == shown.locator(".capacity").count()
+    shows(shown, f"{actions} of {actions}", ".over-time")
+    counts(shown, ".steps .cursor", shown.locator(".capacity").count())
     shown.locator(".gantt .action").first.click()
-    assert " s to " in shown.inner_text("p.chosen")
+    shows(shown, " s to ", "p.chosen")
 
 
 def test_a_notebook_shows_the_summary_and_opens_the_report_in_a_frame(
@@ -180,9 +180,9 @@ def test_a_notebook_shows_the_summary_and_opens_the_report_in_a_frame(
 ) -> None:
     watched = opened(f"<!doctype html><title>n</title><main>{fragment(plan_report(plan(NAME)))}</main>")
     shown = watched.page
-    assert "3 GPUs, proven optimal" in shown.inner_text("h3")
+    shows(shown, "3 GPUs, proven optimal", "h3")
     shown.click("summary")
     inside = shown.frame_locator("iframe")
     inside.locator("h1").wait_for()
-    assert inside.locator("td:first-child .value").first.text_content() == NAME
+    until(shown, lambda: inside.locator("td:first-child .value").first.text_content() == NAME)
     assert watched.faults == []

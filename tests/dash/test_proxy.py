@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.dash.browser import Served
+from tests.dash.browser import PATIENCE_S, Served
 from tests.dash.proxy import proxied
 from tests.dash.random_cluster import RandomSource
 from tests.dash.test_access import READING, WRITING
@@ -131,6 +131,7 @@ def test_a_browser_signs_in_through_a_proxy(
 ) -> None:
     with behind(certificate, path, strips=strips, keeps_host=False) as (public, served):
         context = browser.new_context(ignore_https_errors=True)
+        context.set_default_timeout(1000 * PATIENCE_S)
         page = context.new_page()
         elsewhere: list[str] = []
         page.on("request", lambda request: elsewhere.append(request.url))
