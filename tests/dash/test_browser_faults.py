@@ -16,6 +16,8 @@ from partita.dash.model import Role, TransitionState
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from playwright.sync_api import APIResponse, Route
+
     from partita.dash.source import Look
 
 LIVE = "document.querySelector('.connection')?.textContent === 'live'"
@@ -120,6 +122,35 @@ def test_what_goes_away_under_its_open_page_is_said_to_be_gone(visit: Callable[.
         gpu.page.wait_for_selector("table[aria-rowcount='16']")
         for each in (service, gpu):
             assert [fault for fault in each.faults if "404" not in fault] == []
+
+
+def test_a_fleet_that_is_made_anew_while_it_is_loaded_is_loaded_once_more(
+    watch: Callable[[str], Watched],
+) -> None:
+    source = RandomSource(16, ("chat", "ocr"))
+    with Served(source) as served:
+        watched = watch(f"http://localhost:{served.port}")
+        page = watched.page
+        held: list[tuple[Route, APIResponse]] = []
+
+        def hold(route: Route) -> None:
+            if held:
+                route.continue_()
+            else:
+                held.append((route, route.fetch()))
+
+        page.route("**/api/v1/fleet", hold)
+        watched.open()
+        until(page, LIVE)
+        until(page, lambda: held)
+        source.gpus.append(source.cut(16))
+        source.change(16)
+        served.look()
+        # The page has heard of it: it asks once more what there is.
+        until(page, lambda: sum(url.endswith("/api/v1") for url in watched.requests) == 2)
+        route, answer = held[0]
+        route.fulfill(response=answer)
+        page.wait_for_selector("table[aria-rowcount='18']")
 
 
 def test_a_job_that_is_forgotten_is_said_to_be_gone_and_its_log_is_asked_for_no_more(

@@ -212,6 +212,8 @@ function told(gpus: readonly number[]): void {
 }
 
 let loading: Promise<void> | null = null;
+/** Whether all was made anew while the fleet was loading: what is loaded may be from before. */
+let again = false;
 /** Changes that were told while the fleet was loading: what is loaded may be older or newer than each. */
 let meanwhile: api.GpuChange[] = [];
 /** Load of a fleet that the changes have not led to yet. */
@@ -219,13 +221,17 @@ let early: api.Load | null = null;
 
 /** Loads structure and load anew. */
 export function loadFleet(): Promise<void> {
-  loading ??= load().finally(() => (loading = null));
+  loading ??= load().finally(() => {
+    loading = null;
+    if (again) void loadFleet();
+  });
   return loading;
 }
 
 async function load(): Promise<void> {
   meanwhile = [];
   early = null;
+  again = false;
   try {
     const [structure, load] = await Promise.all([source.get("fleet"), source.get("fleet/load").catch(() => null)]);
     const next = new FleetState(structure as api.Fleet);
@@ -259,7 +265,10 @@ on("gpu", (change) => {
   } else void loadFleet();
 });
 on("load", (change) => told(fleet.value?.reloaded(change) ?? []));
-on("reset", () => void (fleet.value && loadFleet()));
+on("reset", () => {
+  if (loading) again = true;
+  else if (fleet.value) void loadFleet();
+});
 on("hello", () => void (fleetError.value && loadFleet()));
 
 /** The same of all usable GPUs, weighed by their compute slices. */
