@@ -15,8 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from partita.dash.gateway import GatewayPage, GatewayWatch, parsed, quantile_ms, together
+from partita.dash.gateway import GatewayPage, quantile_ms, together
+from partita.dash.gateway_watch import GatewayWatch
 from partita.errors import PartitaError
+from partita.serve.gateway.metrics import Metrics
+from partita.serve.gateway.statistics import GatewaySnapshot, ServiceCounters, ServiceView
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -110,11 +113,11 @@ def test_gateways_of_unlike_slos_are_one_service() -> None:
 def test_readings_are_thinned_so_that_minutes_cost_little() -> None:
     gateway = GatewayPage("http://localhost:1")
     for second in range(0, 2000, 2):
-        gateway.take(float(second), page(second, second, 0))
-    assert len(gateway._kept) < 50
-    before = gateway.before(300.0)
-    assert before is not None
-    assert 1998 - 320 <= before.at <= 1998 - 290
+        gateway.take(float(second), page(second, second, 0, refused=second))
+        if second > 600:
+            found = together([gateway]).services["search"]
+            assert 300 <= found.refused["full"] <= 332, "of 5 minutes, and of a tenth more at most"
+    assert sum(len(each.points) for each in gateway.windows) < 40
 
 
 def test_a_gateway_that_was_started_again_counts_from_zero() -> None:
@@ -161,6 +164,63 @@ def test_one_reading_has_counts_but_no_rates() -> None:
     assert (now.rate, now.attainment, now.p50_ms, now.queue) == (None, None, None, 3)
 
 
+def series(service: str, **counts: float) -> str:
+    """Return a page of one service: `offered`, and answers `in_time` or `late`."""
+    lines = [f'partita_offered_items_total{{service="{service}"}} {counts.pop("offered")}']
+    lines += (
+        f'partita_requests_total{{service="{service}",outcome="{each}"}} {count}'
+        for each, count in counts.items()
+    )
+    return "\n".join(lines) + "\n"
+
+
+def test_services_and_outcomes_come_and_go_and_what_is_known_of_the_others_stays() -> None:
+    asked = GatewayPage("http://localhost:1")
+    asked.take(0.0, series("a", offered=100, in_time=90))
+    asked.take(4.0, series("a", offered=140, in_time=120) + series("b", offered=1000, in_time=1000))
+    found = together([asked]).services
+    assert (found["a"].rate, found["b"].rate, found["b"].attainment) == (10.0, None, None)
+    # An outcome that is new counts from zero, as its service was there; lines may stand in another order.
+    lines = (
+        series("b", offered=1080, in_time=1080) + series("a", offered=180, in_time=150, late=20)
+    ).splitlines()
+    asked.take(8.0, "\n".join(reversed(lines)))
+    found = together([asked]).services
+    assert (found["a"].rate, found["b"].rate) == (10.0, None)
+    assert found["a"].attainment == pytest.approx(60 / 80)
+    assert found["b"].attainment == 1.0
+    asked.take(14.0, series("b", offered=20, in_time=20))  # it was started again, without the service a
+    found = together([asked]).services
+    assert found.keys() == {"b"}
+    assert found["b"].rate == 10.0
+    asked.take(16.0, series("b", offered=40, in_time=40) + series("a", offered=7, in_time=7))
+    assert together([asked]).services["a"].rate is None
+
+
+def test_gateways_that_know_different_services_add_up() -> None:
+    pages = [GatewayPage(f"http://localhost:{port}") for port in (1, 2, 3)]
+    texts = [("a",), ("a", "b"), ("b", "a")]
+    for second in (0, 10):
+        for number, (each, names) in enumerate(zip(pages, texts, strict=True), 1):
+            each.take(second, "".join(series(name, offered=number * second, in_time=1) for name in names))
+    found = together(pages).services
+    assert {name: now.rate for name, now in found.items()} == {"a": 6.0, "b": 5.0}
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.text(min_size=1, max_size=12), min_size=1, max_size=4, unique=True))
+def test_any_name_is_read_as_the_gateway_wrote_it(names: list[str]) -> None:
+    names = [each.encode("utf-8", "replace").decode() for each in names]
+    views = [
+        ServiceView(name, number, 0, ServiceCounters(0.1).statistics(0, 0), 0, 0.1, 0.9)
+        for number, name in enumerate(dict.fromkeys(names))
+    ]
+    asked = GatewayPage("http://localhost:1")
+    asked.take(0.0, Metrics(lambda: GatewaySnapshot(tuple(views), (), draining=False)).page()[0].decode())
+    found = together([asked]).services
+    assert {name: now.queue for name, now in found.items()} == {each.name: each.waiting for each in views}
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from((0.5, 0.95, 0.99)))
 def test_a_quantile_lies_in_the_bucket_in_which_that_query_is(seed: int, share: float) -> None:
@@ -185,8 +245,9 @@ def test_no_query_has_no_quantile() -> None:
 
 
 def test_names_that_need_escapes_are_read_as_they_are() -> None:
-    told = parsed(0.0, 'partita_queue_length{service="a\\"b\\\\c\\n{}"} 4\n')
-    assert told.queue == {'a"b\\c\n{}': 4}
+    asked = GatewayPage("http://localhost:1")
+    asked.take(0.0, 'partita_queue_length{service="a\\"b\\\\c\\n{}"} 4\n')
+    assert together([asked]).services['a"b\\c\n{}'].queue == 4
 
 
 class Gateway:
@@ -247,6 +308,36 @@ def test_a_page_that_is_none_is_a_fault(gateway: Gateway) -> None:
         asked.read()
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("<html><body>Welcome</body></html>", "no metrics of Partita"),
+        ("", "no metrics of Partita"),
+        ("# TYPE up gauge\nup 1\n", "no metrics of Partita"),
+        ("partita_queue_length" * 5000, "a line is longer than 64 KiB"),
+        ('partita_queue_length{service="x"} 1\n' * 2, "a series is on it twice"),
+        ('partita_queue_length{service="x"} many\n', "could not convert"),
+        ("partita_queue_length{service=x} 1\n", "is no series"),
+        ('partita_queue_length{service="x"}\n', "is no series"),
+    ],
+)  # fmt: skip
+def test_rubbish_is_a_fault_and_what_was_known_holds(gateway: Gateway, text: str, why: str) -> None:
+    asked = GatewayPage(f"http://127.0.0.1:{gateway.port}")
+    asked.read()
+    gateway.page = text
+    with pytest.raises(PartitaError, match="no metrics page") as caught:
+        asked.read()
+    assert why in str(caught.value)
+    assert together([asked]).services["search"].queue == 3
+
+
+def test_a_gateway_without_services_is_no_fault(gateway: Gateway) -> None:
+    asked = GatewayPage(f"http://127.0.0.1:{gateway.port}")
+    gateway.page = "# TYPE partita_draining gauge\npartita_draining 0\n"
+    asked.read()
+    assert not together([asked]).services
+
+
 def test_the_watch_reads_by_itself_and_says_what_does_not_answer(gateway: Gateway) -> None:
     watch = GatewayWatch([GatewayPage(f"http://127.0.0.1:{gateway.port}"), GatewayPage("http://127.0.0.1:1")])
     try:
@@ -299,5 +390,4 @@ def test_counts_that_no_document_can_hold_are_left_out() -> None:
     now = together([asked]).services["search"]
     assert (now.queue, now.in_flight) == (0, 4)
     with pytest.raises(ValueError, match="no number"):
-        parsed(0.0, 'partita_request_seconds_bucket{service="x",le="nan"} 1\n')
-    assert parsed(0.0, 'partita_queue_length{service="x"} 1e300\n').queue == {}
+        asked.take(4.0, 'partita_request_seconds_bucket{service="x",le="nan"} 1\n')

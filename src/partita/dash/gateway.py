@@ -1,9 +1,10 @@
-"""What services do now, read from the metrics pages of their gateways, as a Prometheus would.
+"""Metrics pages of gateways: read line by line, kept as arrays, and added up.
 
-Threads of their own read, so that a gateway that does not answer holds nothing up. What it says is compared with what
-it said before: rates over the last seconds, latency over the last minute, what was in time and what was refused over
-the last minutes. A counter that falls belongs to a gateway that was started again: what it counts is added to what it
-counted before.
+A page has the same series at each reading, but for a change of what runs. So its lines are looked up in a layout,
+which says where each series stands in an array, and which all gateways that have the same series share. What is kept
+are arrays of counters, as far as they are compared: rates with 10 s ago, latency with a minute ago, what was in time
+and what was refused with 5 minutes ago. A counter that falls belongs to a gateway that was started again: what it
+counts is added to what it counted before.
 """
 
 from __future__ import annotations
@@ -14,127 +15,278 @@ import ssl
 import threading
 import time
 import urllib.request
-from array import array
-from bisect import bisect_left
 from collections import defaultdict, deque
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
-from itertools import pairwise
-from math import inf, isfinite, isnan
-from operator import add
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass, field
+from math import inf, isnan, nan
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from weakref import WeakSet
 
+import numpy as np
+
+from partita.dash.measured import GatewayNow, ServiceNow
 from partita.dash.source import InstanceLoad
 from partita.errors import PartitaError
 from partita.mig.layout import Placement
-from partita.workload import QUANTILE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
+    from typing import TypeAlias
 
-    from partita.dash.model import Service
+    from numpy.typing import NDArray
+
     from partita.dash.source import InstanceKey
+
+    Numbers: TypeAlias = NDArray[np.float64]
+    Places: TypeAlias = NDArray[np.intp]
 
 K = TypeVar("K")
 
-EVERY_S = 2.0
 RATE_S, LATENCY_S, ATTAINMENT_S = 10.0, 60.0, 300.0
 """Over how many seconds rates, latencies and attainment are taken."""
 
-_THIN_S = 10.0
-"""Seconds between two readings that are kept beyond `RATE_S`."""
+_POINTS = 10
+"""How many points of each of these times are kept: its begin is known to a tenth of it."""
 
 _TIMEOUT_S = 5.0
-_LARGEST = 64 << 20
 _LONGEST_S = 10.0
+_LARGEST = 64 << 20
+_LONGEST_LINE = 64 << 10
+_MOST_SERIES = 300_000
+"""Most series that are taken from a page: those of about 7,000 services."""
 _MOST_COUNT = 1e15
 """What no count on a page exceeds; more is no measurement."""
 
-_GONE_S = 15.0
-"""Seconds after which a gateway that does not answer counts as gone."""
-
-_UNKNOWN_S = 60.0
-"""Seconds for which a gateway whose rates are not known may hold those of all gateways together up."""
-
 _WANTED = re.compile(
-    r"partita_(requests_total|request_seconds_bucket|queue_length|in_flight|offered_items_total|refused_total"
-    r"|instance_busy_seconds_total|instance_slowdown|slo_seconds|slo_objective)[ {]"
+    rb"^partita_(?:requests_total|request_seconds_bucket|queue_length|in_flight|offered_items_total|refused_total"
+    rb"|instance_busy_seconds_total|instance_slowdown|slo_seconds|slo_objective)\{.*$",
+    re.MULTILINE,
 )
+_OURS = re.compile(rb"^(?:# (?:HELP|TYPE) )?partita_", re.MULTILINE)
+_TIMED = re.compile(rb"(.*\}) (\S+) -?\d+\s*")
+_LABEL = re.compile(r'([a-zA-Z_]\w*)="((?:[^"\\\n]|\\.)*)"(?:,|$)')
+_ESCAPED = re.compile(r"\\(.)")
+
+_BUSY, _SLOWDOWN = "instance_busy_seconds_total", "instance_slowdown"
+_OFFERED, _OUTCOMES, _REFUSED = "offered_items_total", "requests_total", "refused_total"
+_LATENCY = "request_seconds_bucket"
+_QUEUE, _IN_FLIGHT, _SLO, _QUANTILE = "queue_length", "in_flight", "slo_seconds", "slo_objective"
+_DETAIL = {
+    _OUTCOMES: "outcome", _LATENCY: "le", _REFUSED: "reason", _BUSY: "gpu_instance", _SLOWDOWN: "gpu_instance",
+}  # fmt: skip
+"""The label beside the service, of the series that have one."""
+_LASTING = frozenset({_OFFERED, _LATENCY, _OUTCOMES, _REFUSED})
+"""Counters of services, which never fall while their gateway runs."""
+_JUDGED = ("in_time", "late", "failed", "refused")
+"""Outcomes of queries that count for attainment."""
+
+
+class _Key(NamedTuple):
+    """What a series is: its name, its service, and the value of its other label."""
+
+    name: str
+    service: str
+    detail: str
+
+
+def _key(text: bytes) -> _Key:
+    """Return what a series is, from the text before its value.
+
+    Raises:
+        ValueError: it is no series.
+    """
+    name, _, inside = text.decode("utf-8", "replace").removeprefix("partita_").partition("{")
+    labels, at, end = {}, 0, len(inside) - 1
+    while at < end:
+        found = _LABEL.match(inside, at, end)
+        if found is None:
+            raise ValueError(f"{text[:80]!r} is no series")
+        labels[found[1]], at = found[2], found.end()
+    return _Key(name, _plain(labels.get("service", "")), _plain(labels.get(_DETAIL.get(name, ""), "")))
+
+
+def _plain(text: str) -> str:
+    """Return the value of a label without its escapes."""
+    return _ESCAPED.sub(lambda each: "\n" if each[1] == "n" else each[1], text) if "\\" in text else text
+
+
+def _split(line: bytes) -> tuple[bytes, bytes]:
+    """Return a series, and its value.
+
+    Raises:
+        ValueError: it is no line of a metrics page.
+    """
+    series, _, value = line.rpartition(b" ")
+    if series.endswith(b"}"):
+        return series, value
+    timed = _TIMED.fullmatch(line)
+    if timed is None:
+        raise ValueError(f"{line[:80]!r} is no series with a value")
+    return timed[1], timed[2]
 
 
 @dataclass(slots=True)
-class _Counts:
-    """Counters of one service, as of one reading."""
+class _OfService:
+    """Where the series of a service stand."""
 
-    outcomes: dict[str, float] = field(default_factory=dict)
-    refused: dict[str, float] = field(default_factory=dict)
-    edges: tuple[float, ...] = ()
-    """Of the histogram of latencies, in seconds, ascending."""
-    latency: array[float] = field(default_factory=lambda: array("d"))
-    """How many answers took at most as long as each edge says."""
-    offered: float = 0.0
-
-    def __add__(self, more: _Counts) -> _Counts:
-        """Return both added up; the histogram is the other's where its edges are others."""
-        same = self.edges == more.edges
-        latency = array("d", map(add, self.latency, more.latency)) if same else more.latency
-        return _Counts(
-            _sum(self.outcomes, more.outcomes),
-            _sum(self.refused, more.refused),
-            more.edges,
-            latency,
-            self.offered + more.offered,
-        )
-
-    def began_again(self, now: _Counts) -> bool:
-        """Return whether later counts are lower: those of a process that was started since."""
-        return now.offered < self.offered or sum(now.outcomes.values()) < sum(self.outcomes.values())
-
-
-def _sum(these: Mapping[str, float], those: Mapping[str, float]) -> dict[str, float]:
-    return {key: these.get(key, 0.0) + those.get(key, 0.0) for key in these.keys() | those.keys()}
+    single: dict[str, int] = field(default_factory=dict)
+    """Those without another label, by name."""
+    outcomes: dict[str, int] = field(default_factory=dict)
+    refused: dict[str, int] = field(default_factory=dict)
+    latency: dict[float, int] = field(default_factory=dict)
+    """By upper edge, in seconds: how many answers took at most as long."""
 
 
 @dataclass(slots=True)
-class _Reading:
-    """A metrics page, as of one moment of the monotonic clock."""
+class _OnInstance:
+    """Where the series of an instance stand, and a service that it serves."""
 
-    at: float
-    services: dict[str, _Counts] = field(default_factory=lambda: defaultdict(_Counts))
-    busy: dict[InstanceKey, float] = field(default_factory=dict)
-    serves: dict[InstanceKey, str] = field(default_factory=dict)
-    slowdown: dict[InstanceKey, float] = field(default_factory=dict)
-    queue: dict[str, int] = field(default_factory=dict)
-    in_flight: dict[str, int] = field(default_factory=dict)
-    slo_ms: dict[str, float] = field(default_factory=dict)
-    quantile: dict[str, float] = field(default_factory=dict)
+    serves: str
+    busy: list[int] = field(default_factory=list)
+    slowdown: list[int] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceNow:
-    """What a service does now; None where nothing says so."""
+class _Layout:
+    """Where each series of a page stands in an array.
 
-    rate: float | None = None
-    attainment: float | None = None
-    p50_ms: float | None = None
-    p95_ms: float | None = None
-    p99_ms: float | None = None
-    queue: int | None = None
-    in_flight: int | None = None
-    refused: Mapping[str, int] = field(default_factory=dict)
-    slo_ms: float | None = None
-    quantile: float | None = None
+    Args:
+        lines: those that are wanted of a page.
+
+    Attributes:
+        keys: what each series is.
+        services: where the series of each service stand, by name.
+        instances: likewise, by instance.
+        windows: where that stands of which the increase over 10 s, a minute, and 5 minutes is asked.
+        lasting: where counters of services stand, which never fall while their gateway runs.
+        busy: where the seconds of work stand, which begin anew with each worker.
+        gauges: where queues and queries in flight stand.
+
+    Raises:
+        ValueError: these are no series, or too many.
+    """
+
+    def __init__(self, lines: Sequence[bytes]) -> None:
+        if len(lines) > _MOST_SERIES:
+            raise ValueError(f"it has more than {_MOST_SERIES:,} series")
+        self._at = {_split(line)[0]: place for place, line in enumerate(lines)}
+        if len(self._at) < len(lines):
+            raise ValueError("a series is on it twice")
+        self.keys = [_key(text) for text in self._at]
+        self.services: dict[str, _OfService] = {}
+        self.instances: dict[InstanceKey, _OnInstance] = {}
+        named: dict[str, list[int]] = defaultdict(list)
+        for place, key in enumerate(self.keys):
+            named[key.name].append(place)
+            if key.name in {_BUSY, _SLOWDOWN}:
+                self._put_instance(place, key)
+            else:
+                self._put(place, key)
+
+        def places(*names: str) -> Places:
+            return np.array([place for name in names for place in named[name]], np.intp)
+
+        self.windows = places(_OFFERED, _BUSY), places(_LATENCY), places(_OUTCOMES, _REFUSED)
+        self.lasting = places(*_LASTING)
+        self.busy = places(_BUSY)
+        self.gauges = places(_QUEUE, _IN_FLIGHT)
+
+    def _put(self, place: int, key: _Key) -> None:
+        of = self.services.setdefault(key.service, _OfService())
+        match key.name:
+            case "requests_total":
+                of.outcomes[key.detail] = place
+            case "refused_total":
+                of.refused[key.detail] = place
+            case "request_seconds_bucket":
+                edge = float(key.detail)
+                if isnan(edge):
+                    raise ValueError("an edge of a histogram is no number")
+                of.latency[edge] = place
+            case _:
+                of.single[key.name] = place
+
+    def _put_instance(self, place: int, key: _Key) -> None:
+        gpu, _, placement = key.detail.rpartition("/")
+        try:
+            at = gpu, Placement.parse(placement).start
+        except PartitaError:
+            return  # a worker that is on no instance
+        on = self.instances.setdefault(at, _OnInstance(key.service))
+        (on.busy if key.name == _BUSY else on.slowdown).append(place)
+
+    def values(self, lines: Sequence[bytes]) -> Numbers | None:
+        """Return the values of a page, NaN for those that are none; None if its series are not these.
+
+        Raises:
+            ValueError: it is no metrics page.
+        """
+        if len(lines) != len(self._at):
+            return None
+        found, place_of = [nan] * len(lines), self._at.get
+        for line in lines:
+            series, value = _split(line)
+            place = place_of(series)
+            if place is None:
+                return None
+            found[place] = float(value)
+        made = np.array(found)
+        made[~(np.abs(made) <= _MOST_COUNT)] = nan
+        return made
 
 
-@dataclass(frozen=True, slots=True)
-class GatewayNow:
-    """What all gateways together say; nothing where none answers."""
+class _Layouts:
+    """The layouts of all pages that are read; gateways that have the same series share one."""
 
-    services: Mapping[str, ServiceNow] = field(default_factory=dict)
-    load: Mapping[InstanceKey, InstanceLoad] = field(default_factory=dict)
-    fault: str | None = None
+    def __init__(self) -> None:
+        self._known: WeakSet[_Layout] = WeakSet()
+        self._lock = threading.Lock()
+
+    def read(self, lines: Sequence[bytes]) -> tuple[_Layout, Numbers]:
+        """Return a layout and the values of a page in it.
+
+        Raises:
+            ValueError: it is no metrics page.
+        """
+        with self._lock:
+            for each in list(self._known):
+                values = each.values(lines)
+                if values is not None:
+                    return each, values
+            made = _Layout(lines)
+            values = made.values(lines)
+            if values is None:
+                raise AssertionError("a layout of these lines has their series")
+            self._known.add(made)
+            return made, values
+
+
+_LAYOUTS = _Layouts()
+
+
+class _Window:
+    """Counters as they were: some points over a time, and the newest."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self.points: deque[tuple[float, Numbers]] = deque()
+
+    def take(self, at: float, values: Numbers) -> None:
+        """Take the newest values down."""
+        points = self.points
+        if len(points) > 1 and points[-1][0] - points[-2][0] < self._seconds / _POINTS:
+            points.pop()
+        points.append((at, values))
+        while len(points) > 2 and points[1][0] <= at - self._seconds:
+            points.popleft()
+
+    def increase(self) -> tuple[Numbers, float] | None:
+        """Return by how much each counter rose, and over how many seconds; None without two readings."""
+        if len(self.points) < 2:
+            return None
+        (begin, before), (end, now) = self.points[0], self.points[-1]
+        return now - before, max(1e-3, end - begin)
 
 
 class GatewayPage:
@@ -145,6 +297,11 @@ class GatewayPage:
         token: bearer token; None if it needs none.
         ca: PEM file of the authority of its certificate; None for the system's.
         named: whether its certificate must name the URL's host.
+
+    Attributes:
+        layout: where the series of the newest reading stand; None without a reading.
+        newest: its values.
+        windows: of what is compared with 10 s, a minute, and 5 minutes ago.
     """
 
     def __init__(
@@ -160,11 +317,19 @@ class GatewayPage:
         self._opener = urllib.request.OpenerDirector()
         for each in (urllib.request.HTTPHandler(), urllib.request.HTTPSHandler(context=tls)):
             self._opener.add_handler(each)
-        self._kept: deque[_Reading] = deque()
-        self._newest: dict[str, _Counts] = {}
-        self._before: dict[str, _Counts] = {}
-        self._newest_busy: dict[InstanceKey, float] = {}
-        self._busy_before: dict[InstanceKey, float] = defaultdict(float)
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget all readings: the gateway is gone."""
+        self.layout: _Layout | None = None
+        self.newest: Numbers = np.zeros(0)
+        self._earlier: Numbers = np.zeros(0)  # counted before it was started again
+        self.windows = tuple(map(_Window, (RATE_S, LATENCY_S, ATTAINMENT_S)))
+
+    @property
+    def rated(self) -> bool:
+        """Whether its rates are known: it was read twice."""
+        return len(self.windows[0].points) > 1
 
     def read(self, lock: AbstractContextManager[object] | None = None) -> None:
         """Read the page once, as of now.
@@ -178,14 +343,16 @@ class GatewayPage:
         request = urllib.request.Request(self.url, headers=self._headers)  # noqa: S310 -- the user's own URL
         try:
             with self._opener.open(request, timeout=_TIMEOUT_S) as answer:
-                status, page = answer.status, _whole(answer).decode("utf-8", "replace")
+                status = answer.status
+                lines = _lines(answer) if status == 200 else []
+        except _NoPageError as error:
+            raise PartitaError(f"this is no metrics page: {error}", where=self.url) from None
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise PartitaError(f"the gateway does not answer: {error}", where=self.url) from None
         if status != 200:
             raise PartitaError(f"the gateway answers {status}", where=self.url)
         try:
-            with lock or nullcontext():
-                self.take(time.monotonic(), page)
+            self._take(time.monotonic(), lines, lock or nullcontext())
         except ValueError as error:
             raise PartitaError(f"this is no metrics page: {error}", where=self.url) from None
 
@@ -195,212 +362,211 @@ class GatewayPage:
         Raises:
             ValueError: it is no metrics page.
         """
-        reading = parsed(now, page)
-        kept = self._kept
-        self._add_up(reading)
-        kept.append(reading)
-        while len(kept) > 1 and kept[1].at <= now - ATTAINMENT_S:
-            kept.popleft()
-        # Old readings stand in for those near them.
-        thinned = [kept[0]]
-        for each, following in pairwise(list(kept)[1:]):
-            if each.at > now - RATE_S - EVERY_S or following.at - thinned[-1].at > _THIN_S:
-                thinned.append(each)
-        if reading is not thinned[-1]:
-            thinned.append(reading)
-        self._kept = deque(thinned)
+        self._take(now, _WANTED.findall(page.encode()), nullcontext())
 
-    def _add_up(self, reading: _Reading) -> None:
-        """Add what the gateway counted before it was started again, and keep once what has not changed."""
-        last = self._kept[-1].services if self._kept else {}
-        services = dict(reading.services)
-        if any(each.began_again(services[name]) for name, each in self._newest.items() if name in services):
-            self._before = dict(last)
-        for name, counts in services.items():
-            whole = self._before[name] + counts if name in self._before else counts
-            reading.services[name] = last[name] if last.get(name) == whole else whole
-        self._newest = services
-        busy = dict(reading.busy)
-        for key, seconds in busy.items():
-            if seconds < self._newest_busy.get(key, 0.0):
-                self._busy_before[key] += self._newest_busy[key]
-            reading.busy[key] = seconds + self._busy_before.get(key, 0.0)
-        self._newest_busy = busy
+    def _take(self, now: float, lines: Sequence[bytes], lock: AbstractContextManager[object]) -> None:
+        values = None if self.layout is None else self.layout.values(lines)
+        layout = self.layout
+        if layout is None or values is None:
+            layout, values = _LAYOUTS.read(lines)
+        with lock:
+            if self.layout is None:
+                self._earlier = np.zeros(len(values))
+            else:
+                if self.layout is not layout:
+                    self._move(self.layout, layout, values)
+                self._add_up(layout, values)
+            self.layout, self.newest = layout, values
+            whole = values + self._earlier
+            for window, places in zip(self.windows, layout.windows, strict=True):
+                window.take(now, whole[places])
 
-    def forget(self) -> None:
-        """Forget all readings: the gateway is gone."""
-        self._kept.clear()
-        self._newest, self._before, self._newest_busy = {}, {}, {}
-        self._busy_before.clear()
+    def _add_up(self, layout: _Layout, now: Numbers) -> None:
+        """Add what was counted before the gateway, or a worker of it, was started again."""
+        fell = now < self.newest  # what is no number did not
+        if fell[layout.lasting].any():
+            self._earlier[layout.lasting] += np.nan_to_num(self.newest[layout.lasting])
+        begun = layout.busy[fell[layout.busy]]
+        self._earlier[begun] += self.newest[begun]
 
-    def last(self) -> _Reading | None:
-        """Return the newest reading."""
-        return self._kept[-1] if self._kept else None
+    def _move(self, before: _Layout, now: _Layout, values: Numbers) -> None:
+        """Have what is kept stand where the series of another layout do.
 
-    def before(self, seconds: float) -> _Reading | None:
-        """Return the reading of so many seconds before the newest, or the oldest; None if there is but one."""
-        if len(self._kept) < 2:
-            return None
-        since = self._kept[-1].at - seconds
-        times = [each.at for each in self._kept]
-        return self._kept[min(bisect_left(times, since), len(times) - 2)]
+        A series that is new counts from zero where its service is known. Where it is not, it counts from now on, and
+        its rate is unknown until it was there for as long as rates are taken over. So is a new bucket of a known
+        histogram, as that of another SLO: it counts from the start, and nothing says what came since.
+        """
+        at = {key: place for place, key in enumerate(before.keys)}
+        moved = np.array([at.get(key, -1) for key in now.keys], np.intp)
+        there = moved >= 0
+        of = [before.services.get(key.service) if key.name in _LASTING else None for key in now.keys]
+        bucket = np.array([key.name == _LATENCY for key in now.keys]) & np.array(
+            [each is not None and bool(each.latency) for each in of]
+        )
+        zero = np.array([each is not None for each in of]) & ~bucket
+
+        def carried(kept: Numbers, unknown: Numbers | float) -> Numbers:
+            made: Numbers = np.where(zero, 0.0, unknown)
+            made[there] = kept[moved[there]]
+            return made
+
+        for window, old, places in zip(self.windows, before.windows, now.windows, strict=True):
+            unknown = (
+                np.full(len(values), nan) if window is self.windows[0] else np.where(bucket, nan, values)
+            )
+            for number, (when, kept) in enumerate(window.points):
+                whole = np.full(len(before.keys), nan)
+                whole[old] = kept
+                window.points[number] = when, carried(whole, unknown)[places]
+        self.newest, self._earlier = carried(self.newest, nan), carried(self._earlier, 0.0)
 
 
-def _whole(answer: http.client.HTTPResponse) -> bytes:
-    """Return the body of an answer.
+class _NoPageError(ValueError):
+    """What comes is no metrics page."""
+
+
+def _lines(answer: http.client.HTTPResponse) -> list[bytes]:
+    """Return the lines of a page that are wanted; no more of it is ever in memory.
 
     Raises:
         TimeoutError: it comes byte by byte, so that no single wait for it is too long.
+        _NoPageError: it is no metrics page of a gateway, or is too large.
     """
-    end, body = time.monotonic() + _LONGEST_S, bytearray()
-    while len(body) < _LARGEST and (piece := answer.read1(1 << 16)):
-        body += piece
+    end, read, rest, ours = time.monotonic() + _LONGEST_S, 0, b"", False
+    found: list[bytes] = []
+    while piece := answer.read1(1 << 16):
+        read += len(piece)
+        whole, _, rest = (rest + piece).rpartition(b"\n")
+        ours = ours or _OURS.search(whole) is not None
+        found += _WANTED.findall(whole)
+        if len(rest) > _LONGEST_LINE:
+            raise _NoPageError(f"a line is longer than {_LONGEST_LINE >> 10} KiB")
+        if read > _LARGEST or len(found) > _MOST_SERIES:
+            raise _NoPageError(f"it has more than {_LARGEST >> 20} MiB, or than {_MOST_SERIES:,} series")
         if time.monotonic() > end:
             raise TimeoutError(f"its page has not come within {_LONGEST_S:g} s")
-    return bytes(body)
-
-
-def parsed(now: float, page: str) -> _Reading:
-    """Return what a metrics page says.
-
-    Raises:
-        ValueError: it is no metrics page.
-    """
-    from prometheus_client.parser import text_string_to_metric_families  # noqa: PLC0415 -- of an extra
-
-    wanted = "\n".join(line for line in page.splitlines() if _WANTED.match(line)) + "\n"
-    found = _Reading(now)
-    buckets: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for family in text_string_to_metric_families(wanted):
-        for sample in family.samples:
-            if isfinite(sample.value) and abs(sample.value) <= _MOST_COUNT:
-                if sample.name == "partita_request_seconds_bucket":
-                    buckets[sample.labels.get("service", "")].append(
-                        (_edge(sample.labels.get("le", "inf")), sample.value)
-                    )
-                else:
-                    _take(found, sample.name.removeprefix("partita_"), sample.labels, sample.value)
-    known: dict[tuple[float, ...], tuple[float, ...]] = {}
-    for service, rows in buckets.items():
-        rows.sort()
-        counts, edges = found.services[service], tuple(edge for edge, _ in rows)
-        counts.edges = known.setdefault(edges, edges)
-        counts.latency = array("d", (count for _, count in rows))
+    found += _WANTED.findall(rest)
+    if not ours and _OURS.search(rest) is None:
+        raise _NoPageError("it has no metrics of Partita")
     return found
 
 
-def _take(found: _Reading, name: str, labels: Mapping[str, str], value: float) -> None:
-    service = labels.get("service", "")
-    if name.startswith("instance_"):
-        gpu, _, placement = labels.get("gpu_instance", "").rpartition("/")
-        try:
-            key = gpu, Placement.parse(placement).start
-        except PartitaError:
-            return  # a worker that is on no instance
-        if name == "instance_slowdown":
-            found.slowdown[key] = value
-        else:
-            found.busy[key] = found.busy.get(key, 0.0) + value
-            found.serves[key] = service
-        return
-    counts = found.services[service]
-    match name:
-        case "requests_total":
-            counts.outcomes[labels.get("outcome", "")] = value
-        case "offered_items_total":
-            counts.offered = value
-        case "refused_total":
-            counts.refused[labels.get("reason", "")] = value
-        case "queue_length":
-            found.queue[service] = int(value)
-        case "in_flight":
-            found.in_flight[service] = int(value)
-        case "slo_seconds":
-            found.slo_ms[service] = value * 1000
-        case "slo_objective":
-            found.quantile[service] = value
+class _Sums:
+    """What gateways that have the same series say together.
+
+    Args:
+        layout: where these stand.
+        pages: of the gateways.
+
+    Attributes:
+        layout: likewise.
+        total: increases (of offered items and seconds of work for each second) and gauges, added up.
+        known: whether an increase is known.
+        highest: the highest of the newest values; NaN if there is none.
+    """
+
+    def __init__(self, layout: _Layout, pages: Iterable[GatewayPage]) -> None:
+        count = len(layout.keys)
+        total, known, highest = np.zeros(count), np.zeros(count, np.bool_), np.full(count, nan)
+        for page in pages:
+            for window, places in zip(page.windows, layout.windows, strict=True):
+                increase = window.increase()
+                if increase is not None:
+                    more, seconds = increase
+                    there = ~np.isnan(more)
+                    share = 1 / seconds if window is page.windows[0] else 1.0
+                    total[places] += np.where(there, np.maximum(more, 0.0), 0.0) * share
+                    known[places] |= there
+            total[layout.gauges] += np.nan_to_num(page.newest[layout.gauges])
+            highest = np.fmax(highest, page.newest)
+        self.layout = layout
+        self.total: list[float] = total.tolist()
+        self.known: list[bool] = known.tolist()
+        self.highest: list[float] = highest.tolist()
+
+    def increases(self, places: Mapping[K, int]) -> dict[K, float]:
+        """Return what stands at some places."""
+        return {key: self.total[place] for key, place in places.items()}
 
 
-def _edge(text: str) -> float:
-    edge = float(text)
-    if isnan(edge):
-        raise ValueError("an edge of a histogram is no number")
-    return edge
-
-
-def together(pages: Sequence[GatewayPage]) -> GatewayNow:
+def together(pages: Iterable[GatewayPage]) -> GatewayNow:
     """Return what several gateways say together: counts add up, and latencies are those of all queries."""
-    services = {name for page in pages if (last := page.last()) for name in last.services}
-    load: dict[InstanceKey, InstanceLoad] = {}
-    found = {name: _service(name, pages) for name in sorted(services)}
+    by_layout: dict[int, list[GatewayPage]] = defaultdict(list)
+    for page in pages:
+        if page.layout is not None:
+            by_layout[id(page.layout)].append(page)
+    sums = [_Sums(those[0].layout, those) for those in by_layout.values() if those[0].layout is not None]
+    services = {
+        name: _service(name, sums) for name in sorted({n for each in sums for n in each.layout.services})
+    }
     busy: dict[InstanceKey, float] = defaultdict(float)
-    for page in pages:
-        last, then = page.last(), page.before(RATE_S)
-        if last is None:
-            continue
-        for key, seconds in last.busy.items():
-            service = found.get(last.serves[key])
-            if then is not None and key in then.busy:
-                busy[key] += max(0.0, seconds - then.busy[key]) / (last.at - then.at)
-            share = min(1.0, busy[key]) if key in busy else None
-            attained = service.attainment if service is not None else None
-            load[key] = InstanceLoad(_rounded(share), _rounded(attained), last.slowdown.get(key))
-    return GatewayNow(found, load)
+    slow: dict[InstanceKey, float] = defaultdict(lambda: nan)
+    serves: dict[InstanceKey, str] = {}
+    for each in sums:
+        for key, on in each.layout.instances.items():
+            serves[key] = on.serves
+            for place in on.busy:
+                if each.known[place]:
+                    busy[key] += each.total[place]
+            for place in on.slowdown:
+                slow[key] = max(each.highest[place], slow[key])
+    load = {}
+    for key, name in serves.items():
+        service = services.get(name)
+        load[key] = InstanceLoad(
+            _rounded(min(1.0, busy[key]) if key in busy else None),
+            _rounded(None if service is None else service.attainment),
+            _number(slow[key]),
+        )
+    return GatewayNow(services, load)
 
 
-def _service(name: str, pages: Sequence[GatewayPage]) -> ServiceNow:
+def _service(name: str, sums: Iterable[_Sums]) -> ServiceNow:
     rate: float | None = None
-    queue: int | None = None
-    in_flight: int | None = None
-    for page in pages:
-        last, then = page.last(), page.before(RATE_S)
-        if last is None or name not in last.services:
-            continue
-        queue = (queue or 0) + last.queue.get(name, 0)
-        in_flight = (in_flight or 0) + last.in_flight.get(name, 0)
-        if then is not None and name in then.services:
-            more = last.services[name].offered - then.services[name].offered
-            rate = (rate or 0.0) + max(0.0, more) / (last.at - then.at)
+    queue, in_flight = 0.0, 0.0
     outcomes: dict[str, float] = defaultdict(float)
     refused: dict[str, float] = defaultdict(float)
-    for now, before in _windows(name, pages, ATTAINMENT_S):
-        _add(outcomes, now.outcomes, before.outcomes)
-        _add(refused, now.refused, before.refused)
-    judged = sum(outcomes[each] for each in ("in_time", "late", "failed", "refused"))
     latency: dict[float, float] = defaultdict(float)
-    for now, before in _windows(name, pages, LATENCY_S):
-        earlier = dict(zip(before.edges, before.latency, strict=True))
-        # A bucket that was not there, as that of another SLO, counts from the start: nothing says what came since.
-        known = {
-            each: n for each, n in zip(now.edges, now.latency, strict=True) if each in earlier or not earlier
+    promise: dict[str, float] = {}
+    for each in sums:
+        of = each.layout.services.get(name)
+        if of is None:
+            continue
+        offered = of.single.get(_OFFERED)
+        if offered is not None and each.known[offered]:
+            rate = (rate or 0.0) + each.total[offered]
+        single = each.increases(of.single)
+        queue += single.get(_QUEUE, 0.0)
+        in_flight += single.get(_IN_FLIGHT, 0.0)
+        for total, places in ((outcomes, of.outcomes), (refused, of.refused)):
+            for key, count in each.increases(places).items():
+                total[key] += count
+        for edge, place in of.latency.items():
+            if each.known[place]:
+                latency[edge] += each.total[place]
+        promise |= {
+            key: value
+            for key in (_SLO, _QUANTILE)
+            if key in of.single and not isnan(value := each.highest[of.single[key]])
         }
-        _add(latency, known, earlier)
+    judged = sum(outcomes[each] for each in _JUDGED)
     p50, p95, p99 = (quantile_ms(latency, each) for each in (0.5, 0.95, 0.99))
-    lasts = [last for page in pages if (last := page.last()) is not None]
     return ServiceNow(
         rate,
         outcomes["in_time"] / judged if judged else None,
         p50,
         p95,
         p99,
-        queue,
-        in_flight,
+        int(queue),
+        int(in_flight),
         {reason: round(count) for reason, count in sorted(refused.items()) if count},
-        next((each.slo_ms[name] for each in lasts if name in each.slo_ms), None),
-        next((each.quantile[name] for each in lasts if name in each.quantile), None),
+        promise[_SLO] * 1000 if _SLO in promise else None,
+        promise.get(_QUANTILE),
     )
 
 
-def _windows(name: str, pages: Sequence[GatewayPage], seconds: float) -> Iterator[tuple[_Counts, _Counts]]:
-    for page in pages:
-        last, then = page.last(), page.before(seconds)
-        if last is not None and then is not None and name in last.services and name in then.services:
-            yield last.services[name], then.services[name]
-
-
-def _add(total: dict[K, float], now: Mapping[K, float], before: Mapping[K, float]) -> None:
-    for key, count in now.items():
-        total[key] += max(0.0, count - before.get(key, 0.0))
+def _number(value: float) -> float | None:
+    return None if isnan(value) else value
 
 
 def quantile_ms(cumulative: Mapping[float, float], share: float) -> float | None:
@@ -433,142 +599,3 @@ def quantile_ms(cumulative: Mapping[float, float], share: float) -> float | None
 
 def _rounded(share: float | None) -> float | None:
     return None if share is None else round(share, 3)
-
-
-class GatewayWatch:
-    """Reads gateways again and again, each in a thread of its own, so that none waits for another; until `close`.
-
-    All of them together take a tenth of a core: the larger their pages, the less often they are read. While the rates
-    of one are not known, since it is new or does not answer, no rate of all together falls below that of before, for
-    a minute at most.
-
-    Args:
-        pages: of the gateways.
-        among: returns how many gateways share that tenth; by default those of this watch.
-    """
-
-    def __init__(self, pages: Sequence[GatewayPage] = (), *, among: Callable[[], int] | None = None) -> None:
-        self._among = among or (lambda: len(self._followed))
-        self._followed: dict[str, _Followed] = {}
-        self._now = GatewayNow()
-        self._held: Mapping[str, float] | None = None
-        self._lock = threading.Lock()
-        self.follow(pages)
-
-    @property
-    def urls(self) -> frozenset[str]:
-        """Those of the pages that are read."""
-        return frozenset(self._followed)
-
-    def latest(self) -> GatewayNow:
-        """Return what was read last."""
-        return self._now
-
-    def follow(self, pages: Iterable[GatewayPage]) -> None:
-        """Read these pages and no others; one of a URL that is read already goes on as it is."""
-        wanted = {each.url: each for each in pages}
-        with self._lock:
-            for url in self._followed.keys() - wanted.keys():
-                self._followed.pop(url).ended.set()
-            began = [_Followed(page) for url, page in wanted.items() if url not in self._followed]
-            self._followed |= {each.page.url: each for each in began}
-            if not self._followed:
-                self._now = GatewayNow()
-        for each in began:
-            threading.Thread(target=self._run, args=(each,), name="gateway", daemon=True).start()
-
-    def close(self) -> None:
-        """Read no more."""
-        self.follow(())
-
-    def _run(self, each: _Followed) -> None:
-        while True:
-            began, took = time.monotonic(), time.thread_time()
-            fault: str | None = None
-            try:
-                each.page.read(self._lock)
-            except PartitaError as error:
-                fault = str(error)
-            except Exception as error:  # noqa: BLE001 -- whatever a page says, the next one is read
-                fault = f"{each.page.url}: {type(error).__name__}: {error}"
-            with self._lock:
-                if each.ended.is_set():
-                    return
-                each.note(began, fault)
-                self._now = self._together()
-            # Pages so large that they take long are read less often, rather than all the time.
-            if each.ended.wait(max(EVERY_S, 10 * (time.thread_time() - took) * self._among())):
-                return
-
-    def _together(self) -> GatewayNow:
-        every = list(self._followed.values())
-        found = together([each.page for each in every])
-        services, now = dict(found.services), time.monotonic()
-        if not any(each.unknown is not None and now - each.unknown < _UNKNOWN_S for each in every):
-            self._held = None
-        elif self._held is None:
-            self._held = {
-                name: each.rate for name, each in self._now.services.items() if each.rate is not None
-            }
-        for name, rate in (self._held or {}).items():
-            service = services.get(name)
-            if service is not None and (service.rate is None or service.rate < rate):
-                services[name] = replace(service, rate=rate)
-        faults = (each.fault for each in every if each.fault is not None)
-        return GatewayNow(services, found.load, next(faults, None))
-
-
-class _Followed:
-    """A page that is read.
-
-    Attributes:
-        ended: set when it is to be read no more.
-        fault: why the last reading failed; None if it did not.
-        unknown: since when its rates are not known, on the monotonic clock; None where they are.
-    """
-
-    def __init__(self, page: GatewayPage) -> None:
-        self.page = page
-        self.ended = threading.Event()
-        self.fault: str | None = None
-        self.unknown: float | None = time.monotonic()
-        self._silent: float | None = None
-
-    def note(self, began: float, fault: str | None) -> None:
-        """Take down how a reading went that began at a time."""
-        self.fault = fault
-        if fault is None:
-            self._silent = None
-            if self.page.before(RATE_S) is not None:
-                self.unknown = None
-            return
-        self._silent = began if self._silent is None else self._silent
-        self.unknown = began if self.unknown is None else self.unknown
-        if time.monotonic() - self._silent > _GONE_S:
-            self.page.forget()
-
-
-def load_change(before: GatewayNow, now: GatewayNow) -> dict[InstanceKey, InstanceLoad]:
-    """Return the loads of all instances now; unknown ones of those of which nothing is said any more."""
-    return {**{key: InstanceLoad() for key in before.load if key not in now.load}, **now.load}
-
-
-def with_measured(service: Service, now: ServiceNow) -> Service:
-    """Return a service with what gateways measure of it, and their SLO, or its share, where it has none."""
-    slo_ms = now.slo_ms if service.slo_ms is None else service.slo_ms
-    return service.replace(
-        slo_ms=slo_ms,
-        quantile=service.quantile or now.quantile or (None if slo_ms is None else QUANTILE),
-        rate=_digits(now.rate),
-        attainment=_digits(now.attainment, 4),
-        p50_ms=_digits(now.p50_ms),
-        p95_ms=_digits(now.p95_ms),
-        p99_ms=_digits(now.p99_ms),
-        queue=now.queue,
-        in_flight=now.in_flight,
-        refused=dict(now.refused),
-    )
-
-
-def _digits(value: float | None, digits: int = 5) -> float | None:
-    return None if value is None else float(f"{value:.{digits}g}")

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 from partita.control.executor import ClusterView, serving, snapshot
 from partita.control.journal import END, FILE, Journal, JournalError, Position, State, holder
-from partita.dash.gateway import GatewayNow, GatewayWatch, ServiceNow, load_change, with_measured
+from partita.dash.gateway_watch import GatewayWatch
 from partita.dash.jobs import jobs
+from partita.dash.measured import GatewayNow, ServiceNow, load_change, with_measured
 from partita.dash.model import (
     Event,
     EventPage,

@@ -6,12 +6,13 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from partita.dash.gateway import GatewayPage, GatewayWatch
+from partita.dash.gateway import GatewayPage
+from partita.dash.gateway_watch import GatewayWatch
 from partita.errors import InputError, PartitaError
 from partita.kubernetes.rates import gateway_addresses, metrics_url
 
 if TYPE_CHECKING:
-    from partita.dash.gateway import GatewayNow
+    from partita.dash.measured import GatewayNow
     from partita.kubernetes.controller import ClusterController
     from partita.kubernetes.resources import GatewayRates
 

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 from partita.control.executor import deployed, serving, snapshot
 from partita.dash.endpoint import RequestFault, required_plan
-from partita.dash.gateway import GatewayNow, ServiceNow, load_change, with_measured
 from partita.dash.local import (
     MOST_OF_A_GPU,
     WATCHED_JOBS,
@@ -29,6 +28,7 @@ from partita.dash.local import (
     placed,
     shown_instances,
 )
+from partita.dash.measured import GatewayNow, ServiceNow, load_change, with_measured
 from partita.dash.model import Accepted, EventPage, GpuHistory, Part, Service, Transition, TransitionPage
 from partita.dash.plans import difference_of, plan_data, summary
 from partita.dash.source import Look, SeenGpu
