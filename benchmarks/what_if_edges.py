@@ -10,18 +10,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.report import table
-from benchmarks.scale import TABLE, services
+from benchmarks.scale import TABLE, random_problem, services
 from partita.dash.model import PoolWhatIf, ServiceWhatIf, WhatIf
 from partita.dash.what_if import answer
 from partita.perf.reading import read_table
 from partita.perf.table import PerfTable
 from partita.planner import prepare
+from partita.planning.exact import compile_for
 from partita.workload import LimitsSpec, PoolSpec, ServiceSpec, Slo, Workload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SEEDS = tuple(range(1, 11))
+SEEDS = tuple(range(1001, 1301))
+"""One inventory each, in turn."""
+
 INVENTORIES = (("a100-80gb",), ("h100-80gb",), ("a100-80gb", "h100-80gb"))
 EDGES = (
     ("enough", 1.0, 0),
@@ -33,31 +36,35 @@ EDGES = (
 """GPUs as a share of the fewest, and added to that."""
 
 
+SECONDS = 60.0
+"""Most seconds of an answer, so that what others do on the cores does not count."""
+
+
 def run(*, quick: bool) -> str:
     """Return the table."""
-    seeds = SEEDS[:1] if quick else SEEDS
+    # The process that searches has these loops compiled soon after a page asks for what may be changed.
+    compile_for(random_problem(5, 0))
     found: dict[tuple[str, bool], list[float]] = {}
-    for seed in seeds:
-        for models in INVENTORIES:
-            for kind, feasible, seconds in _at_edges(seed, models):
-                found.setdefault((kind, feasible), []).append(seconds)
-    rows: list[list[object]] = [
-        [kind, "yes" if feasible else "no", len(mine), median(mine), max(mine)]
-        for (kind, feasible), mine in found.items()
-    ]
-    every = [each for mine in found.values() for each in mine]
-    rows.append(["all", "", len(every), median(every), max(every)])
+    for seed in SEEDS[:6] if quick else SEEDS:
+        for kind, feasible, seconds in at_edges(seed, INVENTORIES[seed % len(INVENTORIES)]):
+            found.setdefault((kind, feasible), []).append(seconds)
+    rows = [_row(kind, "yes" if feasible else "no", mine) for (kind, feasible), mine in found.items()]
+    rows.append(_row("all", "", [each for mine in found.values() for each in mine]))
     return (
         "## What-ifs at the edge\n\n"
         "5 services at the edge of what the GPUs can do: A100s, H100s, or as many of the one as of the other, with "
         "counts; the rate of one service is raised by half, or its SLO halved or made too tight for any instance. "
         "What an H100 does is the A100's throughput times a factor drawn for each model: no public table has both. "
-        "Seconds are those of one core, as others use the cores as well:\n\n"
-        + table(["what", "feasible", "what-ifs", "median seconds of a core", "most seconds of a core"], rows)
+        f"Seeds {SEEDS[0]} to {SEEDS[-1]}. Seconds are those of one core, as others use the cores as well:\n\n"
+        + table(["what", "feasible", "what-ifs", "median seconds of a core", "99 % within", "most"], rows)
     )
 
 
-def _at_edges(seed: int, models: tuple[str, ...]) -> Iterator[tuple[str, bool, float]]:
+def _row(kind: str, feasible: str, seconds: list[float]) -> list[object]:
+    return [kind, feasible, len(seconds), median(seconds), float(np.quantile(seconds, 0.99)), max(seconds)]
+
+
+def at_edges(seed: int, models: tuple[str, ...]) -> Iterator[tuple[str, bool, float]]:
     """Yield kind, whether there is a plan, and CPU seconds of each what-if."""
     rng = np.random.default_rng(seed)
     drawn = services(5, seed)
@@ -76,7 +83,7 @@ def _at_edges(seed: int, models: tuple[str, ...]) -> Iterator[tuple[str, bool, f
             zip(models, (PoolWhatIf(gpus - half * (len(models) - 1)), PoolWhatIf(half)), strict=False)
         )
 
-    while answer(prepared, WhatIf(pools=counts(fewest), seconds=2.0)).plan is None:
+    while answer(prepared, WhatIf(pools=counts(fewest), seconds=SECONDS)).plan is None:
         fewest += 1
     asked = [(kind, WhatIf(pools=counts(int(fewest * share) + more))) for kind, share, more in EDGES]
     name, _, rate, slo = drawn[int(rng.integers(len(drawn)))]
@@ -92,7 +99,7 @@ def _at_edges(seed: int, models: tuple[str, ...]) -> Iterator[tuple[str, bool, f
     asked += [("another rate, GPUs without a count", loose), ("nothing, GPUs without a count", WhatIf())]
     for kind, each in asked:
         began = time.process_time()
-        found = answer(prepared, each)
+        found = answer(prepared, each.replace(seconds=SECONDS))
         yield kind, found.plan is not None, time.process_time() - began
 
 

@@ -205,6 +205,8 @@ class Program:
         values: NDArray[np.float64],
         deadline: Deadline,
         start: NDArray[np.float64] | None = None,
+        *,
+        enough: float = -INFINITY,
     ) -> Solution:
         """Minimise values . columns and nothing else.
 
@@ -213,11 +215,12 @@ class Program:
             values: the cost of each.
             deadline: as for `solve`.
             start: a solution to begin with, with a value for every column; ignored if it breaks a row.
+            enough: as for `solve`, without a start.
         """
         self.clear_costs()
         self.solver.changeColsCost(len(columns), columns, values)
         if start is None:
-            return self.solve(deadline)
+            return self.solve(deadline, enough=enough)
         known = highspy.HighsSolution()
         known.col_value = list(start)
         self.solver.setSolution(known)  # after all changes, each of which makes HiGHS forget it

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from partita import examples
@@ -150,6 +150,22 @@ def test_one_gpu_too_few_says_how_many_are_needed_and_who_falls_short(day: Prepa
     assert not found.feasible
     assert f"that takes {needed.gpus} at least" in (found.why or "")
     assert found.short
+
+
+@given(st.floats(1000, 20000), st.floats(60, 200), st.integers(-2, 1))
+@settings(max_examples=8)
+def test_at_the_edge_an_answer_is_what_the_planner_says(
+    day: PreparedWorkload, rate: float, latency: float, more: int
+) -> None:
+    asked = of_service(rate=rate, latency_ms=latency)
+    needed = len(plan(changed(day, asked.replace(pools={"a100-80gb": PoolWhatIf(count=999)}))).plan.gpus)
+    found = answer(day, asked.replace(pools={"a100-80gb": PoolWhatIf(count=needed + more)}, seconds=60.0))
+    assert found.feasible == (more >= 0)
+    if found.plan is None:
+        assert f"that takes {needed} at least" in (found.why or "") or more < -1
+        assert found.short
+    else:
+        assert found.plan.gpus == found.bound == needed
 
 
 def test_without_time_for_a_plan_the_bound_is_an_answer(day: PreparedWorkload) -> None:

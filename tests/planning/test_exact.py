@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import random
 from dataclasses import replace
 from itertools import product
@@ -19,7 +20,7 @@ from partita.mig.catalogue import gpu_model
 from partita.perf.operating_point import Limits, operating_points
 from partita.perf.reading import read_table
 from partita.planning.column_generation import ColumnGeneration, round_covers
-from partita.planning.compact import round_up, solve_compact
+from partita.planning.compact import round_up, solve_by_targets, solve_compact
 from partita.planning.exact import ExactPlanner, TooFewGpusError, met_shares, plan_best_effort
 from partita.planning.mig_serving import greedy_configs
 from partita.planning.problem import ObjectiveName, Pool, Problem, Service, Size
@@ -103,6 +104,43 @@ def test_column_generation_and_the_compact_program_agree(asked: Problem) -> None
     optimum = compact.counts.value(asked)
     assert round_up(relaxation.bound, asked) <= optimum <= rounded.value(asked) + 1e-9
     assert relaxation.overflow == 0.0
+
+
+@st.composite
+def of_two_pools(draw: st.DrawFn) -> Problem:
+    """Problems on two pools, both with a count or one of them."""
+    pools = [
+        Pool("a100", A100, draw(st.integers(0, 4))),
+        Pool("a30", A30, draw(st.integers(0, 6) | st.none())),
+    ]
+    runs = {}
+    for index in range(draw(st.integers(1, 4))):
+        whole = draw(st.integers(2, 30))
+        share = {p.name: p.compute * draw(st.floats(0.6, 1.6)) for pool in pools for p in pool.gpu.profiles}
+        runs[f"s{index}"] = (float(draw(st.integers(1, 60))), {name: whole * n for name, n in share.items()})
+    return problem(pools, runs)
+
+
+@given(asked=of_two_pools(), compiled=st.booleans())
+@settings(max_examples=60)
+def test_numbers_of_gpus_tried_one_by_one_end_at_the_fewest(asked: Problem, *, compiled: bool) -> None:
+    program = solve_compact(asked, Deadline())
+    bound = round_up(ColumnGeneration(asked).run(Deadline()).bound, asked) if compiled else -math.inf
+    if program.infeasible:
+        assert solve_by_targets(asked, Deadline(), bound).counts is None
+        with pytest.raises(TooFewGpusError):
+            ExactPlanner(explain=False).plan(asked)
+        return
+    assert program.counts is not None
+    fewest = program.counts.value(asked)
+    found = solve_by_targets(asked, Deadline(), bound)
+    assert not found.infeasible
+    assert found.bound <= fewest
+    if found.counts is not None:
+        assert found.counts.value(asked) == found.bound == fewest
+    plan = ExactPlanner().plan(asked)
+    assert_right(plan, asked)
+    assert plan.objective.value == plan.objective.lower_bound == fewest
 
 
 @given(problems())

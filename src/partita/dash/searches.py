@@ -234,7 +234,11 @@ def _end_with(parent: int) -> None:
 
 
 def _warm(sent: AskedWorkload | None) -> None:
-    _told(sent).prepared()
+    from partita.planning.exact import compile_for  # noqa: PLC0415 -- as above
+
+    problem = _told(sent).prepared().problem
+    # Searches are quicker once their loops are compiled, and do without until then.
+    threading.Thread(target=compile_for, args=(problem,), daemon=True).start()
 
 
 def _told(sent: AskedWorkload | None) -> AskedWorkload:

@@ -15,6 +15,7 @@ from partita.planning.problem import RATE_SLACK
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from partita.milp import Solution
     from partita.planning.problem import Problem
 
 
@@ -170,24 +171,119 @@ def solve_compact(problem: Problem, deadline: Deadline, *, enough: float = -INFI
         deadline: when to return the best so far.
         enough: stop at a plan of this objective.
     """
-    gpus = gpu_supply(problem, np.zeros(len(problem.sizes)), integer=True, extra_cost=None)
-    services = len(problem.services)
-    endless = np.full(services, INFINITY)
-    rates = gpus.program.add_rows(np.ones(services), endless)
-    replicas = gpus.program.add_rows(problem.replicas.astype(np.float64), endless)
-    pairs, first = add_instances(problem, gpus, rates, replicas, problem.instance_cost)
-    if problem.survives or problem.parts:
-        _add_losses(problem, gpus.program, pairs, first)
-    solution = gpus.program.solve(deadline, enough=enough)
+    program = _Compact.of(problem)
+    solution = program.gpus.program.solve(deadline, enough=enough)
     bound = round_up(solution.bound, problem)
     if not len(solution.columns):
         return CompactResult(None, bound, solution.infeasible)
-    instances = np.zeros(problem.throughput.shape, dtype=np.int64)
-    instances[pairs[:, 0], pairs[:, 1]] = np.rint(solution.columns[first : first + len(pairs)])
-    cuts = np.rint(solution.columns[gpus.cuts : gpus.cuts + len(problem.cuts)]).astype(np.int64)
-    counts = Counts(cuts, instances)
-    # The solver's tolerances are absolute. A plan that misses a rate by them is dropped; its bound holds.
-    return CompactResult(counts if counts.meets_rates(problem) else None, bound, infeasible=False)
+    return CompactResult(program.counts(problem, solution), bound, infeasible=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Compact:
+    """The program: GPUs, the (service, size) of each column of instances, shape (N, 2), and the first of these."""
+
+    gpus: GpuSupply
+    pairs: NDArray[np.int64]
+    first: int
+
+    @staticmethod
+    def of(problem: Problem) -> _Compact:
+        """Return the program of a problem."""
+        gpus = gpu_supply(problem, np.zeros(len(problem.sizes)), integer=True, extra_cost=None)
+        services = len(problem.services)
+        endless = np.full(services, INFINITY)
+        rates = gpus.program.add_rows(np.ones(services), endless)
+        replicas = gpus.program.add_rows(problem.replicas.astype(np.float64), endless)
+        pairs, first = add_instances(problem, gpus, rates, replicas, problem.instance_cost)
+        if problem.survives or problem.parts:
+            _add_losses(problem, gpus.program, pairs, first)
+        return _Compact(gpus, pairs, first)
+
+    def counts(self, problem: Problem, solution: Solution) -> Counts | None:
+        """Return the counts of a solution.
+
+        The solver's tolerances are absolute. A plan that misses a rate by them is dropped: None; its bound holds.
+        """
+        columns = np.rint(solution.columns).astype(np.int64)
+        instances = np.zeros(problem.throughput.shape, dtype=np.int64)
+        instances[self.pairs[:, 0], self.pairs[:, 1]] = columns[self.first : self.first + len(self.pairs)]
+        counts = Counts(columns[self.gpus.cuts : self.gpus.cuts + len(problem.cuts)], instances)
+        return counts if counts.meets_rates(problem) else None
+
+
+# --- pools whose counts bind: one number of GPUs after the other
+
+_MOST_TARGETS = 4
+"""Most numbers of GPUs that are tried, from the bound on; nearly always the first or the second will do."""
+
+_TARGET_SHARE = 0.5
+"""Share of the time that is left for each of them."""
+
+
+def solve_by_targets(problem: Problem, deadline: Deadline, bound: float) -> CompactResult:
+    """Try one number of GPUs after the other where GPUs are counted and the pools' counts bind.
+
+    Where all GPUs are as good, and there are hardly more than are needed, the objective says little about where to
+    search: every plan has the same. The GPUs of the scarcest pool say more. With so many GPUs in all, are so many of
+    this pool enough as there are? That is a minimisation that seldom takes a tenth of a second for few services.
+
+    Args:
+        problem: as for `solve_compact`.
+        deadline: when to give up.
+        bound: proven of the objective.
+
+    Returns:
+        What was found; without counts, what is proven.
+    """
+    finite = [index for index, pool in enumerate(problem.pools) if pool.count is not None]
+    if problem.objective != "gpus" or len(problem.pools) < 2 or not finite:
+        return CompactResult(None, bound, infeasible=False)
+    scarcest, relaxed = _scarcest(problem)
+    if scarcest is None:
+        return CompactResult(None, bound, infeasible=False)
+    bound = max(bound, round_up(relaxed, problem))
+    most = sum(pool.count or 0 for pool in problem.pools) if len(finite) == len(problem.pools) else INFINITY
+    for _ in range(_MOST_TARGETS):
+        if bound > most or deadline.over:
+            break
+        program, solution = _with_gpus(problem, scarcest, bound, deadline.share(_TARGET_SHARE))
+        limit = (problem.pools[scarcest].count or 0) + TOLERANCE
+        if len(solution.columns) and solution.value <= limit:
+            return CompactResult(program.counts(problem, solution), bound, infeasible=False)
+        if not (solution.infeasible or solution.bound > limit):
+            break
+        bound += 1.0
+    return CompactResult(None, bound, infeasible=bound > most)
+
+
+def _scarcest(problem: Problem) -> tuple[int | None, float]:
+    """Return the pool of which one more GPU would save the most in the linear relaxation, and its optimum.
+
+    None where no count binds, or where there is no solution.
+    """
+    program = _Compact.of(problem).gpus
+    program.program.make_continuous()
+    solution = program.program.solve(Deadline())
+    if not len(solution.columns):
+        return None, -INFINITY
+    worth = {pool: -float(solution.duals[row]) for pool, row in program.counts.items()}
+    best = max(worth, key=lambda pool: (worth[pool], -pool))
+    return (best if worth[best] > TOLERANCE else None), solution.value
+
+
+def _with_gpus(problem: Problem, scarcest: int, gpus: float, deadline: Deadline) -> tuple[_Compact, Solution]:
+    """Minimise the GPUs of a pool, whatever its count, where there are so many in all; its count is enough."""
+    program = _Compact.of(problem)
+    supply, solver = program.gpus, program.gpus.program
+    every = np.arange(supply.cuts, supply.cuts + len(problem.cuts), dtype=np.int32)
+    solver.hold(every, -np.ones(len(every)), -gpus)
+    solver.bound_row(supply.counts[scarcest], -INFINITY, INFINITY)
+    # Little is fixed at the root of these programs, so that to begin again there only costs time.
+    solver.solver.setOptionValue("mip_allow_restart", False)
+    mine = every[[cut.pool == scarcest for cut in problem.cuts]]
+    enough = float(problem.pools[scarcest].count or 0)
+    return program, solver.minimise(mine, np.ones(len(mine)), deadline, enough=enough)
 
 
 def _add_losses(problem: Problem, program: Program, pairs: NDArray[np.int64], first: int) -> None:

@@ -22,6 +22,7 @@ from partita.planning.compact import (
     gpu_supply,
     reached,
     round_up,
+    solve_by_targets,
     solve_compact,
     solve_dedicated,
 )
@@ -72,6 +73,10 @@ _LOADING_SECONDS = 2.0
 
 _EXPLAIN_SECONDS = 2.0
 """Most seconds to find how many GPUs would be enough where there are too few."""
+
+
+_OVERFLOW = 1e-6
+"""GPUs that the pools lack, beyond rounding, if even split GPUs and covers take more than there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +260,12 @@ class ExactPlanner:
             return self._by_columns(problem)
         # Column generation first compiles loops, which on a busy machine may take all the time allowed.
         seconds = min(_FIRST_TRY_SECONDS, max(1.0, self.deadline.left * _FIRST_TRY_SHARE))
-        first = solve_compact(problem, self.deadline.at_most(seconds))
+        turn = self.deadline.at_most(seconds)
+        first = solve_by_targets(problem, turn, self._known_bound(problem))
+        if not first.infeasible and first.counts is None:
+            known = first.bound
+            first = solve_compact(problem, turn, enough=known)
+            first = replace(first, bound=max(known, first.bound))
         if first.infeasible:
             raise too_few_gpus(problem, 0.0)
         if first.counts is None:
@@ -269,10 +279,25 @@ class ExactPlanner:
         best = min((first.counts, counts), key=lambda each: each.value(problem))
         return best, max(first.bound, bound)
 
+    def _known_bound(self, problem: Problem) -> float:
+        """Return the bound of column generation where its loops are at hand: it then takes some milliseconds.
+
+        Raises:
+            TooFewGpusError: there is no plan.
+        """
+        if not _kinds(problem) <= _compiled:
+            return -INFINITY
+        from partita.planning.column_generation import ColumnGeneration  # noqa: PLC0415 -- numba, as below
+
+        relaxation = ColumnGeneration(problem).run(self.deadline)
+        if relaxation.overflow > _OVERFLOW and not self.deadline.over:
+            raise too_few_gpus(problem, 0.0)
+        return round_up(relaxation.bound, problem)
+
     def _by_columns(self, problem: Problem) -> tuple[Counts, float]:
         # What this imports takes seconds to import and to compile, and small cases do without.
         patience = Deadline(self.deadline.left + _LOADING_SECONDS, self.deadline.stop)
-        if not run_beside(partial(_compile_pricing, problem), patience):
+        if not run_beside(partial(compile_for, problem), patience):
             raise OutOfTimeError(-math.inf)
         from partita.planning.column_generation import (  # noqa: PLC0415
             ColumnGeneration,
@@ -281,7 +306,7 @@ class ExactPlanner:
         )
 
         relaxation = ColumnGeneration(problem).run(self.deadline)
-        if relaxation.overflow > 1e-6 and not self.deadline.over:
+        if relaxation.overflow > _OVERFLOW and not self.deadline.over:
             raise too_few_gpus(problem, 0.0)
         counts = round_covers(problem, relaxation, self.seed, self.deadline) or cut_for(
             problem, relaxation.covers
@@ -302,11 +327,22 @@ class ExactPlanner:
         return min(found, key=lambda each: each.value(problem)), max(bound, last.bound)
 
 
-def _compile_pricing(problem: Problem) -> None:
+def compile_for(problem: Problem) -> None:
     """Have the loops compiled by which this problem's services are priced, or read as they were compiled before."""
     from partita.planning.pricing import compile_loops  # noqa: PLC0415 -- numba, as above
 
     compile_loops(problem)
+    _compiled.update(_kinds(problem))
+
+
+_compiled: set[tuple[bool, bool]] = set()
+"""Kinds of services for which the loops of this process are compiled."""
+
+
+def _kinds(problem: Problem) -> set[tuple[bool, bool]]:
+    """Return which kinds of services there are: with rates on some sizes alone, and that survive a loss."""
+    part_of = {part.service for part in problem.parts}
+    return {(s in part_of, each.survive not in {None, "zone"}) for s, each in enumerate(problem.services)}
 
 
 def _by_pools(problem: Problem) -> list[list[int]]:
@@ -512,8 +548,8 @@ def met_shares(problem: Problem, deadline: Deadline, *, quick: bool = False) -> 
     Args:
         problem: the services and the GPUs.
         deadline: when to return the best so far.
-        quick: be content with what is found in a second, with shares that are near the largest; for how far
-            services fall short, not for a plan.
+        quick: be content with what is found in a tenth of a second, with shares that are near the largest; for how
+            far services fall short, not for a plan.
 
     Raises:
         PartitaError: nothing was found in time.
@@ -523,12 +559,16 @@ def met_shares(problem: Problem, deadline: Deadline, *, quick: bool = False) -> 
     return _in_order(problem, deadline)
 
 
-_QUICK_SECONDS, _QUICK_GAP = 0.1, 1e-3
+_QUICK_SECONDS, _QUICK_GAP = 0.04, 5e-3
 """Most seconds, and gap, of one search for shares that are near the largest."""
 
 
-_QUICK_WHOLE_SECONDS = 1.0
+_QUICK_WHOLE_SECONDS = 0.1
 """Most seconds of one search for which services to meet wholly, where it is to be quick; few take far less."""
+
+
+_BUSY_SECONDS = 2.0
+"""Most seconds of such a search where it found nothing before, as on a busy machine."""
 
 
 def _by_program(problem: Problem, deadline: Deadline, *, quick: bool) -> MetShares:
@@ -559,11 +599,13 @@ def _by_program(problem: Problem, deadline: Deadline, *, quick: bool) -> MetShar
         mine = [s for s, service in enumerate(problem.services) if service.priority == level]
         columns, worth = first + np.array(mine, dtype=np.int32), np.ones(len(mine))
         turn = deadline.share(1.0 / (2 * len(levels) - index))
-        gap = 0.0
         if quick:
-            turn = turn.at_most(_QUICK_SECONDS if first == share else _QUICK_WHOLE_SECONDS)
             gap = _QUICK_GAP if first == share else 0.0
-        solution = gpus.program.maximise(columns, worth, turn, gap=gap)
+            short = turn.at_most(_QUICK_SECONDS if first == share else _QUICK_WHOLE_SECONDS)
+            solution = gpus.program.maximise(columns, worth, short, gap=gap)
+            turn = turn.at_most(_BUSY_SECONDS)
+        if not quick or not (len(solution.columns) or len(best)):
+            solution = gpus.program.maximise(columns, worth, turn)
         if not len(solution.columns):
             if len(best) and first == share:
                 break  # what the searches before found can be had
