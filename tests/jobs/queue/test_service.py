@@ -20,6 +20,7 @@ from partita.jobs.queue.job_store import JobStore
 from partita.jobs.queue.record import AttemptVerdict, JobRecord, JobState, Submitter
 from partita.jobs.queue.settings import QueueSettings
 from partita.jobs.queue.table import JobTable
+from partita.jobs.run.folder import is_watched
 from partita.sim import clock
 
 if TYPE_CHECKING:
@@ -233,6 +234,7 @@ def test_a_job_restarts_before_it_runs_out_of_memory(tmp_path: Path) -> None:
         "    with open(path, 'a') as f:\n"
         "        f.write(json.dumps([step, 400, (20 << 20) + (step << 18), None]) + '\\n')\n"
         "    time.sleep(0.01)\n"
+        "time.sleep(600)\n"
     )
     with queue(tmp_path) as world:
         job = world.submit(*python(code), grace_s=1.0)
@@ -246,12 +248,11 @@ def test_a_job_that_has_just_ended_is_done_and_not_cancelled(tmp_path: Path) -> 
     with queue(tmp_path) as world:
         job = world.submit("true")
         running = world.until_state(job, JobState.RUNNING, JobState.DONE)
-        exit_file = world.service.folder_of(running, 1) / "exit.json"
-        end = time.monotonic() + 20.0
-        while not exit_file.exists():
+        folder = world.service.folder_of(running, 1)
+        end = time.monotonic() + PATIENCE_S
+        while not (folder / "exit.json").exists() or is_watched(folder):
             assert time.monotonic() < end
             time.sleep(0.01)
-        time.sleep(0.2)  # its watcher lets go
         world.ask("cancel", ids=[job])
         assert world.job(job).state is JobState.DONE
 
@@ -500,7 +501,7 @@ def test_a_daemon_that_starts_under_another_time_starves_and_kills_nothing(
         later = world.submit("true", memory=whole)
         world.until(lambda: all(starts(world).get(job) for job in (waiting, later)))
         assert world.job(running).state is JobState.RUNNING
-        assert world.service.now - 1.0 <= starts(world)[waiting] <= starts(world)[later], (
+        assert world.service.now - PATIENCE_S <= starts(world)[waiting] <= starts(world)[later], (
             "who came first goes first"
         )
         (tmp_path / "go").touch()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from partita.serve.tensors import Answer
 
-SLOW = 0.25
+SLOW = 1.0
 """Seconds of a batch that a test wants to catch under way."""
 
 
@@ -53,7 +53,7 @@ def with_workers(
 
 
 async def until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not true():
         assert time.monotonic() < end
         await asyncio.sleep(0.005)
@@ -101,7 +101,7 @@ def test_large_tensors_come_through_whole(tmp_path: Path) -> None:
 def test_queries_of_a_killed_worker_are_answered_by_another(tmp_path: Path) -> None:
     async def body(running: Workers) -> None:
         async with gateway(tmp_path) as made:
-            tasks = ask(made, 4)
+            tasks = ask(made, 2)
             await until(lambda: all(each.running for each in made.snapshot().workers))
             running.running[0].kill()
             answers = await asyncio.gather(*tasks)
@@ -116,7 +116,7 @@ def test_queries_of_a_killed_worker_are_answered_by_another(tmp_path: Path) -> N
 
 def test_without_another_worker_a_killed_ones_queries_fail(tmp_path: Path) -> None:
     async def body(running: Workers) -> None:
-        async with gateway(tmp_path, 0.4) as made:
+        async with gateway(tmp_path, 2 * SLOW) as made:
             (task,) = ask(made, 1)
             await until(lambda: made.snapshot().workers[0].running == 1)
             running.running[0].kill()
@@ -179,7 +179,7 @@ def test_a_repartition_under_load_fails_nothing(tmp_path: Path) -> None:
                 await until(lambda: len(made.snapshot().workers) == 3)
                 running.running[number].terminate()
                 await until(lambda: len(made.snapshot().workers) == 2)
-                assert running.running[number].wait(10) == 0
+                assert running.running[number].wait(60) == 0
             before = made.statistics("one").success.count
             await until(lambda: made.statistics("one").success.count > before + 20)
             stop.set()
@@ -207,7 +207,7 @@ def test_draining_refuses_what_comes_and_finishes_what_is_there(tmp_path: Path) 
 
 def test_overload_is_refused_while_the_rest_is_in_time(tmp_path: Path) -> None:
     async def body(_: Workers) -> None:
-        async with gateway(tmp_path, 0.5) as made:
+        async with gateway(tmp_path, 2.0) as made:
             results = await asyncio.gather(*ask(made, 100), return_exceptions=True)
             refused = [each for each in results if isinstance(each, QueryRefusedError)]
             assert 50 <= len(refused) <= 95
@@ -215,7 +215,7 @@ def test_overload_is_refused_while_the_rest_is_in_time(tmp_path: Path) -> None:
             told = made.statistics("one").refused
             assert {reason for reason, count in told.items() if count} == {RefusalReason.LATE}
 
-    with_workers(tmp_path, body, {1: 0.05}, batch=1)
+    with_workers(tmp_path, body, {1: 0.2}, batch=1)
 
 
 def test_folders_of_any_length_and_workers_that_come_later(tmp_path: Path) -> None:
@@ -242,10 +242,11 @@ def test_rates_are_written_while_there_are_any(tmp_path: Path, monkeypatch: pyte
             await asyncio.sleep(0.2)
             assert not rates.exists()
             await asyncio.gather(*ask(made, 90), *ask(made, 30, 4))
-            await until(rates.exists)
-            found = document(rates)["one"]
-            assert found["batches"] == {"1": 0.75, "4": 0.25}
-            assert 0.0 < found["rate"] <= 210.0
+            # It is written time and again, also while some of them were still on their way.
+            await until(
+                lambda: rates.exists() and document(rates)["one"]["batches"] == {"1": 0.75, "4": 0.25}
+            )
+            assert 0.0 < document(rates)["one"]["rate"] <= 210.0
 
     with_workers(tmp_path, body, {1: 0.001})
     assert document(rates) == {}
@@ -358,7 +359,7 @@ def test_a_gateway_that_was_held_up_blames_no_worker(tmp_path: Path) -> None:
             for _turn in range(3):
                 answers = ask(made, 2)
                 await asyncio.sleep(0.01)
-                time.sleep(0.6)  # noqa: ASYNC251 -- the event loop itself is held up
+                time.sleep(1.2)  # noqa: ASYNC251 -- the event loop itself is held up
                 assert all(same(each, fill) for fill, each in enumerate(await asyncio.gather(*answers)))
             seen = made.statistics("one")
             assert (seen.retried, seen.fail.count) == (0, 0)

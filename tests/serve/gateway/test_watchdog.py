@@ -31,9 +31,10 @@ from partita.serve.worker.spec import EmulatedSpec, UpstreamSpec
 from partita.serve.worker.wire import HANG_TIMEOUT_S, connected, run_parts
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Coroutine
     from pathlib import Path
 
+    from partita.serve.tensors import Answer
 
 LIMIT_S = 1.0
 """After which the workers of these tests hang."""
@@ -190,11 +191,19 @@ async def gateway(folder: Path, **more: object) -> AsyncIterator[Gateway]:
         await made.close()
 
 
-async def until(true: Callable[[], bool], patience_s: float = 20.0) -> None:
+async def until(true: Callable[[], bool], patience_s: float = 60.0) -> None:
     end = time.monotonic() + patience_s
     while not true():
         assert time.monotonic() < end
         await asyncio.sleep(0.005)
+
+
+def at_once(answer: Coroutine[object, object, Answer]) -> None:
+    """Run it up to where it would wait for something, which it must not come to."""
+    try:
+        answer.send(None)
+    finally:
+        answer.close()
 
 
 def state(made: Gateway) -> WorkerStatus:
@@ -220,11 +229,9 @@ def test_a_worker_that_hangs_is_killed_and_what_it_had_is_told(
                 await made.infer("one", query(1, how), deadline_s)
             assert told.value.reason is RefusalReason.WORKER_LOST
             await until(lambda: not made.ready("one"))
-            began = time.monotonic()
             with pytest.raises(QueryRefusedError) as told:
-                await made.infer("one", query(), 20.0)
+                at_once(made.infer("one", query(), 20.0))
             assert told.value.reason is RefusalReason.NO_WORKER
-            assert time.monotonic() - began < 5.0, "at once, not at its deadline"
             await until(lambda: process.poll() is not None)
             assert process.returncode == -signal.SIGKILL
             assert [each.hung for each in made.snapshot().services] == [1]
@@ -285,13 +292,14 @@ def test_estimates_know_the_size_of_inputs(tmp_path: Path) -> None:
             for _ in range(4):  # a fifth of a second each; the table says a hundredth
                 await made.infer("one", of(200_000), 20.0)
             for _ in range(4):
-                await made.infer("one", of(100), 0.15)
-            began = time.monotonic()
+                await made.infer("one", of(100), 20.0)
             with pytest.raises(QueryRefusedError) as told:
-                await made.infer("one", of(200_000), 0.15)
+                at_once(made.infer("one", of(200_000), 0.15))  # it is known to take longer
             assert told.value.reason is RefusalReason.LATE
-            assert time.monotonic() - began < 0.1, "at once: it is known to take longer"
-            await made.infer("one", of(100), 0.15)
+            small = asyncio.create_task(made.infer("one", of(100), 0.15))
+            await asyncio.sleep(0)
+            assert not small.done(), "it is known to take less, and is begun"
+            await asyncio.gather(small, return_exceptions=True)
 
     with workers(tmp_path) as plain:
         running = HangingWorkers(tmp_path)
@@ -390,7 +398,7 @@ def test_a_worker_that_hung_before_the_gateway_came_is_killed_too(
 def test_readiness_follows_an_upstream_server_that_nobody_asks_anything(tmp_path: Path) -> None:
     async def body(server: Server) -> None:
         async with gateway(tmp_path) as made:
-            assert made.ready("one")
+            await until(lambda: made.ready("one"))
             server.mute = True
             await until(lambda: not made.ready("one"))
             with pytest.raises(QueryRefusedError) as told:

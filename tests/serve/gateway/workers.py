@@ -48,7 +48,7 @@ class Workers:
         return self.running[number]
 
     def wait_ready(self, count: int) -> None:
-        end = time.monotonic() + 30
+        end = time.monotonic() + 60
         while len(list(self.folder.glob("*.sock"))) < count:
             assert time.monotonic() < end
             time.sleep(0.01)
