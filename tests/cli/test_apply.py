@@ -37,13 +37,13 @@ FAST = """
 import time, sys
 from partita.cli import cluster, main
 class Fast:
-    def now(self): return time.monotonic() * 20
-    def sleep_until(self, moment): time.sleep(max(0.0, moment - self.now()) / 20)
+    def now(self): return time.monotonic() * 8
+    def sleep_until(self, moment): time.sleep(max(0.0, moment - self.now()) / 8)
     def catch_up(self, moment): pass
 cluster.make_clock = lambda name: Fast()
 main.main()
 """
-"""The command, with a clock on which a replica starts in two seconds."""
+"""The command, with a clock on which a replica starts in five seconds."""
 
 
 @pytest.fixture
@@ -265,7 +265,7 @@ def test_ctrl_c_finishes_what_is_under_way_and_the_same_command_goes_on(
     partita: Commands, night: Path, started: subprocess.Popen[str]
 ) -> None:
     started.send_signal(signal.SIGINT)
-    _, err = started.communicate(timeout=30)
+    _, err = started.communicate(timeout=60)
     assert started.returncode == 130
     assert "stopping: waiting for what is under way" in err
     assert "go on with `" in err

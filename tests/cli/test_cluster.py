@@ -122,7 +122,7 @@ def test_a_clock_that_is_ahead_is_ahead_for_all(partita: Commands) -> None:
     simulated = opened(partita, SimulatedClock(time.time() + 1e6))
     do(simulated, ActionKind.CREATE_INSTANCE)
     simulated.close()
-    wall = opened(partita, WallClock(), Durations(0.1, 0.1, 1.0, 0.1))
+    wall = opened(partita, WallClock(), Durations(0.1, 0.1, 2.0, 0.1))
     wall.begin(action(ActionKind.START_REPLICA))
     assert instance(partita) == "starting"
     assert becomes(partita, "ready")

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from contextlib import closing, suppress
@@ -166,18 +167,27 @@ class Running:
         command += ["--clock", "simulated", "--poll", "0.05", *map(str, words)]
         environment = {**os.environ, "PARTITA_STATE": str(partita.state)}
         self.process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        assert self.process.stderr is not None
+        self.told: list[str] = []
+        self._reading = threading.Thread(target=self.told.extend, args=(self.process.stderr,))
+        self._reading.start()
 
     def until(self, holds: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 120
         while not (self.partita.state / "cluster.sqlite3").exists() or not holds():
-            assert self.process.poll() is None, self.process.communicate()
-            assert time.monotonic() < deadline, "it never came about"
+            assert self.process.poll() is None, self.told
+            assert time.monotonic() < deadline, f"it never came about: {self.told}"
             time.sleep(0.05)
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> str:
         self.process.send_signal(number)
-        _, err = self.process.communicate(timeout=20)
-        return str(err)
+        try:
+            self.process.wait(60)
+        finally:
+            self.process.kill()
+            self._reading.join()
+            self.process.communicate()
+        return "".join(self.told)
 
 
 def test_it_follows_file_rates_and_other_peoples_doing_until_it_is_told_to_stop(partita: Commands) -> None:
@@ -186,7 +196,7 @@ def test_it_follows_file_rates_and_other_peoples_doing_until_it_is_told_to_stop(
     try:
         running.until(lambda: capacity(partita).get("bert", 0) >= 700)
         path.write_text("kind: nonsense")
-        time.sleep(0.2)
+        running.until(lambda: "workload.yaml" in "".join(running.told))
         write(partita, 1500)
         running.until(lambda: capacity(partita)["bert"] >= 1500)
         (partita.state / "rates.json").write_text('{"bert": 300}')

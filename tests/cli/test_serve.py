@@ -310,8 +310,8 @@ def test_it_serves_a_plan_and_what_others_started(workload, commands):
 
 
 def test_a_second_signal_ends_it_at_once(workload):
-    (workload.parent / "perf.csv").write_text(TABLE.replace(",500,2,", ",0.1,10000,"))
-    workload.write_text(WORKLOAD.replace("latency_ms: 10000", "latency_ms: 60000"))
+    (workload.parent / "perf.csv").write_text(TABLE.replace(",500,2,", ",0.01,100000,"))
+    workload.write_text(WORKLOAD.replace("latency_ms: 10000", "latency_ms: 600000"))
     with serve(workload) as served:
         served.event("ready")
 
@@ -326,13 +326,13 @@ def test_a_second_signal_ends_it_at_once(workload):
             served.process.send_signal(signal.SIGTERM)
             wait_for(lambda: any("draining" in each["message"] for each in served.events), served)
             assert served.end() == 130
-            assert time.monotonic() - began < 9
+            assert time.monotonic() - began < 60, "it waited for the query"
             assert asking.exception(PATIENCE_S) is not None
         assert served.workers == []
 
 
 def test_while_it_drains_it_says_so_to_whoever_comes(workload):
-    (workload.parent / "perf.csv").write_text(TABLE.replace(",500,2,", ",0.5,2000,"))
+    (workload.parent / "perf.csv").write_text(TABLE.replace(",500,2,", ",0.16,6000,"))
     workload.write_text(WORKLOAD.replace("latency_ms: 10000", "latency_ms: 60000"))
     value = given_input(np.zeros((1, 16), np.float32))
     with serve(workload) as served:

@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +19,7 @@ from partita.errors import InputError
 from partita.mig.layout import Placement
 from partita.perf.operating_point import OperatingPoint
 from partita.planning.plan import Instance, Objective, Plan, PlannedGpu, Solver
+from partita.serve import supervisor as module
 from partita.serve.supervisor import StartOptions, Supervisor
 from partita.serve.worker.spec import EmulatedSpec, OnnxSpec, UpstreamSpec
 from partita.serve.worker.wire import FrameKind
@@ -26,6 +28,7 @@ from partita.serve.worker_specs import worker_specs
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from partita.serve.supervisor import SupervisedWorker
     from partita.serve.worker.spec import WorkerSpec
 
 
@@ -39,8 +42,12 @@ def supervised(specs: tuple[WorkerSpec, ...], **options: object) -> Iterator[Sup
         made.stop(0.0 if sys.exc_info()[0] else None)
 
 
+def listens(worker: SupervisedWorker) -> bool:
+    return (Path(worker.spec.folder) / worker.spec.socket_name).exists()
+
+
 def ready(supervisor: Supervisor) -> bool:
-    return all((Path(each.spec.folder) / each.spec.socket_name).exists() for each in supervisor.workers())
+    return all(map(listens, supervisor.workers()))
 
 
 def replaced(supervisor: Supervisor, pid: int) -> None:
@@ -104,14 +111,22 @@ def test_a_worker_that_is_not_ready_in_time_is_tried_anew(tmp_path: Path) -> Non
     assert "was not ready within 1 s" in text
 
 
-def test_a_worker_that_was_ready_in_time_is_left_alone(tmp_path: Path) -> None:
+def test_a_worker_that_was_ready_in_time_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = spec_of(tmp_path).replace(supervised=True)
-    with supervised((spec,), starts={spec.service: StartOptions({"MARK": "here"}, 5.0)}) as keeper:
-        until(lambda: ready(keeper))
-        (before,) = keeper.workers()
+    silent = UpstreamSpec("http://127.0.0.1:9", load_timeout_s=600.0)
+    other = spec_of(tmp_path, silent).replace(supervised=True, placement="3g.20gb@0")
+    clock = SimpleNamespace(monotonic=time.monotonic)
+    monkeypatch.setattr(module, "time", clock)
+    with supervised((spec, other), starts={spec.service: StartOptions({"MARK": "here"}, 300.0)}) as keeper:
+        until(lambda: listens(keeper.workers()[0]))
+        before = keeper.workers()[0]
         assert b"MARK=here" in Path(f"/proc/{before.pid}/environ").read_bytes().split(b"\0")
-        time.sleep(5.2)
-        assert keeper.workers() == (before,)
+        clock.monotonic = lambda: time.monotonic() + 301.0
+        keeper.drain("no-node/gpu-0", "7g.40gb@0")  # so that it looks now
+        until(lambda: keeper.workers()[1].restarts >= 1)
+        assert keeper.workers()[0] == before
 
 
 def test_drained_instances_finish_their_work_and_are_not_replaced(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from partita.serve.worker.spec import BackendSpec
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 
 def until(done: Callable[[], object], patience_s: float = PATIENCE_S) -> None:
