@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.cli.commands import Commands
+from tests.control.world import deployment
 
 from partita.jobs.queue.client import NoDaemonError, QueueClient
 from partita.jobs.run.real import RealJobRunner
@@ -232,3 +233,35 @@ def daemon_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture
 def lab_once(daemon_once: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Lab:
     return Lab(Commands(daemon_once, monkeypatch, capsys))
+
+
+def test_apply_leaves_the_slices_of_jobs_that_outlive_their_daemon(lab: Lab) -> None:
+    job = lab.submit("--", "sh", "-c", WAIT)
+    with QueueClient(lab.commands.state / "jobs") as client:
+        end = time.monotonic() + PATIENCE_S
+        while not (
+            running := [each for each in client.ask("instances")["jobs"] if each["state"] == "running"]
+        ):
+            assert time.monotonic() < end
+            time.sleep(0.02)
+    (held,) = {(each["gpu"], each["instance"]) for each in running}
+    lab.end()
+    plan = lab.commands.plan("plan.json", deployment("3g.20gb@4=bert"))
+    differs = lab.commands("diff", plan, "-o", "json")
+    shown = lab.commands("apply", plan, "--dry-run", "-o", "json")
+    assert differs.code == 3
+    assert f"1 job ({job}) on 1 GPU: their slices stay as they are" in differs.err
+    would = {each["kind"] for each in json.loads(differs.out)["actions"]}
+    assert would == set(json.loads(shown.out)["actions"]) == {"create_instance", "start_replica"}
+    state = json.loads(shown.out)["state"]
+    assert json.loads(lab.commands("status", "-o", "json").out)["state"] == state
+    applied = lab.commands("apply", plan, "--yes", "--expect", state)
+    assert applied.code == 0, applied.err
+    assert lab.commands("diff", plan).code == 0
+    (gpu,) = json.loads(lab.commands("status", "-o", "json").out)["gpus"]
+    there = {(gpu["id"], f"{each['profile']}@{each['start']}"): each["service"] for each in gpu["instances"]}
+    assert there.pop(held) is None
+    assert list(there.values()) == ["bert"]
+    lab.start()
+    (lab.commands.folder / "go").touch()
+    assert lab.commands("wait", job).code == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 import threading
 import time
@@ -197,6 +198,21 @@ def over(jobs: Client, number: str) -> Any:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     return found
+
+
+def test_what_jobs_hold_is_no_difference(jobs: Client, tmp_path: Path) -> None:
+    World(tmp_path / "state").reach(goal(deployment("4g.20gb@0=bert")))
+    number = submitted(jobs, "sleep", "600")
+    deadline = time.monotonic() + 60
+    while jobs.get(f"/api/v1/jobs/{number}").data["state"] != "running":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    jobs.look()
+    (gpu,) = jobs.get("/api/v1/gpus").data["gpus"]
+    assert number in json.dumps(gpu)
+    there = jobs.get("/api/v1/plan/difference").data
+    assert (there["actions"], there["gpus"], there["moves"]) == (0, [], 0)
+    assert there["state"] == jobs.get("/api/v1").data["state"]
 
 
 def test_a_job_is_submitted_followed_and_listed(jobs: Client, tmp_path: Path) -> None:

@@ -14,9 +14,12 @@ import typer
 from partita import registry
 from partita.cli.options import DriverName
 from partita.cli.output import note, stderr
+from partita.control.held import DriverBesideJobs
 from partita.control.journal import FILE, Journal, controlling
 from partita.drive.state import CLUSTER, WORKERS, host_folder, state_folder, state_path
 from partita.errors import InputError
+from partita.jobs.queue.folders import jobs_folder
+from partita.jobs.queue.job_store import FILE as QUEUE
 from partita.mig.catalogue import gpu_meant
 from partita.serve.services import read_services
 from partita.sim.clock import SimulatedClock, WallClock
@@ -212,12 +215,17 @@ class OpenCluster:
 
 
 @contextmanager
-def open_cluster(cluster: Cluster, gpus: Callable[[], list[tuple[str, str]]]) -> Iterator[OpenCluster]:
+def open_cluster(
+    cluster: Cluster, gpus: Callable[[], list[tuple[str, str]]], *, with_jobs: bool = False
+) -> Iterator[OpenCluster]:
     """Open the cluster to act on it, as its one controller.
+
+    Jobs outlive their daemon: the instances of those that run are in use by someone else then.
 
     Args:
         cluster: which.
         gpus: what a simulated one is made of, if there is none.
+        with_jobs: whether the queue is to be opened, too, which then knows what is its own.
 
     Raises:
         LockedError: another controller acts on it.
@@ -236,12 +244,15 @@ def open_cluster(cluster: Cluster, gpus: Callable[[], list[tuple[str, str]]]) ->
             )
         journal = Journal(folder / FILE)
         stack.callback(journal.close)
-        yield OpenCluster(stack.enter_context(open_driver(cluster, folder, gpus)), journal)
+        driver = stack.enter_context(open_driver(cluster, folder, gpus))
+        yield OpenCluster(driver if with_jobs else _beside_jobs(driver, folder), journal)
 
 
 @contextmanager
 def open_read_only(cluster: Cluster, gpus: Callable[[], list[tuple[str, str]]]) -> Iterator[OpenCluster]:
     """Open the cluster to look at it and change nothing; a simulated one that is not there is made for the block.
+
+    It is seen as those see it who change services; what jobs hold is no part of that.
 
     Raises:
         JournalError: its journal cannot be read.
@@ -251,7 +262,12 @@ def open_read_only(cluster: Cluster, gpus: Callable[[], list[tuple[str, str]]]) 
         folder = state_path()
         journal = Journal((folder if (folder / FILE).exists() else scratch) / FILE)
         stack.callback(journal.close)
-        yield OpenCluster(
-            stack.enter_context(open_driver(cluster, folder if cluster.exists(folder) else scratch, gpus)),
-            journal,
+        driver = stack.enter_context(
+            open_driver(cluster, folder if cluster.exists(folder) else scratch, gpus)
         )
+        yield OpenCluster(_beside_jobs(driver, folder), journal)
+
+
+def _beside_jobs(driver: Driver, folder: Path) -> Driver:
+    """Return the driver of a cluster for services, which leaves jobs alone."""
+    return DriverBesideJobs(driver, folder, note) if (jobs_folder(folder) / QUEUE).exists() else driver

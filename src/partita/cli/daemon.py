@@ -6,6 +6,7 @@ import os
 import time
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -41,6 +42,7 @@ from partita.jobs.energy import FILE, EnergyLedger, EnergySampler, QueueEnergy, 
 from partita.jobs.queue.access import Access, admins
 from partita.jobs.queue.answers import Answers, read_patterns
 from partita.jobs.queue.folders import ATTEMPTS, make_folders
+from partita.jobs.queue.gpus import in_use
 from partita.jobs.queue.metrics import queue_metrics
 from partita.jobs.queue.recovery import open_store, recover
 from partita.jobs.queue.service import QueueService
@@ -50,11 +52,12 @@ from partita.jobs.run.real import RealJobRunner
 from partita.metrics import MetricsPage, ServedPages, page_url, serving_pages
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
     from pathlib import Path
 
     from prometheus_client.metrics_core import Metric
 
+    from partita.control.sharing import Place
     from partita.drive.driver import Driver, EnergyReading
     from partita.jobs.energy import Stay
     from partita.jobs.run.runner import JobRunner
@@ -113,12 +116,20 @@ def daemon(
         stack.enter_context(controlling(folder))
         opened = stack.enter_context(open_driver(cluster, folder, lambda: simulated_gpus(simulate or ())))
         watched = WatchedDriver(opened)
-        host = stack.enter_context(queue_host(watched, driver, folder, queue, opened))
+        host = stack.enter_context(
+            queue_host(watched, driver, folder, queue, opened, kept=partial(_kept, watched))
+        )
         stack.enter_context(
             metrics_served(metrics_listen, metrics_port, lambda: _cluster(watched, host), host.metrics)
         )
         note(f"serving on {folder / 'jobs'}; {len(host.service.table.active):,} jobs are there")
         _loop(host, stop)
+
+
+def _kept(watched: WatchedDriver) -> Iterator[Place]:
+    """Yield the instances that a queue without services may use."""
+    gpus = () if watched.seen is None else watched.seen[0].gpus
+    return ((gpu.id, each.placement) for gpu in gpus for each in gpu.instances if not in_use(each))
 
 
 def _cluster(watched: WatchedDriver, host: QueueHost) -> Iterator[Metric]:
@@ -333,7 +344,14 @@ class QueueHost:
 
 @contextmanager
 def queue_host(
-    driver: Driver, name: str, folder: Path, options: QueueOptions, meters: Driver
+    driver: Driver,
+    name: str,
+    folder: Path,
+    options: QueueOptions,
+    meters: Driver,
+    *,
+    kept: Callable[[], Iterable[Place]],
+    yields: bool = False,
 ) -> Iterator[QueueHost]:
     """Open the queue of a cluster for a block.
 
@@ -343,6 +361,8 @@ def queue_host(
         folder: the state folder.
         options: how it is run.
         meters: the driver of the cluster itself, of which `driver` is a view: it may have energy counters.
+        kept: returns the instances that the queue keeps, those of its jobs among them.
+        yields: whether jobs leave when services need the room.
 
     Raises:
         PartitaError: its store or its socket cannot be used, or the energy cannot be measured.
@@ -362,7 +382,8 @@ def queue_host(
             given=ledger.last_job(),
             tell=note,
         )
-        server = SocketServer(jobs, Answers(service, options.access, ledger.joules))
+        answers = Answers(service, options.access, ledger.joules, kept, yields=yields)
+        server = SocketServer(jobs, answers)
         yield QueueHost(service, stack.enter_context(closing(server)), energy, ledger, driver)
 
 
@@ -377,7 +398,7 @@ def shared_with_jobs(
     """
     shared = SharedDriver(watched)
     tenant = QueueTenant(shared.tenants)
-    with queue_host(tenant, name, state_folder(), options, meters) as host:
+    with queue_host(tenant, name, state_folder(), options, meters, kept=tenant.holds, yields=True) as host:
         tenant.attach(host.service, host.step, lambda: host.server.poll(0.0))
         shared.share_with(tenant)
         note(f"jobs beside services; {len(host.service.table.active):,} jobs are there")

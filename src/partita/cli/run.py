@@ -206,7 +206,11 @@ def run(
         refuse_unrunnable(cluster, first.demand.rates)
         with ExitStack() as stack:
             opened = stack.enter_context(
-                open_cluster(cluster, lambda: simulated_gpus(simulate or ()) or _gpus_of(first, scheduled))
+                open_cluster(
+                    cluster,
+                    lambda: simulated_gpus(simulate or ()) or _gpus_of(first, scheduled),
+                    with_jobs=jobs,
+                )
             )
             driven = WatchedDriver(opened.driver)
             shared = host = None

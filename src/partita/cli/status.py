@@ -24,6 +24,7 @@ from partita.cli.drawing import ASCII, UNICODE, mosaic_rows, mosaic_texts
 from partita.cli.output import Format, Output, emit, stdout
 from partita.cli.queue import jobs_on_instances
 from partita.control.executor import deployed, snapshot
+from partita.control.held import NOTHING_HELD, HeldByJobs, held_by_jobs
 from partita.control.journal import FILE, Journal, holder
 from partita.control.metrics import instance_state
 from partita.drive.state import state_path
@@ -193,6 +194,7 @@ def _looking(driver: str) -> Iterator[Callable[[int], Status]]:
             controller=holder(folder),
             tail=tuple(journal.tail(tail)) if journal else (),
             jobs=jobs_on_instances(),
+            held=held_by_jobs(folder),
         )
 
 
@@ -202,6 +204,7 @@ class Status:
 
     Attributes:
         jobs: ids of those that run, or are about to, by GPU and placement.
+        held: what jobs hold, which is no part of the state that `apply --expect` names.
     """
 
     observation: Observation
@@ -209,6 +212,7 @@ class Status:
     controller: ActingProcess | None
     tail: tuple[Entry, ...]
     jobs: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    held: HeldByJobs = NOTHING_HELD
 
     def job(self, gpu: ObservedGpu, instance: ObservedInstance) -> str | None:
         """Return the id of the job on an instance; None if there is none, or nobody knows."""
@@ -242,7 +246,7 @@ def status_data(status: Status) -> dict[str, Any]:
     """Return a status as plain data."""
     progress = status.progress
     return {
-        "state": snapshot(status.observation).fingerprint,
+        "state": snapshot(status.held.seen_by_services(status.observation)).fingerprint,
         "controller": asdict(status.controller) if status.controller else None,
         "goal": None
         if progress is None

@@ -13,6 +13,7 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from partita.control.executor import ClusterView, serving, snapshot
+from partita.control.held import NOTHING_HELD, held_as_stored, held_as_told
 from partita.control.journal import END, FILE, Journal, JournalError, Position, State, holder
 from partita.dash.gateway_watch import GatewayWatch
 from partita.dash.jobs import jobs
@@ -35,6 +36,7 @@ from partita.drive.state import CLUSTER
 from partita.errors import PartitaError
 from partita.jobs.queue.client import QueueClient
 from partita.jobs.queue.folders import jobs_folder
+from partita.jobs.queue.job_store import FILE as QUEUE
 from partita.mig.layout import Placement
 from partita.transition.transition import ActionKind
 from partita.workload import read_workload
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from partita.control.journal import Progress, Record
+    from partita.control.journal import ActingProcess, Progress, Record
     from partita.dash.gateway import GatewayPage
     from partita.dash.power import PowerMeter
     from partita.dash.source import InstanceKey, InstanceLoad
@@ -56,6 +58,9 @@ _SOON_S = 0.5
 
 WATCHED_JOBS = 200
 """Jobs of which every change is told: those that run and wait first."""
+
+_STORED_S = 10.0
+"""Seconds after which it is looked again which of the jobs without a queue's process have ended."""
 
 _MOST_OPEN, MOST_OF_A_GPU = 2000, 500
 """Records that are read at the start, to find actions in progress; and of one GPU."""
@@ -106,6 +111,9 @@ class LocalSource:
         self._services: dict[str, Service] = {}
         self._jobs: dict[tuple[str, str], str] = {}
         self._first_jobs: dict[str, Job] = {}
+        self.held = NOTHING_HELD
+        self._told_by: ActingProcess | None = None
+        self._stored: tuple[object, float] = (None, 0.0)
         self._goal: Deployment | None = None
         self._gateway = GatewayNow()
 
@@ -188,13 +196,18 @@ class LocalSource:
         return self._view.observation
 
     @property
+    def seen_by_services(self) -> Observation:
+        """The cluster as of the last look, as those see it who change services."""
+        return self.held.seen_by_services(self._view.observation)
+
+    @property
     def now(self) -> float:
         """The cluster's clock."""
         return self._current()[0].clock.now()
 
     def state(self) -> str:
-        """Return the fingerprint of the whole state, as `partita status` shows it."""
-        return snapshot(self._view.observation).fingerprint
+        """Return the fingerprint of the state that is changed by plans, as `partita status` shows it."""
+        return snapshot(self.seen_by_services).fingerprint
 
     def events(self, after: str | None, limit: int, gpu: str | None = None) -> EventPage:
         """Return a page of the journal, newest first.
@@ -326,19 +339,32 @@ class LocalSource:
 
     def _read_jobs(self) -> tuple[set[str], list[Job]]:
         """Read which jobs run where, and the first of all; return the GPUs where that changed, and changed jobs."""
-        now: dict[tuple[str, str], str] = {}
         first: dict[str, Job] = {}
         try:
             with QueueClient(jobs_folder(self.folder), _SOON_S) as daemon:
-                found = daemon.ask("instances")["jobs"]
+                self.held = held_as_told(daemon.ask("instances"))
                 first = {each.id: each for each in jobs(daemon, None, WATCHED_JOBS).jobs}
-            now = {(job["gpu"], job["instance"]): job["id"] for job in found}
-        except PartitaError:
-            pass  # no daemon runs, or it does not answer us
+            self._told_by = holder(self.folder)
+        except PartitaError:  # no daemon runs, or it does not answer us; jobs go on
+            self._read_held()
+        now = {(gpu, str(placement)): job for (gpu, placement), job in self.held.jobs.items()}
         gpus = {key[0] for key in now.keys() | self._jobs.keys() if now.get(key) != self._jobs.get(key)}
         changed = [each for number, each in first.items() if self._first_jobs.get(number) != each]
         self._jobs, self._first_jobs = now, first
         return gpus, changed if self._seen else []  # at the first look all of them are known by their page
+
+    def _read_held(self) -> None:
+        """Read what jobs hold from the queue's store: its process has ended, unless it is only too busy to answer."""
+        acting = holder(self.folder)
+        if acting is not None and acting == self._told_by:
+            return
+        path, now = jobs_folder(self.folder) / QUEUE, time.monotonic()
+        stamp = _identity(path), _written(path)
+        if stamp == self._stored[0] and not (self.held.jobs and now > self._stored[1] + _STORED_S):
+            return
+        self._stored = stamp, now
+        with suppress(PartitaError):  # whoever changes something is told
+            self.held = held_as_stored(self.folder)
 
     def _made(self, name: str) -> SeenGpu | None:
         """Return a GPU as it is now, if it is another than before."""

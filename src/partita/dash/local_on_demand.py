@@ -335,8 +335,9 @@ class LocalOnDemand(OnDemand):
     # What answers are made of
 
     def _observation(self) -> Observation:
+        """Return the cluster as those see it who change services: what jobs hold is not to be destroyed."""
         with self.lock:
-            return self._source.observation
+            return self._source.seen_by_services
 
     def _newest(self) -> int:
         journal = self._opened()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from partita.control.executor import deployed
 from partita.control.reconciler import free_gpus
+from partita.control.sharing import without
 from partita.documents.codec import written
 from partita.drive.driver import Observation
 from partita.errors import InputError
@@ -94,12 +95,14 @@ def look(
             state.synced(_SYNC_S)
             inventory = state.inventory
             seen = [found for gpu_id in state.all_gpus() if (found := state.observed(gpu_id)) is not None]
+            lent = {(gpu_id, placement) for gpu_id, placement, _ in state.lent()} if workload else set()
             capable = {node.metadata.name for node in shared.nodes.values() if node.has_labels(_CAPABLE)}
         finally:
             state.close()
     finally:
         shared.close()
-    observation = Observation(tuple(sorted(seen, key=lambda gpu: gpu.id)))
+    # Jobs of the Workload's namespace leave where its services need the room.
+    observation = without(Observation(tuple(sorted(seen, key=lambda gpu: gpu.id))), lent)
     labelled: dict[str, tuple[str, ...]] = {}
     for gpu in sorted(inventory.gpus.values(), key=lambda each: each.id):
         if _by_labels(gpu) and gpu.node in capable and gpu.model is not None:

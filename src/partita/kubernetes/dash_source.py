@@ -15,9 +15,10 @@ from collections import defaultdict
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from partita.control.executor import deployed, serving, snapshot
+from partita.control.sharing import without
 from partita.dash.endpoint import RequestFault, required_plan
 from partita.dash.local import (
     MOST_OF_A_GPU,
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from partita.kubernetes.controller import ClusterController
     from partita.kubernetes.dash_gateways import WorkloadKey
     from partita.kubernetes.resources import PlanObject, WorkloadObject
+    from partita.planning.plan import Plan
     from partita.transition.deployment import Deployment
 
 WHO = "the dashboard"
@@ -220,6 +222,16 @@ class ControllerSource:
         """All GPUs as of the last look."""
         return Observation(tuple(gpu for each in self._facts.values() for gpu in each.observation.gpus))
 
+    def seen_by_services(self, workload: WorkloadKey | None) -> Observation:
+        """Return the GPUs of a Workload, or (None) all, as their services' controllers see them.
+
+        Jobs leave when services need their instances, so those are not shown.
+        """
+        keepers = dict(self._controller.keepers)
+        held = {place for each in keepers.values() if each.jobs is not None for place in each.jobs.holds()}
+        known = None if workload is None else self._facts.get(workload)
+        return without(self.observation if known is None else known.observation, held)
+
     def state(self) -> str:
         """Return the fingerprint of the whole state: what runs, and what the Workloads ask for."""
         found = self._controller.caches[0].values() if self._controller.caches else ()
@@ -319,15 +331,17 @@ class ControllerOnDemand(ControllerQuestions):
         newest = self._newest_plan()
         if newest is None:
             return None
-        return self._difference(plan_of(newest.spec))
+        workload = newest.metadata.namespace, newest.spec.workload.name
+        return self._difference(plan_of(newest.spec), workload)
 
     def difference_to(self, asked: Apply) -> Difference:
         """Return what lies between what runs and another plan."""
         return self._difference(parse_plan(json.dumps(required_plan(asked)), "plan"))
 
-    def _difference(self, plan: Any) -> Difference:  # noqa: ANN401 -- a Plan
+    def _difference(self, plan: Plan, workload: WorkloadKey | None = None) -> Difference:
+        """Return what lies between what runs and a plan of a Workload, or (None) of all GPUs."""
         with self.lock:
-            seen, state = self._source.observation, self._source.state()
+            seen, state = self._source.seen_by_services(workload), self._source.state()
         try:
             return difference_of(plan, deployed(seen).capacity(), None, seen, DURATIONS).replace(state=state)
         except InfeasibleError as error:

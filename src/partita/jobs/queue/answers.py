@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from partita.jobs.queue.record import Dependency, Submitter
     from partita.jobs.queue.service import QueueService
     from partita.jobs.queue.table import JobTable
+    from partita.mig.layout import Placement
 
 
 MOST_COMMAND = 128 * 1024
@@ -310,9 +311,16 @@ class ExpiredAnswer(QueueAnswer):
 
 
 class InstancesAnswer(QueueAnswer, kw_only=True):
-    """The jobs that hold an instance, with what all users may see."""
+    """The jobs that hold an instance, with what all users may see.
+
+    Attributes:
+        idle: GPU and placement of other instances that the queue keeps.
+        yields: whether jobs leave when services need the room.
+    """
 
     jobs: tuple[JobRow, ...]
+    idle: tuple[tuple[str, str], ...] = ()
+    yields: bool = False
 
 
 class HistoryAnswer(QueueAnswer, kw_only=True):
@@ -390,6 +398,8 @@ class Answers:
         service: the queue.
         access: who may do what.
         energy: returns the joules that an attempt (a job's id and its number) used; None where unknown.
+        kept: returns the instances that the queue keeps, those of its jobs among them.
+        yields: whether jobs leave when services need the room.
     """
 
     def __init__(
@@ -397,9 +407,13 @@ class Answers:
         service: QueueService,
         access: Access,
         energy: Callable[[str, int], float | None] = lambda _job, _attempt: None,
+        kept: Callable[[], Iterable[tuple[str, Placement]]] = tuple,
+        *,
+        yields: bool = False,
     ) -> None:
         self._service = service
         self._energy = energy
+        self._kept, self._yields = kept, yields
         self._access = access
         self._overview = Overview(service)
         self._known: dict[str, tuple[type[Value], Callable[[Caller, Any], QueueAnswer]]] = {
@@ -584,7 +598,13 @@ class Answers:
 
     def _instances(self, _: Caller, __: QueueRequest) -> InstancesAnswer:
         """Return which job is on which instance, with what all users may see."""
-        return InstancesAnswer(jobs=tuple(row(job, open_to=False) for job in self._service.table.holding))
+        holding = self._service.table.holding
+        used = {(job.attempt.gpu, job.attempt.placement) for job in holding}
+        return InstancesAnswer(
+            jobs=tuple(row(job, open_to=False) for job in holding),
+            idle=tuple((gpu, str(each)) for gpu, each in sorted(set(self._kept()) - used)),
+            yields=self._yields,
+        )
 
     def _history(self, caller: Caller, request: HistoryRequest) -> HistoryAnswer:
         if request.ids:

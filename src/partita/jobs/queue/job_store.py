@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from partita.documents.text import compact, decode, line
 from partita.errors import InputError
-from partita.jobs.queue.record import OVER, dump_job, load_job
+from partita.jobs.queue.record import OVER, JobState, dump_job, load_job
 from partita.store import Database, DatabaseFormat
 
 if TYPE_CHECKING:
@@ -186,6 +186,13 @@ class JobStore(Database):
     def active(self) -> list[JobRecord]:
         """Return the jobs that are not over, in order of their numbers."""
         return self._read("SELECT body FROM jobs WHERE over = 0 ORDER BY number")
+
+    def holding(self) -> list[JobRecord]:
+        """Return the jobs that hold an instance, or are about to."""
+        return self._read(
+            "SELECT body FROM jobs WHERE over = 0 AND json_extract(body, '$.state') != ? ORDER BY number",
+            JobState.WAITING.value,
+        )
 
     def get(self, number: int) -> JobRecord | None:
         """Return the job of a number; None if there is none."""
