@@ -28,11 +28,12 @@ from partita.control.held import NOTHING_HELD, HeldByJobs, held_by_jobs
 from partita.control.journal import FILE, Journal, holder
 from partita.control.metrics import instance_state
 from partita.drive.state import state_path
-from partita.errors import InputError
+from partita.errors import InputError, PartitaError
 from partita.mig.catalogue import gpu_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
 
     from rich.console import Console, ConsoleOptions, RenderResult
 
@@ -194,8 +195,16 @@ def _looking(driver: str) -> Iterator[Callable[[int], Status]]:
             controller=holder(folder),
             tail=tuple(journal.tail(tail)) if journal else (),
             jobs=jobs_on_instances(),
-            held=held_by_jobs(folder),
+            held=_held(folder),
         )
+
+
+def _held(folder: Path) -> HeldByJobs:
+    """Return what jobs hold; a status is shown whatever is wrong with the queue."""
+    try:
+        return held_by_jobs(folder)
+    except PartitaError:
+        return NOTHING_HELD
 
 
 @dataclass(frozen=True, slots=True)
