@@ -285,12 +285,23 @@ def test_a_job_is_cancelled_as_it_was_seen(jobs: Client) -> None:
 @pytest.mark.parametrize(
     ("path", "status"),
     [("/jobs/99", 404), ("/jobs/x", 404), ("/jobs/99/log", 404), ("/jobs?after=x", 422), ("/jobs?state=lost", 422),
-     ("/jobs?limit=0", 422), ("/jobs/1/log?after=-1", 422)],
+     ("/jobs?limit=0", 422), ("/jobs/1/log?after=-1", 422), (f"/jobs/1/log?after={2**64}", 422),
+     (f"/jobs/1/log?attempt={2**64}", 422)],
 )  # fmt: skip
 def test_what_cannot_be_asked_of_the_queue_is_refused(jobs: Client, path: str, status: int) -> None:
     answer = jobs.get(f"/api/v1{path}")
     assert answer.status == status
     assert answer.data["error"]
+
+
+def test_an_attempt_that_never_was_is_not_found(jobs: Client) -> None:
+    number = submitted(jobs, "true", memory_bytes=2**49)
+    answer = jobs.get(f"/api/v1/jobs/{number}/log?attempt=7")
+    assert answer.status == 404
+    assert (answer.data["error"], answer.data["where"]) == (
+        f"job {number} has no attempt 7, but 0",
+        "attempt",
+    )
 
 
 def test_a_submission_that_is_wrong_is_refused(jobs: Client) -> None:
@@ -327,6 +338,7 @@ def test_idle_is_a_row_and_time_is_divided_by_size(tmp_path: Path, world: World)
     assert rows["idle", ""]["cost"] is None
     assert api.get("/api/v1/gpus/node-0/gpu-0/history").data["energy"] == found["rows"]
     assert api.get("/api/v1/gpus/node-0/gpu-1/history").data["energy"] == []
+    assert [api.get(f"/api/v1/energy?since={each}").status for each in ("inf", "1e308")] == [422, 422]
     api.api.source.close()
 
 

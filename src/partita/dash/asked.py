@@ -91,8 +91,10 @@ class JobQuery(SearchPage):
 class LogQuery(Value):
     """The query of a log."""
 
-    after: Annotated[int, Meta(ge=0, description="Byte from which on: `next` of the piece before.")] = 0
-    attempt: Annotated[int, Meta(ge=1, description="By default the newest.")] | None = None
+    after: Annotated[
+        int, Meta(ge=0, le=2**53, description="Byte from which on: `next` of the piece before.")
+    ] = 0
+    attempt: Annotated[int, Meta(ge=1, le=2**53, description="By default the newest.")] | None = None
 
 
 class EnergyQuery(Value):
@@ -100,7 +102,11 @@ class EnergyQuery(Value):
 
     since: Annotated[
         float,
-        Meta(ge=0, description="Seconds since 1970; a number below a million is seconds back from now."),
+        Meta(
+            ge=0,
+            le=1e12,
+            description="Seconds since 1970; a number below a million is seconds back from now.",
+        ),
     ] = 86_400.0
 
 
@@ -113,6 +119,10 @@ class InputsQuery(Value):
     ] = ""
 
 
+_UNKNOWN = ("there is no job", "is not a job id", "has no attempt")
+"""What the queue says of what is not there."""
+
+
 def _asking_queue(ask: Callable[[], T]) -> T:
     """Return the queue's answer; what it refuses becomes a fault of the request."""
     try:
@@ -120,9 +130,9 @@ def _asking_queue(ask: Callable[[], T]) -> T:
     except NoDaemonError:
         raise
     except InputError as error:
-        unknown = error.what.startswith("there is no job") or error.what.endswith("is not a job id")
-        status = 404 if unknown else 422
-        raise RequestFault(status, error.what, where=error.where, hint=error.hint) from None
+        unknown = any(each in error.what for each in _UNKNOWN)
+        where = error.where and error.where.removeprefix("--")  # as the command line calls it
+        raise RequestFault(404 if unknown else 422, error.what, where=where, hint=error.hint) from None
     except PartitaError as error:
         status = 403 if "belongs to" in error.what else 503
         raise RequestFault(status, error.what, where=error.where, hint=error.hint) from None
