@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.kubernetes.control_plane.client import path_of
-from tests.kubernetes.control_plane.cluster import free_ports, wait_until
+from tests.kubernetes.control_plane.cluster import wait_until
 from tests.kubernetes.control_plane.controllers import Controllers
 from tests.kubernetes.control_plane.dashboard import Dashboard
 from tests.kubernetes.control_plane.installation import install_resources
 from tests.kubernetes.control_plane.nodes import SimulatedNodes, Timing
 from tests.kubernetes_units.specs import good
+from tests.process.ports import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -319,9 +320,7 @@ def test_of_two_controllers_one_acts_and_the_other_follows_within_twenty_seconds
     cluster.wait(lambda: "waiting: " in cluster.logs(), "the second waits")
     holder = cluster.holder()
     first.kill()
-    killed = time.monotonic()
     cluster.wait(lambda: cluster.holder() not in {holder, ""}, "the second leads", 20.0)
-    assert time.monotonic() - killed < 20.0
     cluster.change(services=[{**spec()["services"][0], "rate": 1500}])
     cluster.wait(lambda: cluster.state() == "Serving" and cluster.ready() >= 2, "the second acts")
     following = cluster.holder()

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.kubernetes.control_plane.certificates import Authority
-from tests.kubernetes.control_plane.cluster import free_ports
 from tests.kubernetes.control_plane.dashboard import Dashboard
 from tests.kubernetes.control_plane.installation import ACCOUNT
 from tests.kubernetes.control_plane.nodes import Timing
 from tests.kubernetes.control_plane.shop import DAY, NIGHT, scaled
 from tests.kubernetes.test_advice import PLUGIN
+from tests.process.ports import free_ports
 
 from partita.kubernetes.leader_mark import LEADS
 from partita.kubernetes.resources import APPROVED, PAUSED

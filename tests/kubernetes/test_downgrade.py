@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 from tests.kubernetes.control_plane.client import path_of
-from tests.kubernetes.control_plane.cluster import free_ports, wait_until
+from tests.kubernetes.control_plane.cluster import wait_until
 from tests.kubernetes.control_plane.installation import CRDS, install_resources
 from tests.kubernetes.test_controller import Cluster, cluster, crds, on_larger_gpus, spec  # noqa: F401 -- fixtures
+from tests.process.ports import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

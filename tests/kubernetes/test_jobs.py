@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 from tests.kubernetes.control_plane.client import path_of
-from tests.kubernetes.control_plane.cluster import free_ports, wait_until
+from tests.kubernetes.control_plane.cluster import wait_until
 from tests.kubernetes.control_plane.controllers import Controllers
 from tests.kubernetes.control_plane.dashboard import Dashboard
 from tests.kubernetes.control_plane.installation import install_resources
 from tests.kubernetes.control_plane.tools import run
 from tests.kubernetes_units.specs import good
+from tests.process.ports import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -112,11 +111,9 @@ def test_of_two_controllers_one_acts_and_the_other_follows_within_20_s(shop: Sho
     assert partita.leader() == first.pid
     shop.begin(SMALL_DAY, SMALL_NIGHT)
     first.kill()
-    killed = time.monotonic()
     written = shop.driven()
-    partita.wait(lambda: partita.leader() == second.pid, "the second leads", 30.0)
-    partita.wait(lambda: shop.driven() > written, "the second acts", 30.0)
-    assert time.monotonic() - killed < 20.0
+    # Within 20 s on an idle machine, of which many tests share one.
+    partita.wait(lambda: partita.leader() == second.pid and shop.driven() > written, "it acts", 20.0)
     partita.wait_reached()
     shop.exact()
     assert shop.faults() == []

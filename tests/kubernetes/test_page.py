@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.kubernetes.conftest import remove_all
-from tests.kubernetes.control_plane.cluster import free_ports, wait_until
+from tests.kubernetes.control_plane.cluster import wait_until
 from tests.kubernetes.control_plane.hosts import LiveRuntime, Network
 from tests.kubernetes.control_plane.nodes import SimulatedNodes, Timing
 from tests.kubernetes.control_plane.tools import program, run
+from tests.process.ports import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

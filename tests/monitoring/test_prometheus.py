@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import socket
 import subprocess
 import time
 import urllib.parse
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 from tests.cli.test_serve import TABLE, WORKLOAD, serve
+from tests.process.ports import free_ports
 
 from partita.control.journal import State
 from partita.control.metrics import ClusterFacts, Promise, ServiceNumbers, cluster_metrics
@@ -110,9 +110,7 @@ def served_text(text: str) -> Iterator[int]:
 @contextmanager
 def prometheus(folder: Path, targets: dict[str, str]) -> Iterator[str]:
     """Run Prometheus on targets by job until the block ends; yield its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     (folder / "rules.yml").write_text(yaml.safe_dump(prometheus_rules()))
     config = {
         "global": {"scrape_interval": "500ms", "evaluation_interval": "1s"},

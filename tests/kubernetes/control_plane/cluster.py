@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import yaml
 from tests.kubernetes.control_plane.certificates import Authority, Pair
 from tests.kubernetes.control_plane.client import BROKEN, ApiError, Client, path_of
+from tests.process.ports import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -65,15 +65,6 @@ def needed_programs() -> Path:
     if found is None:
         raise FileNotFoundError("build the control plane first: tests/kubernetes/control_plane/build.sh")
     return found
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports of loopback that nobody listens on."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 PATIENCE = 4.0

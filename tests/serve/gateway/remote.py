@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from tests.process.ports import free_ports
 from tests.serve.gateway.workers import spec
 
 from partita.serve.services import WorkerAddress
@@ -21,12 +21,6 @@ if TYPE_CHECKING:
 
 TOKEN = "correct-horse-battery-staple"  # noqa: S105 -- it opens nothing else
 PATIENCE_S = 30.0
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as made:
-        port: int = made.getsockname()[1]
-    return port
 
 
 class RemoteWorker:
@@ -71,7 +65,7 @@ class RemoteWorkers:
         token: bool = False,
         **more: object,
     ) -> RemoteWorker:
-        fields: dict[str, object] = {"host": "127.0.0.1", "port": free_port(), **(listen or {})}
+        fields: dict[str, object] = {"host": "127.0.0.1", "port": free_ports(1)[0], **(listen or {})}
         if token:
             (self.folder / "token").write_text(TOKEN)
             fields["token_file"] = str(self.folder / "token")

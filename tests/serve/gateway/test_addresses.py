@@ -11,8 +11,9 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.process.ports import free_ports
 from tests.serve.gateway.certificates import make_certificates
-from tests.serve.gateway.remote import PATIENCE_S, TOKEN, RemoteWorker, free_port, remote_workers
+from tests.serve.gateway.remote import PATIENCE_S, TOKEN, RemoteWorker, remote_workers
 from tests.serve.gateway.workers import query, spec
 
 from partita.serve.dispatching.query import QueryRefusedError, RefusalReason
@@ -69,7 +70,7 @@ def right(answers: list[Answer]) -> bool:
 
 
 def test_a_worker_that_comes_later_is_found_and_answers(tmp_path: Path) -> None:
-    port = free_port()
+    (port,) = free_ports(1)
 
     async def body() -> None:
         async with gateway(tmp_path, WorkerAddress("one", "127.0.0.1", port)) as made:

@@ -13,12 +13,12 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.process.ports import free_ports
 from tests.serve.gateway.remote import (
     PATIENCE_S,
     TOKEN,
     RemoteWorker,
     RemoteWorkers,
-    free_port,
     remote_workers,
 )
 
@@ -38,7 +38,7 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RemoteWorkers]
 
 @pytest.fixture(scope="module")
 def worker(workers: RemoteWorkers) -> RemoteWorker:
-    found = workers.start({1: 0.001}, {"health_port": free_port()}, token=True)
+    found = workers.start({1: 0.001}, {"health_port": free_ports(1)[0]}, token=True)
     found.wait_listening()
     return found
 
@@ -137,10 +137,10 @@ def test_probes_hear_whether_it_lives_and_can_answer(worker: RemoteWorker) -> No
 
 
 def test_it_is_not_ready_while_it_loads_nor_when_told_to_end(workers: RemoteWorkers, tmp_path: Path) -> None:
-    port = free_port()
+    port, upstream, listen = free_ports(3)
     command = [
         sys.executable, "-m", "partita", "worker", "--service", "one", "--placement", "1g.5gb@0",
-        "--upstream", f"http://127.0.0.1:{free_port()}", "--listen", f"127.0.0.1:{free_port()}",
+        "--upstream", f"http://127.0.0.1:{upstream}", "--listen", f"127.0.0.1:{listen}",
         "--health-port", str(port), "--load-timeout", "600",
     ]  # fmt: skip
     with subprocess.Popen(command, cwd=tmp_path, env={**os.environ, "PARTITA_MODEL": "m"}) as loading:
@@ -155,7 +155,7 @@ def test_it_is_not_ready_while_it_loads_nor_when_told_to_end(workers: RemoteWork
                     time.sleep(0.05)
         finally:
             loading.kill()
-    slow = workers.start({1: 0.5}, {"health_port": free_port()})
+    slow = workers.start({1: 0.5}, {"health_port": free_ports(1)[0]})
     slow.wait_listening()
     with connected(slow) as stream:
         stream.sendall(frame(FrameKind.GREET, 0, {"nonce": nonce()}))
@@ -176,7 +176,7 @@ def test_it_is_not_ready_while_it_loads_nor_when_told_to_end(workers: RemoteWork
 
 
 def test_a_worker_by_itself_says_which_instance_it_has(tmp_path: Path) -> None:
-    gpu, port = "GPU-41255406-c9af-f94b-4ebf-9d57ad1853da", free_port()
+    gpu, (port,) = "GPU-41255406-c9af-f94b-4ebf-9d57ad1853da", free_ports(1)
     command = [
         sys.executable, "-m", "partita", "worker", "--service", "one", "--placement", "1g.5gb@0",
         "--emulated", "--latency-ms", "1", "--listen", f"127.0.0.1:{port}",
