@@ -28,6 +28,7 @@ from partita.dash.state import ApiState
 from partita.errors import InputError, PartitaError
 from partita.jobs.energy import FILE as LEDGER
 from partita.jobs.energy import NOBODY, Counter, Energy, EnergyLedger, EnergyOwner, LedgerEntry, OwnerKind
+from partita.jobs.queue.client import BusyDaemonError, QueueClient
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -247,6 +248,24 @@ def test_a_job_is_told_when_it_holds_an_instance_and_when_it_ends(jobs: Client, 
             go.touch()
         time.sleep(0.02)
     assert states[-2:] == ["running", "done"]
+
+
+def test_jobs_are_no_news_again_once_a_busy_daemon_answers(
+    jobs: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs.look()
+    number = submitted(jobs, "true", memory_bytes=2**49)
+    deadline = time.monotonic() + 60
+    while number not in [each.id for each in jobs.api.source.look().jobs]:
+        assert time.monotonic() < deadline
+
+    def busy(*_: object, **__: object) -> None:
+        raise BusyDaemonError("the daemon has not answered for 0.5 s")
+
+    with monkeypatch.context() as late:
+        late.setattr(QueueClient, "ask", busy)
+        assert jobs.api.source.look().jobs == []
+    assert jobs.api.source.look().jobs == []
 
 
 def test_pages_of_jobs_hold_each_once(jobs: Client, tmp_path: Path) -> None:

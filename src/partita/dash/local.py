@@ -34,7 +34,7 @@ from partita.dash.source import LEAVING, LOST, MIG_OFF, USABLE, Look, SeenGpu
 from partita.dash.transitions import transition_of
 from partita.drive.state import CLUSTER
 from partita.errors import PartitaError
-from partita.jobs.queue.client import QueueClient
+from partita.jobs.queue.client import BusyDaemonError, QueueClient
 from partita.jobs.queue.folders import jobs_folder
 from partita.jobs.queue.job_store import FILE as QUEUE
 from partita.mig.layout import Placement
@@ -345,7 +345,9 @@ class LocalSource:
                 self.held = held_as_told(daemon.ask("instances"))
                 first = {each.id: each for each in jobs(daemon, None, WATCHED_JOBS).jobs}
             self._told_by = holder(self.folder)
-        except PartitaError:  # no daemon runs, or it does not answer us; jobs go on
+        except PartitaError as error:  # no daemon runs, or it does not answer us; jobs go on
+            if isinstance(error, BusyDaemonError):
+                first = self._first_jobs  # else all of them were news once it answers
             self._read_held()
         now = {(gpu, str(placement)): job for (gpu, placement), job in self.held.jobs.items()}
         gpus = {key[0] for key in now.keys() | self._jobs.keys() if now.get(key) != self._jobs.get(key)}

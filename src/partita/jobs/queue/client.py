@@ -45,6 +45,10 @@ class NoDaemonError(PartitaError):
     """No daemon answers."""
 
 
+class BusyDaemonError(NoDaemonError):
+    """A daemon is there, and has not answered in time."""
+
+
 class QueueClient:
     """A connection to the daemon of a state folder, opened by the first request.
 
@@ -115,7 +119,7 @@ class QueueClient:
                 hint="start your own, with PARTITA_STATE set to a folder of yours: partita daemon",
             )
         if isinstance(error, TimeoutError):
-            return NoDaemonError(
+            return BusyDaemonError(
                 f"the daemon has not answered for {self._patience_s:g} s", where=str(self._path)
             )
         return NoDaemonError(
