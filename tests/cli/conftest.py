@@ -9,8 +9,11 @@ import pynvml
 import pytest
 from tests.drive.fake_nvml import FakeNvml
 
+from partita.cli import cluster, daemon
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 
 class OneAtATime:
@@ -31,8 +34,12 @@ class OneAtATime:
 
 
 @pytest.fixture
-def nvml(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
-    """Three GPUs behind a simulated NVML."""
+def nvml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
+    """Three GPUs behind a simulated NVML, on a host of their own: real GPUs have one controller at a time."""
+    host = tmp_path / "host"
+    host.mkdir()
+    for module in (cluster, daemon):
+        monkeypatch.setattr(module, "host_folder", lambda: host)
     fake = FakeNvml("a100-40gb", "a100-40gb", "a100-40gb")
     monkeypatch.setattr(pynvml, "nvmlLib", OneAtATime(fake))
     monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})

@@ -37,6 +37,12 @@ def _ip(*words: object) -> None:
         raise RuntimeError(f"ip {' '.join(map(str, words))}: {done.stderr.strip()}")
 
 
+def _octets() -> set[int]:
+    """Return the networks that others have here, each by the second number of its addresses."""
+    told = subprocess.run(["ip", "-4", "-o", "addr"], capture_output=True, text=True, check=True).stdout
+    return {int(found) for found in re.findall(r" 10\.(\d+)\.", told)}
+
+
 def _sweep() -> None:
     """Remove the leftovers of killed tests: names contain the process id of the test."""
     for folder, kept, words in (
@@ -125,7 +131,7 @@ class Network:
             pytest.skip(f"no test hosts: {why}")
         _sweep()
         self.tag = f"pt{os.getpid():x}"
-        self.octet = 100 + secrets.randbelow(100)
+        self.octet = secrets.choice(sorted(set(range(100, 200)) - _octets()))
         self.bridge = f"{self.tag}br"
         self.address = f"10.{self.octet}.0.1"
         self.hosts: list[Host] = []
