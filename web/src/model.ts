@@ -89,6 +89,8 @@ export interface Difference {
   readonly peak_gpus: number;
   /** The state that it was made for: `If-Match` of what applies it. */
   readonly state: string;
+  /** Whose GPUs and plan these are; empty on a host, which has one workload alone. */
+  readonly workload: string;
 }
 
 /** `GET /api/v1/energy?since=SECONDS`. */
@@ -473,6 +475,10 @@ export interface PlanSummary {
   readonly value: number | null;
   /** The plan as `partita plan --out` writes it; of a what-if, where it was asked for. */
   readonly document: Readonly<Record<string, unknown>>;
+  /** Whose plan it is; empty on a host, which has one workload alone. */
+  readonly workload: string;
+  /** All workloads that may be asked for; empty on a host. */
+  readonly workloads: readonly string[];
 }
 
 /** A pool of GPUs as the workload has it now. */

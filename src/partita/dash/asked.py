@@ -49,16 +49,34 @@ def _there(found: T | None, what: str, hint: str) -> T:
     return found
 
 
-def _plan(api: ApiState, _: Call) -> PlanSummary:
-    return _there(_of(api).plan(), "no plan was applied", "apply one: `partita apply plan.json`")
+class WorkloadQuery(Value):
+    """The query of what there is for each workload."""
+
+    workload: Annotated[
+        str,
+        Meta(
+            max_length=320,
+            description="Of which workload, where there are several; by default that of the newest plan.",
+        ),
+    ] = ""
 
 
-def _difference(api: ApiState, _: Call) -> Difference:
-    return _there(_of(api).difference(), "no plan was applied", "apply one: `partita apply plan.json`")
+def _plan(api: ApiState, call: Call) -> PlanSummary:
+    return _there(_of(api).plan(_named(call)), "no plan was applied", "apply one: `partita apply plan.json`")
+
+
+def _difference(api: ApiState, call: Call) -> Difference:
+    found = _of(api).difference(_named(call))
+    return _there(found, "no plan was applied", "apply one: `partita apply plan.json`")
 
 
 def _difference_to(api: ApiState, call: Call) -> Difference:
-    return _of(api).difference_to(call.body)
+    return _of(api).difference_to(call.body, _named(call))
+
+
+def _named(call: Call) -> str:
+    query: WorkloadQuery = call.query
+    return query.workload
 
 
 def _transitions(api: ApiState, call: Call) -> TransitionPage:
@@ -204,15 +222,16 @@ def _cancel(api: ApiState, call: Call) -> Accepted:
 
 READ = (
     Endpoint(
-        "GET", "/plan", PlanSummary, _plan, "The plan that was applied last.", part=Part.PLAN, slow=True
+        "GET", "/plan", PlanSummary, _plan, "The plan that was applied last.",
+        part=Part.PLAN, query=WorkloadQuery, slow=True,
     ),
     Endpoint(
         "GET", "/plan/difference", Difference, _difference, "From what runs to the plan that was applied last.",
-        part=Part.PLAN, slow=True,
+        part=Part.PLAN, query=WorkloadQuery, slow=True,
     ),
     Endpoint(
         "POST", "/plan/difference", Difference, _difference_to, "From what runs to a plan; changes nothing.",
-        part=Part.PLAN, body=Apply, slow=True,
+        part=Part.PLAN, query=WorkloadQuery, body=Apply, slow=True,
     ),
     Endpoint(
         "GET", "/transitions", TransitionPage, _transitions, "Transitions, newest first, by page.",

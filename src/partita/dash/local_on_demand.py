@@ -120,22 +120,24 @@ class LocalOnDemand(OnDemand):
 
     # Plans and transitions
 
-    def plan(self) -> PlanSummary | None:
+    def plan(self, workload: str) -> PlanSummary | None:
         """Return the plan that was applied last; None if none was."""
+        self._require_named(workload)
         journal = self._opened()
         progress = None if journal is None else journal.progress()
         if progress is None:
             return None
-        goal, workload = progress.goal, self._read_workload()
+        goal, read = progress.goal, self._read_workload()
         known = self._plan
-        if known is None or known[0] is not goal or known[1] is not workload:
-            slos = {} if workload is None else {each.name: each.slo.latency_ms for each in workload.services}
-            made = plans.applied(goal, slos, {} if workload is None else plans.prices_of(workload))
-            known = self._plan = goal, workload, made
+        if known is None or known[0] is not goal or known[1] is not read:
+            slos = {} if read is None else {each.name: each.slo.latency_ms for each in read.services}
+            made = plans.applied(goal, slos, {} if read is None else plans.prices_of(read))
+            known = self._plan = goal, read, made
         return known[2]
 
-    def difference(self) -> Difference | None:
+    def difference(self, workload: str) -> Difference | None:
         """Return what lies between what runs and that plan; None if none was applied."""
+        self._require_named(workload)
         journal = self._opened()
         progress = None if journal is None else journal.progress()
         if progress is None:
@@ -148,8 +150,9 @@ class LocalOnDemand(OnDemand):
             known = self._difference = goal, reached, state, found
         return known[3]
 
-    def difference_to(self, asked: Apply) -> Difference:
+    def difference_to(self, asked: Apply, workload: str) -> Difference:
         """Return what lies between what runs and another plan."""
+        self._require_named(workload)
         seen, journal = self._observation(), self._opened()
         return _feasible(lambda: plans.difference_to(required_plan(asked), journal, seen, MEASURED))
 

@@ -366,6 +366,12 @@ class PlanSummary(Value):
         dict[str, Any],
         Meta(description="The plan as `partita plan --out` writes it; of a what-if, where it was asked for."),
     ] = field(default_factory=dict)
+    workload: Annotated[
+        str, Meta(description="Whose plan it is; empty on a host, which has one workload alone.")
+    ] = ""
+    workloads: Annotated[
+        tuple[str, ...], Meta(description="All workloads that may be asked for; empty on a host.")
+    ] = ()
 
 
 class Difference(Value):
@@ -379,6 +385,9 @@ class Difference(Value):
     peak_gpus: Annotated[int, Meta(description="Most GPUs in use at once.")] = 0
     state: Annotated[
         str, Meta(description="The state that it was made for: `If-Match` of what applies it.")
+    ] = ""
+    workload: Annotated[
+        str, Meta(description="Whose GPUs and plan these are; empty on a host, which has one workload alone.")
     ] = ""
 
 

@@ -51,16 +51,16 @@ class OnDemand:
         """The parts of the API that it answers for."""
         return ()
 
-    def plan(self) -> PlanSummary | None:
-        """Return the plan that was applied last; None if none was."""
+    def plan(self, workload: str) -> PlanSummary | None:
+        """Return the plan that was applied last, of a workload or (if empty) of all; None if none was."""
         raise _nothing()
 
-    def difference(self) -> Difference | None:
+    def difference(self, workload: str) -> Difference | None:
         """Return what lies between what runs and that plan; None if none was applied."""
         raise _nothing()
 
-    def difference_to(self, asked: Apply) -> Difference:
-        """Return what lies between what runs and another plan."""
+    def difference_to(self, asked: Apply, workload: str) -> Difference:
+        """Return what lies between what runs of a workload and another plan; if empty, of the only one."""
         raise _nothing()
 
     def transitions(self, after: str | None, limit: int) -> TransitionPage:

@@ -20,6 +20,7 @@ from partita.dash.transitions import detail, state_of
 from partita.errors import InputError
 from partita.kubernetes.journal import unfinished
 from partita.kubernetes.pausing import paused_by
+from partita.kubernetes.resources import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +44,7 @@ def transitions(controller: ClusterController) -> list[Transition]:
     plans, found = kept
     waiting = [_waiting(each) for each in plans.values() if each.status.state == "Waiting"]
     paused = _paused(controller)
-    begun = [_transition(each, paused.get(_workload(each))) for each in found.values()]
+    begun = [_transition(each, paused.get(workload_of(each))) for each in found.values()]
     return sorted([*waiting, *begun], key=lambda each: (-each.at, each.id))
 
 
@@ -71,6 +72,24 @@ def transition(controller: ClusterController, number: str) -> TransitionDetail |
     return made
 
 
+def newest_plan(controller: ClusterController, key: Name | None = None) -> PlanObject | None:
+    """Return the newest Plan of a Workload (namespace and name), or of all; None if there is none."""
+    kept = _caches(controller)
+    if kept is None:
+        return None
+    found = [each for each in kept[0].values() if key is None or workload_of(each) == key]
+    return max(
+        found,
+        key=lambda each: (each.metadata.creation_timestamp, number_of(each.metadata.name)),
+        default=None,
+    )
+
+
+def workload_of(made: PlanObject | TransitionObject) -> Name:
+    """Return namespace and name of the Workload that a Plan or Transition is of."""
+    return made.metadata.namespace, made.spec.workload.name
+
+
 def in_progress(controller: ClusterController) -> list[TransitionObject]:
     """Return the Transitions that are neither reached nor replaced."""
     kept = _caches(controller)
@@ -86,7 +105,7 @@ def workload_in_progress(controller: ClusterController, number: str) -> Workload
     found = next((each for each in kept[1].values() if _id(each.metadata) == number), None)
     if found is None:
         return None
-    namespace, name = _workload(found)
+    namespace, name = workload_of(found)
     workload: WorkloadObject | None = controller.caches[0].get(name, namespace)
     return workload
 
@@ -183,10 +202,6 @@ def _paused(controller: ClusterController) -> dict[Name, str]:
         for each in found
         if (by := paused_by(each)) is not None
     }
-
-
-def _workload(found: TransitionObject) -> Name:
-    return found.metadata.namespace, found.spec.workload.name
 
 
 def _transition(found: TransitionObject, paused: str | None) -> Transition:

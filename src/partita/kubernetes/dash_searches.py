@@ -17,7 +17,8 @@ from partita.dash.model import Explanation
 from partita.dash.plans import inputs
 from partita.dash.searches import Searches, SupersededError
 from partita.errors import nearest
-from partita.kubernetes.resources import number_of, plan_of
+from partita.kubernetes.dash_changes import newest_plan
+from partita.kubernetes.resources import plan_of
 from partita.planner import PreparedWorkload, pool_counts, prepare
 
 if TYPE_CHECKING:
@@ -207,18 +208,7 @@ class ControllerSearches:
 
     def _plan(self, key: tuple[str, str]) -> Plan | None:
         """Return the newest Plan of a Workload; None if it has none."""
-        if len(self._controller.caches) < 3:
-            return None
-        found = [
-            each
-            for each in self._controller.caches[1].values()
-            if (each.metadata.namespace, each.spec.workload.name) == key
-        ]
-        newest = max(
-            found,
-            key=lambda each: (each.metadata.creation_timestamp, number_of(each.metadata.name)),
-            default=None,
-        )
+        newest = newest_plan(self._controller, key)
         return None if newest is None else plan_of(newest.spec)
 
 

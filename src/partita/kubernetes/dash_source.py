@@ -31,7 +31,7 @@ from partita.dash.local import (
 )
 from partita.dash.measured import GatewayNow, ServiceNow, load_change, with_measured
 from partita.dash.model import Accepted, EventPage, GpuHistory, Part, Service, Transition, TransitionPage
-from partita.dash.plans import difference_of, plan_data, summary
+from partita.dash.plans import difference_of, prices_of, summary
 from partita.dash.source import Look, SeenGpu
 from partita.drive.driver import Observation
 from partita.errors import InfeasibleError, InputError
@@ -229,8 +229,10 @@ class ControllerSource:
         """
         keepers = dict(self._controller.keepers)
         held = {place for each in keepers.values() if each.jobs is not None for place in each.jobs.holds()}
-        known = None if workload is None else self._facts.get(workload)
-        return without(self.observation if known is None else known.observation, held)
+        if workload is None:
+            return without(self.observation, held)
+        known = self._facts.get(workload)
+        return without(Observation(()) if known is None else known.observation, held)
 
     def state(self) -> str:
         """Return the fingerprint of the whole state: what runs, and what the Workloads ask for."""
@@ -318,42 +320,60 @@ class ControllerOnDemand(ControllerQuestions):
         """The parts of the API that it answers for."""
         return (Part.PLAN, Part.TRANSITIONS, *super().parts)
 
-    def plan(self) -> PlanSummary | None:
-        """Return the newest Plan of all Workloads; None if there is none."""
-        newest = self._newest_plan()
+    def plan(self, workload: str) -> PlanSummary | None:
+        """Return the newest Plan of a Workload, or of all; None if there is none."""
+        newest = self._newest_plan(workload)
         if newest is None:
             return None
-        made = plan_of(newest.spec)
-        return summary(made, {}).replace(document=plan_data(made))
+        key, keepers = dash_changes.workload_of(newest), dict(self._controller.keepers)
+        loaded = keepers[key].loaded if key in keepers else None
+        prices = {} if loaded is None else prices_of(loaded.spec)
+        made = summary(plan_of(newest.spec), prices, document=True)
+        return made.replace(workload="/".join(key), workloads=tuple(map("/".join, sorted(keepers))))
 
-    def difference(self) -> Difference | None:
+    def difference(self, workload: str) -> Difference | None:
         """Return what lies between what runs and that Plan; None if there is none."""
-        newest = self._newest_plan()
+        newest = self._newest_plan(workload)
         if newest is None:
             return None
-        workload = newest.metadata.namespace, newest.spec.workload.name
-        return self._difference(plan_of(newest.spec), workload)
+        return self._difference(plan_of(newest.spec), dash_changes.workload_of(newest))
 
-    def difference_to(self, asked: Apply) -> Difference:
-        """Return what lies between what runs and another plan."""
-        return self._difference(parse_plan(json.dumps(required_plan(asked)), "plan"))
+    def difference_to(self, asked: Apply, workload: str) -> Difference:
+        """Return what lies between what runs of a Workload and another plan; it need not name the only one."""
+        keys = sorted(self._controller.keepers)
+        if not workload and len(keys) > 1:
+            names = ", ".join(map("/".join, keys[:5]))
+            raise RequestFault(
+                422, "there are several Workloads", where="workload", hint=f"name one: {names}"
+            )
+        key = self._key(workload) if workload else keys[0] if keys else None
+        return self._difference(parse_plan(json.dumps(required_plan(asked)), "plan"), key)
 
-    def _difference(self, plan: Plan, workload: WorkloadKey | None = None) -> Difference:
+    def _difference(self, plan: Plan, key: WorkloadKey | None) -> Difference:
         """Return what lies between what runs and a plan of a Workload, or (None) of all GPUs."""
         with self.lock:
-            seen, state = self._source.seen_by_services(workload), self._source.state()
+            seen, state = self._source.seen_by_services(key), self._source.state()
         try:
-            return difference_of(plan, deployed(seen).capacity(), None, seen, DURATIONS).replace(state=state)
+            found = difference_of(plan, deployed(seen).capacity(), None, seen, DURATIONS)
         except InfeasibleError as error:
             raise RequestFault(409, error.what, where=error.where, hint=error.hint) from None
+        return found.replace(state=state, workload="/".join(key or ()))
 
-    def _newest_plan(self) -> PlanObject | None:
-        if len(self._controller.caches) < 3:
-            return None
-        plans = self._controller.caches[1].values()
-        return max(
-            plans, key=lambda each: (each.metadata.creation_timestamp, each.metadata.name), default=None
-        )
+    def _key(self, workload: str) -> WorkloadKey:
+        """Return namespace and name of a Workload.
+
+        Raises:
+            RequestFault: there is none of that name.
+        """
+        namespace, _, name = workload.partition("/")
+        if (namespace, name) not in self._controller.keepers:
+            hint = "`kubectl get workloads --all-namespaces` lists them"
+            raise RequestFault(404, f"there is no Workload {workload!r}", where="workload", hint=hint)
+        return namespace, name
+
+    def _newest_plan(self, workload: str) -> PlanObject | None:
+        key = self._key(workload) if workload else None
+        return dash_changes.newest_plan(self._controller, key)
 
     def transitions(self, after: str | None, limit: int) -> TransitionPage:
         """Return a page of Transitions, newest first, and before them the Plans that wait for approval."""

@@ -5,7 +5,7 @@ import { duration, number, plural, share, time } from "../format";
 import type * as api from "../model";
 import { EVENT_COLUMNS } from "../parts/events";
 import { Table, type Column } from "../parts/table";
-import { Bar, Loaded, Tile, Tiles, Trouble } from "../parts/tiles";
+import { Bar, Loaded, Tile, Tiles, Trouble, WorkloadChoice } from "../parts/tiles";
 import { TransitionView } from "../parts/timeline";
 import { documentOf, has, index, link, mayWrite, route, source, useDocument } from "../state";
 
@@ -162,19 +162,24 @@ const DIFFERENCE: readonly Column<api.ServiceDifference>[] = [
 ];
 
 function Planned() {
-  const plan = useDocument<api.PlanSummary>("plan", ["transition"]);
-  const difference = useDocument<api.Difference>("plan/difference", ["transition"], 5);
+  const workload = useSignal("");
+  const query = workload.value ? `?workload=${encodeURIComponent(workload.value)}` : "";
+  const plan = useDocument<api.PlanSummary>(`plan${query}`, ["transition"]);
+  const difference = useDocument<api.Difference>(`plan/difference${query}`, ["transition"], 5);
   return (
     <section aria-label="Plan against now">
       <h2>The plan, and what differs from it now</h2>
       <Loaded of={plan}>
         {(one) => (
-          <Tiles>
-            <Tile label="GPUs" value={number(one.gpus)} note="of the plan that was applied last" />
-            <Tile label="Proof" value={one.proven ? "optimal" : "open"} note={one.verdict} />
-            <Tile label="Instances" value={number(one.instances)} />
-            {one.cost !== null && <Tile label="Cost per hour" value={number(one.cost)} />}
-          </Tiles>
+          <>
+            <WorkloadChoice of={one.workload} among={one.workloads} choose={(name) => (workload.value = name)} />
+            <Tiles>
+              <Tile label="GPUs" value={number(one.gpus)} note="of the plan that was applied last" />
+              <Tile label="Proof" value={one.proven ? "optimal" : "open"} note={one.verdict} />
+              <Tile label="Instances" value={number(one.instances)} />
+              {one.cost !== null && <Tile label="Cost per hour" value={number(one.cost)} />}
+            </Tiles>
+          </>
         )}
       </Loaded>
       <Loaded of={difference}>

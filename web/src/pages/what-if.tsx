@@ -4,7 +4,7 @@ import { useLayoutEffect, useMemo, useRef } from "preact/hooks";
 import { milliseconds, number, plural } from "../format";
 import type * as api from "../model";
 import { Table, type Column } from "../parts/table";
-import { Loaded, Tile, Tiles, Trouble } from "../parts/tiles";
+import { Loaded, Tile, Tiles, Trouble, WorkloadChoice } from "../parts/tiles";
 import { documentOf, source } from "../state";
 
 const FEW = 8; // services that all have sliders at once
@@ -22,20 +22,7 @@ export function WhatIfPage() {
       <Loaded of={documentOf<api.WhatIfInputs>(path)}>
         {(inputs) => (
           <>
-            {inputs.workloads.length > 1 && (
-              <div class="controls">
-                <label>
-                  Workload{" "}
-                  <select value={inputs.workload} onChange={(event) => (workload.value = event.currentTarget.value)}>
-                    {inputs.workloads.map((name) => (
-                      <option key={name} value={name}>
-                        {name}
-                      </option>
-                    ))}
-                  </select>
-                </label>
-              </div>
-            )}
+            <WorkloadChoice of={inputs.workload} among={inputs.workloads} choose={(name) => (workload.value = name)} />
             <Asked inputs={inputs} key={inputs.workload} />
           </>
         )}

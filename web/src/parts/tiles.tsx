@@ -98,3 +98,26 @@ export const Choice = <Value extends string>({ legend, name, value, of }: Choice
     ))}
   </fieldset>
 );
+
+interface WorkloadChoiceProps {
+  readonly of: string;
+  readonly among: readonly string[];
+  readonly choose: (name: string) => void;
+}
+
+/** Which of several workloads a page is about; nothing where there is one. */
+export const WorkloadChoice = ({ of, among, choose }: WorkloadChoiceProps) =>
+  among.length < 2 ? null : (
+    <div class="controls">
+      <label>
+        Workload{" "}
+        <select value={of} onChange={(event) => choose(event.currentTarget.value)}>
+          {among.map((name) => (
+            <option key={name} value={name}>
+              {name}
+            </option>
+          ))}
+        </select>
+      </label>
+    </div>
+  );
