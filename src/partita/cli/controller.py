@@ -106,6 +106,14 @@ MarkLeader = Annotated[
         help="Label this pod, the controller's own, with partita.dev/leads=true while it leads.",
     ),
 ]
+DashHistory = Annotated[
+    Path | None,
+    typer.Option(
+        "--dash-history",
+        metavar="DIR",
+        help="Keep the past of fleet and services in this folder, over restarts. (default: in memory)",
+    ),
+]
 DashWriteTokenFile = Annotated[
     Path | None,
     typer.Option(
@@ -180,6 +188,7 @@ def controller(
     dash_tls_key: DashKey = None,
     dash_name: DashName = None,
     dash_public_url: DashPublicUrl = None,
+    dash_history: DashHistory = None,
     mark_leader: MarkLeader = "",
     log_format: LogForm = LogFormat.TEXT,
 ) -> None:
@@ -215,9 +224,11 @@ def controller(
             if dash_port:
                 files = (dash_token_file, dash_write_token_file, dash_tls_cert, dash_tls_key)
                 names = tuple(dash_name or ())
-                stack.enter_context(
-                    _dash(made, dash_listen, dash_port, files=files, names=names, public_url=dash_public_url)
-                )
+                serving = _dash(
+                    made, dash_listen, dash_port, files=files, names=names, public_url=dash_public_url,
+                    past=dash_history,
+                )  # fmt: skip
+                stack.enter_context(serving)
             _tell_missing_rights(api, (*CONTROLLER, *(DASH if mark_leader else ())), namespace)
             made.run(stop)
     finally:
@@ -236,6 +247,7 @@ def _dash(
     files: Sequence[Path | None],
     names: Sequence[str],
     public_url: str | None,
+    past: Path | None,
 ) -> Iterator[None]:
     """While the block runs, serve the dashboard and the API of a controller.
 
@@ -246,16 +258,17 @@ def _dash(
         files: tokens of those who read and of those who write, certificate and key.
         names: of the host.
         public_url: of a proxy in front.
+        past: folder of the history; None for memory alone.
 
     Raises:
-        InputError: the extra is not installed, or the port or the token's file cannot be used.
+        InputError: the extra is not installed, or the port, the token's file or the history's folder cannot be used.
     """
     if missing := [name for name in ("starlette", "uvicorn", "httptools") if find_spec(name) is None]:
         raise InputError(
             f"{', '.join(missing)} is not installed", where="--dash-port", hint='pip install "partita[dash]"'
         )
     from partita.dash.access import read_access  # noqa: PLC0415 -- of another extra
-    from partita.dash.history import History  # noqa: PLC0415 -- likewise
+    from partita.dash.history import FILE, History  # noqa: PLC0415 -- likewise
     from partita.dash.server import BackgroundServer  # noqa: PLC0415 -- likewise
     from partita.kubernetes.dash_source import (  # noqa: PLC0415 -- likewise
         ControllerOnDemand,
@@ -274,14 +287,29 @@ def _dash(
         public_url=public_url,
         prefix="dash-",
     )
+    history = History(None if past is None else _folder(past) / FILE)
     source = ControllerSource(made)
     answers = ControllerOnDemand(source, made, threading.Lock())
     with (
         closing(source),
-        closing(BackgroundServer(source, access, History(None), on_demand=answers)) as server,
+        closing(BackgroundServer(source, access, history, on_demand=answers)) as server,
     ):
         _tell(f"dashboard: {server.url}")
         yield
+
+
+def _folder(path: Path) -> Path:
+    """Return a folder, made if it is not there.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        hint = "name a folder that may be written"
+        raise InputError(f"{path}: {error.strerror}", where="--dash-history", hint=hint) from None
+    return path
 
 
 def _gateway_access(token_file: Path | None, ca: Path | None) -> GatewayAccess:

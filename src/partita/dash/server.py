@@ -531,7 +531,7 @@ async def _seen(api: ApiState) -> None:
     events += (("event", each) for each in seen.events)
     api.stream.publish(events)
     _tell_fault(api, seen.fault)
-    if api.history.due(seen.at):
+    if not seen.unknown and api.history.due(seen.at):
         await run(api.looker, api.history.record, seen.at, samples(api.fleet))
 
 

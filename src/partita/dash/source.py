@@ -65,6 +65,7 @@ class Look:
         transition: the newest transition, if it changed.
         jobs: jobs that changed.
         events: new or ended entries, oldest first.
+        unknown: whether nothing is known yet of what runs, so that nothing of it is kept.
         reset: why all that was known before is worthless; None where it is not.
         fault: why a part cannot be seen, such as the journal; the rest is as it is now. None where all is seen.
     """
@@ -80,6 +81,7 @@ class Look:
     transition: Transition | None = None
     jobs: Sequence[Job] = ()
     events: Sequence[Event] = ()
+    unknown: bool = False
     reset: str | None = None
     fault: PartitaError | None = None
 

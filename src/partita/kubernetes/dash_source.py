@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from partita.kubernetes.controller import ClusterController
     from partita.kubernetes.dash_gateways import WorkloadKey
     from partita.kubernetes.resources import PlanObject, WorkloadObject
+    from partita.kubernetes.workload_keeper import WorkloadKeeper
     from partita.planning.plan import Plan
     from partita.transition.deployment import Deployment
 
@@ -141,7 +142,7 @@ class ControllerSource:
         load, heard = self._hear()
         now = Look(
             time.time(), changed, gone, load=load, goal=self._wanted(), transition=transition, jobs=jobs,
-            events=events,
+            events=events, unknown=self._unknown(keepers),
         )  # fmt: skip
         if not same or before != self._placed:
             now = replace(now, watts=self.power.note(now.at, _by_price(facts), self._placed))
@@ -159,6 +160,15 @@ class ControllerSource:
         lost = [name for name in self._services if name not in services]
         self._services = services
         return replace(now, services=new, gone_services=lost)
+
+    def _unknown(self, keepers: Mapping[WorkloadKey, WorkloadKeeper]) -> bool:
+        """Return whether this controller does not lead, or has not seen yet what runs."""
+        if not self._controller.leader.leads or not self._controller.caches:
+            return True
+        seen = [each for each in keepers.values() if each.facts is not None]
+        if not seen:
+            return bool(keepers or self._controller.caches[0].values())
+        return any(each.loaded is not None and each.facts is None for each in keepers.values())
 
     def _hear(self) -> tuple[dict[InstanceKey, InstanceLoad], bool]:
         """Return the loads of instances, and whether any gateway said something new."""
