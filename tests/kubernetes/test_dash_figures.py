@@ -12,9 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.kubernetes.control_plane.cluster import free_ports
 from tests.kubernetes.control_plane.dashboard import Dashboard
 from tests.kubernetes.control_plane.shop import DAY, NIGHT, scaled
+from tests.process.ports import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
