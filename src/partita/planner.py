@@ -57,6 +57,9 @@ _VALUE_SHARE = 0.75
 _Runs = tuple[str, str, int, int]
 """How an instance runs: GPU, profile, batch and processes."""
 
+_NOT_SEARCHED = "there was no time to look for fewer moves: those of the plan are counted, and may be fewer"
+"""Note where the search for the fewest moves was cut short before it began."""
+
 _SHORT_SECONDS = 5.0
 """Most seconds to find which services would fall short."""
 
@@ -309,7 +312,7 @@ def plan(
                 raise
             found, notes = plan_what_fits(problem, _rest(deadline), seed), ()
             if start is not None:
-                found = start.nearest(_met_by(problem, found), found)
+                found, notes = start.nearest(_met_by(problem, found), found)
         return PlanResult(found, (*prepared.assumptions, *notes))
     except TooFewGpusError as error:
         if explain and error.problem is not None:
@@ -414,13 +417,14 @@ def _plan_shared(  # noqa: PLR0917 -- as `plan` has them
     bound = None
     less: dict[str, float] = {}
     asked = {service.name: service for service in problem.services}
+    cut_short: tuple[str, ...] = ()
     for attempt in range(_REPAIRS + 1):
         time = deadline if start is None else start.deadline.share(_VALUE_SHARE)
         found: Plan = make("planners", planner, seed=seed, deadline=time, explain=explain).plan(problem)
         short = _short(prepared, problem, found)
         last = attempt == _REPAIRS or deadline.over
         if start is not None and (last or not short):
-            found = start.nearest(problem, found)
+            found, cut_short = start.nearest(problem, found)
             short = _short(prepared, problem, found)
             last = last or deadline.over
         bound = found.objective.lower_bound if bound is None else min(bound, found.objective.lower_bound)
@@ -428,14 +432,14 @@ def _plan_shared(  # noqa: PLR0917 -- as `plan` has them
         if not short:
             break
         if last:
-            return found, (*_repaired(less), *_broken(short))
+            return found, (*_repaired(less), *_broken(short), *cut_short)
         changed = {
             name: _of_one_size(asked[name]) if name in less else _lessened(asked[name], share)
             for name, share in short.items()
         }
         less |= short
         problem = problem.with_services(tuple(changed.get(each.name, each) for each in problem.services))
-    return found, _repaired(less)
+    return found, (*_repaired(less), *cut_short)
 
 
 @dataclass(frozen=True, slots=True)
@@ -454,14 +458,14 @@ class _Start:
     most_moves: int | None = None
     trade: bool = False
 
-    def nearest(self, problem: Problem, found: Plan) -> Plan:
-        """Return the plan with the fewest moves among those as good as one, or the best with so few moves.
+    def nearest(self, problem: Problem, found: Plan) -> tuple[Plan, tuple[str, ...]]:
+        """Return the plan with the fewest moves among those as good as one, or the best with so few moves; and notes.
 
         Raises:
             TooManyMovesError: no plan with so few moves was found.
         """
         if not any(each.replica for gpu in self.current.gpus for each in gpu.instances):
-            return found
+            return found, ()
         current = with_room(self.current, found, problem.pools)
         whole = self.deadline.time_limit * (1 - _VALUE_SHARE)
         deadline = Deadline(max(self.deadline.left, min(whole, TIME_LIMIT_S)), self.deadline.stop)
@@ -476,7 +480,8 @@ class _Start:
             )
         given = {service.name: service for service in near.plan.services}
         services = tuple(given.get(service.name, service) for service in found.services)
-        return replace(near.plan, services=services, moves=PlanMoves(near.moves, near.least, points))
+        made = replace(near.plan, services=services, moves=PlanMoves(near.moves, near.least, points))
+        return made, () if near.searched else (_NOT_SEARCHED,)
 
 
 def _met_by(problem: Problem, found: Plan) -> Problem:

@@ -17,7 +17,7 @@ from partita.planning.exact import ExactPlanner
 from partita.planning.plan import Instance, PlannedGpu, ServiceCapacity
 from partita.planning.problem import Pool, Problem, Service, Size
 from partita.transition.deployment import DeployedGpu, Deployment, deployment_of
-from partita.transition.fewest_moves import near_plan, plan_within, trade_off
+from partita.transition.fewest_moves import TooManyMovesError, near_plan, plan_within, trade_off
 from partita.transition.overview import service_changes
 from partita.transition.shortest import Shortest
 from partita.transition.transition import MEASURED, Request
@@ -94,6 +94,19 @@ def test_what_runs_and_is_as_good_is_found_without_any_time() -> None:
     found = near_plan(wanted, before, cluster(before), Deadline(0.0))
     assert (found.moves, found.proven, found.plan.gpus) == (0, True, before.gpus)
     assert found.plan.objective == before.objective
+
+
+def test_without_time_the_moves_of_the_plan_are_counted_and_nothing_is_proven_of_them() -> None:
+    small, large = problem(RATES), problem({name: 2 * rate for name, rate in RATES.items()})
+    few, many = ExactPlanner().plan(small), ExactPlanner().plan(large)
+    found = near_plan(large, many, cluster(few, 60), Deadline(0.0))
+    assert not found.searched
+    assert found.plan.gpus == many.gpus
+    assert (found.moves, found.least) == (moved(many, cluster(few, 60)), 0)
+    assert near_plan(large, many, cluster(few, 60), Deadline(20.0)).searched
+    assert trade_off(large, found, cluster(few, 60), Deadline(0.0)) == []
+    with pytest.raises(TooManyMovesError, match="in time"):
+        plan_within(large, many, cluster(few, 60), 1, Deadline(0.0))
 
 
 def test_what_runs_is_not_kept_where_it_is_not_as_good_or_not_enough() -> None:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.transition.small import ONE, SECONDS, TWO, WEB, at, deployed
 
+from partita.deadline import Deadline
 from partita.mig.layout import fault
 from partita.transition.nearest import Assignment, content, fit, nearest, rules
 from partita.transition.transition import Request
@@ -71,18 +72,18 @@ def test_what_is_wanted_is_legal_and_complete(random_request: Make, seed: int) -
     )
 
 
-def as_for_many(request: Request) -> dict[str, Wanted]:
+def as_for_many(request: Request, limit: float | None) -> dict[str, Wanted]:
     """Map GPUs as if they were thousands, of which not all pairs are looked at."""
     with patch.multiple("partita.transition.nearest", _ALL_PAIRS=0, _MOST_ASSIGNED=1):
-        return nearest(request)
+        return nearest(request, deadline=None if limit is None else Deadline(limit))
 
 
-@given(seed=st.integers(0, 10**6), in_place=st.booleans())
+@given(seed=st.integers(0, 10**6), in_place=st.booleans(), limit=st.sampled_from([None, 0.0, 60.0]))
 def test_what_is_wanted_of_many_gpus_is_legal_and_complete(
-    random_request: Make, seed: int, *, in_place: bool
+    random_request: Make, seed: int, limit: float | None, *, in_place: bool
 ) -> None:
     request = replace(random_request(seed, gpus=(1, 6)), in_place=in_place)
-    wanted = as_for_many(request)
+    wanted = as_for_many(request, limit)
     models = {gpu.id: gpu.model for gpu in request.current.gpus}
     for gpu_id, placements in wanted.items():
         assert fault(rules(models[gpu_id], ()), sorted(placements)) is None

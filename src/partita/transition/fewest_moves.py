@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain, combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -43,11 +43,19 @@ if TYPE_CHECKING:
     from partita.planning.problem import Problem
     from partita.transition.deployment import DeployedGpu, Deployment, Replica
 
+T = TypeVar("T")
+
 _Pair = tuple[int, int]
 """A service and a size."""
 
 _ENDS_SHARE = 0.3
 """Share of the time for each end of a trade between value and moves."""
+
+_PROGRAM_SHARE = 0.7
+"""Share of the time for a search among thousands of GPUs; the rest is for the moves of the plan that was given."""
+
+_LOOK_EACH = 100
+"""After so many of what takes long together the time is looked at."""
 
 _LEVELS = 6
 """Most plans between the ends of a trade."""
@@ -99,11 +107,13 @@ class NearPlan:
         plan: the plan, on the GPUs there are.
         moves: as `moves.total_moves` counts them.
         least: no plan of at most this value has fewer moves (proven).
+        searched: whether there was time to look for fewer moves at all.
     """
 
     plan: Plan
     moves: int
     least: int
+    searched: bool = True
 
     @property
     def proven(self) -> bool:
@@ -120,17 +130,22 @@ def near_plan(problem: Problem, plan: Plan, current: Deployment, deadline: Deadl
         current: what runs, on all GPUs there are.
         deadline: when to return the best so far, with what is proven of the moves.
     """
-    found = None
+    found, searched = None, True
     if tells_gpus_apart(problem):
         if (same := _as_it_runs(problem, plan, current)) is not None:
             return NearPlan(same, 0, 0)
-        found = MoveProgram(problem, current, plan).fewest(value_of(problem, plan), deadline)
+        try:
+            turn = deadline if len(current.gpus) <= _MOST_ENCODED else deadline.share(_PROGRAM_SHARE)
+            found = MoveProgram(problem, current, plan, turn).fewest(value_of(problem, plan), turn)
+        except _NoTimeError:
+            searched = False
     if found is not None and found.proven and within_limits(problem, found.plan):
         return found
     usable = found is not None and within_limits(problem, found.plan)
     if found is not None and usable and len(current.gpus) > _MOST_ENCODED:
         return found  # to count the moves of the given plan takes long, and it has more
-    given = NearPlan(plan, _moves(current, plan), 0 if found is None else found.least)
+    least = 0 if found is None else found.least
+    given = NearPlan(plan, _moves(current, plan, deadline), least, searched)
     return found if found is not None and usable and found.moves <= given.moves else given
 
 
@@ -204,7 +219,10 @@ def plan_within(problem: Problem, plan: Plan, current: Deployment, most: int, de
             where="gpus",
             hint="give the pools unlike models, or leave out --most-moves",
         )
-    program = MoveProgram(problem, current, plan)
+    try:
+        program = MoveProgram(problem, current, plan, deadline)
+    except _NoTimeError:
+        raise _too_few_moves(most, None) from None
     few = program.fewest(INFINITY, deadline.share(_ENDS_SHARE))
     if few is not None and not within_limits(problem, few.plan):
         few = None
@@ -252,7 +270,10 @@ def trade_off(problem: Problem, near: NearPlan, current: Deployment, deadline: D
     """
     if not near.moves or not tells_gpus_apart(problem):
         return []
-    program = MoveProgram(problem, current, near.plan)
+    try:
+        program = MoveProgram(problem, current, near.plan, deadline)
+    except _NoTimeError:
+        return []
     few = program.fewest(INFINITY, deadline.share(_ENDS_SHARE))
     if few is None or few.moves >= near.moves or not within_limits(problem, few.plan):
         return []
@@ -287,8 +308,12 @@ def tells_gpus_apart(problem: Problem) -> bool:
     return len(set(models)) == len(models)
 
 
-def _moves(current: Deployment, plan: Plan) -> int:
-    return total_moves(moves_between(current, deployment_of(plan)))
+def _moves(current: Deployment, plan: Plan, deadline: Deadline) -> int:
+    return total_moves(moves_between(current, deployment_of(plan), deadline))
+
+
+class _NoTimeError(Exception):
+    """The time was over before the program stood."""
 
 
 def value_of(problem: Problem, plan: Plan) -> float:
@@ -345,7 +370,19 @@ class _Class:
     columns: tuple[_Column, ...]
 
 
-def _classes(problem: Problem, current: Deployment) -> tuple[_Class, ...]:
+def _in_time(items: Iterable[T], deadline: Deadline) -> Iterator[T]:
+    """Yield what is given while there is time.
+
+    Raises:
+        _NoTimeError: the time is over.
+    """
+    for number, each in enumerate(items):
+        if number % _LOOK_EACH == 0 and deadline.over:
+            raise _NoTimeError
+        yield each
+
+
+def _classes(problem: Problem, current: Deployment, deadline: Deadline) -> tuple[_Class, ...]:
     """Return the GPUs that a plan may use, by what they hold: none that leave or have fixed instances."""
     pools = {pool.gpu.name: index for index, pool in enumerate(problem.pools)}
     alike: dict[object, list[DeployedGpu]] = defaultdict(list)
@@ -354,7 +391,7 @@ def _classes(problem: Problem, current: Deployment) -> tuple[_Class, ...]:
             alike[gpu.model, gpu.instances].append(gpu)
     keep = _Keeper(problem)
     found = []
-    for gpus in alike.values():
+    for gpus in _in_time(alike.values(), deadline):
         pool = pools[gpus[0].model]
         held = keep.held(gpus[0])
         there = frozenset(each.placement for each in gpus[0].instances)
@@ -465,15 +502,19 @@ class MoveProgram:
         problem: what to plan; its pools are of unlike models.
         current: what runs, on all GPUs there are.
         given: a plan for the problem; its bound holds for all plans.
+        deadline: when to give up, for which thousands of GPUs take seconds.
+
+    Raises:
+        _NoTimeError: the program does not stand by then.
     """
 
-    def __init__(self, problem: Problem, current: Deployment, given: Plan) -> None:
+    def __init__(self, problem: Problem, current: Deployment, given: Plan, deadline: Deadline) -> None:
         self._problem = problem
         self._current = current
         self._given = given
         self._order = {gpu.id: i for i, gpu in enumerate(current.gpus)}
         self._size = {(size.pool, size.profile): k for k, size in enumerate(problem.sizes)}
-        self._classes = _classes(problem, current)
+        self._classes = _classes(problem, current, deadline)
         self._at = [(c, j) for c, each in enumerate(self._classes) for j in range(len(each.columns))]
         self._pairs = np.argwhere(problem.throughput > 0)
         runs = Counter(
@@ -496,7 +537,7 @@ class MoveProgram:
             for s, k in mine.held.values():
                 self._capacity[s] += len(mine.gpus) * problem.throughput[s, k]
         self._short = self._capacity < problem.rate
-        self._build()
+        self._build(deadline)
         self._hold_parts()
         self._upper = np.full(self._program.width, INFINITY)
         self._upper[self._chosen] = self._most
@@ -511,7 +552,7 @@ class MoveProgram:
         stay = sum(float(problem.instance_cost[mine.held[place]]) for place in mine.columns[j].stays)
         return problem.gpu_cost(mine.pool) + stay
 
-    def _build(self) -> None:
+    def _build(self, deadline: Deadline) -> None:
         problem, pairs = self._problem, self._pairs
         services, classes = len(problem.services), len(self._classes)
         program = self._program = Program()
@@ -529,7 +570,8 @@ class MoveProgram:
         self._pools = program.add_rows(np.full(len(counts), -INFINITY), counts)
         self._value = program.add_rows(np.array([-INFINITY]), np.array([INFINITY]))
         self._moves = program.add_rows(np.array([-INFINITY]), np.array([INFINITY]))
-        self._chosen = self._add([self._chosen_entry(i) for i in range(len(self._at))], self._most)
+        chosen = [self._chosen_entry(i) for i in _in_time(range(len(self._at)), deadline)]
+        self._chosen = self._add(chosen, self._most)
         self._new = self._add([self._new_entry(i) for i in range(len(pairs))], np.full(len(pairs), INFINITY))
         self._moved = self._add(
             [{self._stops + s: 1.0, self._starts + s: 1.0, self._moves: 1.0} for s in range(services)],
@@ -631,15 +673,15 @@ class MoveProgram:
         wishes[self._new] = 1.0
         wishes[self._chosen] = [-self._stay_worth(c, j) for c, j in self._at]
         if len(self._at) > _MOST_COLUMNS:
-            return self._counted(columns, least)
+            return self._counted(columns, least, deadline)
         later = self._solve(wishes, deadline.share(_WISHES_SHARE), columns)
         better = len(later.columns) and self._meets_rates(later.columns)
-        return self._counted(later.columns if better else columns, least)
+        return self._counted(later.columns if better else columns, least, deadline)
 
-    def _counted(self, columns: NDArray[np.float64], least: int) -> NearPlan:
+    def _counted(self, columns: NDArray[np.float64], least: int, deadline: Deadline) -> NearPlan:
         plan = self._plan(columns)
         # Where the search was cut short, the GPUs may be mapped better still.
-        moves = _moves(self._current, plan)
+        moves = _moves(self._current, plan, deadline)
         return NearPlan(plan, moves, min(least, moves))
 
     def _stay_worth(self, c: int, j: int) -> float:

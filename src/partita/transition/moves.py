@@ -18,6 +18,7 @@ from partita.transition.transition import MEASURED, Request
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from partita.deadline import Deadline
     from partita.transition.deployment import Deployment
 
 
@@ -41,19 +42,22 @@ class Moves:
         return max(self.stop, self.start)
 
 
-def moves_between(current: Deployment, target: Deployment) -> dict[str, Moves]:
+def moves_between(
+    current: Deployment, target: Deployment, deadline: Deadline | None = None
+) -> dict[str, Moves]:
     """Return the moves of each service when the target is put onto the GPUs there are so that the most stays.
 
     Args:
         current: what runs, on all GPUs there are.
         target: what is wanted; its GPUs are mapped onto those of `current` of the same model.
+        deadline: how long to look for the best places of thousands of GPUs; where it ends, fewer moves may do.
 
     Raises:
         InfeasibleError: there are too few GPUs of a model, or fixed instances leave no room.
         InputError: the target has a fixed instance that does not run.
     """
     current = restated(current, target)
-    wanted = nearest(Request(current, target, {}, {}, MEASURED))
+    wanted = nearest(Request(current, target, {}, {}, MEASURED), deadline=deadline)
     stay: Counter[str] = Counter()
     runs: Counter[str] = Counter()
     then: Counter[str] = Counter()

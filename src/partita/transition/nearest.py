@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import count
+from itertools import chain, count, islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from partita.deadline import Deadline
     from partita.mig.gpu import GpuModel
     from partita.mig.layout import Placement
     from partita.transition.deployment import DeployedGpu, Replica
@@ -44,11 +45,17 @@ _MOST_ASSIGNED = 1500
 """Of more GPUs than this, pairs are taken by what they have in common until so many are left."""
 
 
+_LIKELY = 30
+"""GPUs that are looked at for each replica of what is wanted, where time is short."""
+
+
 _ROUNDS = 20
 """After this many rounds overestimated pairs are accepted, unless one is impossible."""
 
 
-def nearest(request: Request, shake: random.Random | None = None) -> dict[str, Wanted]:
+def nearest(
+    request: Request, shake: random.Random | None = None, deadline: Deadline | None = None
+) -> dict[str, Wanted]:
     """Return what each physical GPU is to hold.
 
     The target's GPUs are assigned to physical GPUs of their model. A pair is worth the replicas that stay, then the
@@ -58,6 +65,8 @@ def nearest(request: Request, shake: random.Random | None = None) -> dict[str, W
     Args:
         request: what was asked.
         shake: random numbers that choose among assignments of equal worth.
+        deadline: of more GPUs than are assigned at once, those that have most in common are looked for this long;
+            what is left then goes anywhere.
 
     Raises:
         InfeasibleError: there are too few GPUs of a model, or fixed instances leave no room.
@@ -77,7 +86,9 @@ def nearest(request: Request, shake: random.Random | None = None) -> dict[str, W
                 hint="plan again with this count, or add GPUs",
             )
         gpu = rules(model, request.forbid)
-        if len(wanted) > _MOST_ASSIGNED:
+        if len(wanted) > _MOST_ASSIGNED and deadline is not None and not request.in_place:
+            there, wanted = _in_time(gpu, there, wanted, result, deadline)
+        elif len(wanted) > _MOST_ASSIGNED:
             there, wanted = _without_alike(gpu, there, wanted, result, in_place=request.in_place)
         same = _IN_PLACE if request.in_place else _SAME_ID
         matching = _Matching(gpu, _concerned(there, wanted), wanted, same)
@@ -155,6 +166,58 @@ def _without_alike(
     used = {each.id for each, j in pairs if j in done}
     rest = [each for j, each in enumerate(wanted) if j not in done]
     return [each for each in there if each.id not in used], rest
+
+
+def _in_time(
+    gpu: GpuModel,
+    there: Sequence[DeployedGpu],
+    wanted: Sequence[tuple[str, Content]],
+    result: dict[str, Wanted],
+    deadline: Deadline,
+) -> tuple[list[DeployedGpu], list[tuple[str, Content]]]:
+    """Give GPUs what has much in common with what they hold; return those with fixed instances, and what is left.
+
+    Each content in turn takes the best of some GPUs that hold the rarest of its replicas. The time grows with the
+    number of GPUs.
+    """
+    free = {each.id: each for each in there if not any(instance.fixed for instance in each.instances)}
+    holds = {name: Counter(content(each)) for name, each in free.items()}
+    holders: dict[object, dict[str, None]] = defaultdict(dict)
+    for name, held in holds.items():
+        for pair in held:
+            holders[pair][name] = None
+
+    def give(name: str, held: Content) -> bool:
+        # Once the time is over, the first layout will do.
+        now = _running(free[name])
+        if deadline.over:
+            layouts = _layouts(gpu, tuple(profile for profile, _ in held))
+            found = _fill(sorted(layouts[0]), held, now) if layouts else None
+        else:
+            fits = fit(gpu, free[name], held, now)
+            found = None if fits is None else fits.wanted
+        if found is None:
+            return False
+        result[name] = found
+        for pair in holds[name]:
+            del holders[pair][name]
+        del free[name]
+        return True
+
+    later = []
+    for name, asked in wanted:
+        pairs = sorted({pair for pair in asked if holders.get(pair)}, key=lambda pair: len(holders[pair]))
+        likely = chain.from_iterable(islice(holders[pair], _LIKELY) for pair in pairs)
+        each = Counter(asked)
+        best = None if deadline.over else max(likely, key=lambda at: (holds[at] & each).total(), default=None)
+        if best is None or not give(best, asked):
+            later.append((name, asked))
+    # Empty GPUs first, so that what stands on the others stays.
+    anywhere = iter(sorted(free, key=lambda at: bool(holds[at])))
+    rest = [
+        (name, asked) for name, asked in later if (at := next(anywhere, None)) is None or not give(at, asked)
+    ]
+    return [each for each in there if each.id in free or any(i.fixed for i in each.instances)], rest
 
 
 def _concerned(there: Sequence[DeployedGpu], wanted: Sequence[tuple[str, Content]]) -> list[DeployedGpu]:
