@@ -232,7 +232,7 @@ def test_a_plan_is_simulated_as_a_whole(planned: partita.PlannedWorkload, tmp_pa
     assert found.to_frame("pandas")["kept"].tolist() == ["yes"]
     assert found.to_dict()["services"][0]["queries_per_second"] == 50.0
     assert "Promises, simulated" in found.to_html(tmp_path / "page.html")
-    assert repr(found) == "<1 of 1 services keep their promise>"
+    assert repr(found) == "<1 of 1 service keeps its promise>"
     lost = partita.simulate_plan(planned, calm, TABLE, queries=500, without="node-0")
     assert not lost
     plain = partita.simulate_plan(planned, queries=500)

@@ -59,6 +59,17 @@ def nearest(word: str, known: list[str]) -> str | None:
     return next(iter(found or longer), None)
 
 
+def counted(count: int, word: str, plural: str | None = None) -> str:
+    """Return a count with its word: 1 GPU, 2 GPUs, 1,000 GPUs.
+
+    Args:
+        count: how many there are.
+        word: for one of them.
+        plural: for several; None if an `s` makes it.
+    """
+    return f"{count:,} {word if count == 1 else plural or f'{word}s'}"
+
+
 def refuse(path: str, faults: Sequence[InputError]) -> None:
     """Raise one error for all faults of a file, if there are any: each kind with its places and count.
 

@@ -29,7 +29,7 @@ from partita.documents.codec import (
     convert,
     to_data,
 )
-from partita.errors import InputError, nearest
+from partita.errors import InputError, counted, nearest
 from partita.explanation import ServiceExplanation, explain_service
 from partita.files import replacing
 from partita.frames import frame_of
@@ -195,7 +195,7 @@ class PlannedWorkload(Result):
 
     def __repr__(self) -> str:
         n = len(self.services)
-        return f"<{amount(self.plan)}, {verdict(self.plan)}, for {n:,} service{'' if n == 1 else 's'}>"
+        return f"<{amount(self.plan)}, {verdict(self.plan)}, for {counted(n, 'service')}>"
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,7 +259,7 @@ class Explanation(Result):
         return {"services": [each.to_dict() for each in self.services]}
 
     def __repr__(self) -> str:
-        return f"<{len(self.services)} services explained>"
+        return f"<{counted(len(self.services), 'service')} explained>"
 
 
 @dataclass(frozen=True, eq=False)
@@ -307,7 +307,10 @@ class PlannedTransition(Result):
         return transition_report(self.request, self.transition)
 
     def __repr__(self) -> str:
-        return f"<{len(self):,} actions in {self.seconds:,.0f} s, {self.transition.moved:,} replicas moved>"
+        return (
+            f"<{counted(len(self), 'action')} in {self.seconds:,.0f} s, "
+            f"{counted(self.transition.moved, 'replica')} moved>"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -410,7 +413,8 @@ class SimulatedPlan(Result):
 
     def __repr__(self) -> str:
         kept = sum(each.verdict.value == "yes" for each in self.services)
-        return f"<{kept:,} of {len(self.services):,} services keep their promise>"
+        promises = counted(len(self.services), "service keeps its promise", "services keep their promise")
+        return f"<{kept:,} of {promises}>"
 
 
 @dataclass(frozen=True, eq=False)
@@ -449,7 +453,7 @@ class Catalogue(Result, Mapping[str, "GpuModel"]):
         return {gpu.name: [profile.name for profile in gpu.profiles] for gpu in self.models}
 
     def __repr__(self) -> str:
-        return f"<{len(self)} GPUs: {', '.join(self)}>"
+        return f"<{counted(len(self), 'GPU')}: {', '.join(self)}>"
 
 
 def catalogue() -> Catalogue:

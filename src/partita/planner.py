@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from partita.deadline import Deadline
-from partita.errors import InfeasibleError, InputError
+from partita.errors import InfeasibleError, InputError, counted
 from partita.perf.reading import read_tables
 from partita.planning.check import check_plan, requirements
 from partita.planning.domains import domain, with_domains
@@ -509,7 +509,7 @@ def _with_moves(
     count = total_moves(moves_between(there, deployment_of(result.plan)))
     if most_moves is not None and count > most_moves:
         raise TooManyMovesError(
-            f"the plan has {count} moves, and with services that have a `cut` no other is looked for",
+            f"the plan has {counted(count, 'move')}, and with services that have a `cut` no other is looked for",
             where="--most-moves",
             hint=f"allow {count}, or leave it out",
         )

@@ -128,7 +128,11 @@ def test_the_day_runs_and_leaves_nothing_behind(tmp_path: Path) -> None:
             code = process.wait(60)
     assert code == 0
     assert list(tmp_path.iterdir()) == []
-    assert not [each for each in Path("/proc").glob("[0-9]*/cmdline") if _has(each, str(folder))]
+    assert not _named(folder)
+
+
+def _named(folder: Path) -> list[Path]:
+    return [each for each in Path("/proc").glob("[0-9]*/cmdline") if _has(each, str(folder))]
 
 
 _SECONDS = 120.0
@@ -152,10 +156,21 @@ def test_the_day_ends_with_whoever_showed_it_however_that_ended(tmp_path: Path) 
         finally:
             process.kill()
     until(lambda: not folder.exists(), _SECONDS)
-    until(
-        lambda: not [each for each in Path("/proc").glob("[0-9]*/cmdline") if _has(each, str(folder))],
-        _SECONDS,
-    )
+    until(lambda: not _named(folder), _SECONDS)
+
+
+def test_nothing_stays_of_a_day_that_is_killed_before_it_has_begun(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _SHOWN],
+        env=environment(tmp_path),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        folder = Path(process.stdout.readline().strip())
+        process.kill()
+    until(lambda: not folder.exists() and not _named(folder), _SECONDS)
 
 
 def _has(path: Path, text: str) -> bool:

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import pty
+import signal
+import subprocess
+import sys
 import threading
+import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from tests.cli.commands import Commands
@@ -20,11 +27,10 @@ from partita.cli import top
 from partita.cli.top import ApiClient
 from partita.cli.top_screen import TopApp
 from partita.dash.access import Access
+from partita.drive.simulated import SimulatedCluster
+from partita.drive.state import CLUSTER, VARIABLE
 from partita.errors import InputError, PartitaError
 from partita.serve.gateway.access import Tls
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.mark.parametrize("width", [80, 160])
@@ -170,3 +176,45 @@ def test_a_missing_extra_is_told(
     found = Commands(tmp_path, monkeypatch, capsys)("top")
     assert found.code == 2
     assert "partita[top]" in found.err
+
+
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_the_server_that_it_started_ends_with_it(by: signal.Signals, tmp_path: Path) -> None:
+    SimulatedCluster.create(tmp_path / CLUSTER, [("node-0/gpu-0", "a100-80gb")]).close()
+    ours, theirs = pty.openpty()
+    # Another dashboard on this host's port 8080 would be taken in its place.
+    code = "from partita.cli import top; top._runs = lambda: False; top.app()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, VARIABLE: str(tmp_path), "TERM": "xterm"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    ) as process:
+        os.close(theirs)
+        try:
+            seen = b""
+            while b"node-0/gpu-0" not in seen:
+                seen += os.read(ours, 65536)  # fails when the program has ended
+            started = _children(process.pid)
+            process.send_signal(by)
+            with suppress(OSError):  # which is how a terminal ends
+                while said := os.read(ours, 65536):
+                    seen += said
+            process.wait(60)
+        finally:
+            process.kill()
+            os.close(ours)
+    assert process.returncode == (-by if by is signal.SIGKILL else 128 + by)
+    assert by is signal.SIGKILL or b"\x1b[?1049l" in seen, "the terminal is left as it was found"
+    assert len(started) == 1
+    end = time.monotonic() + 60
+    while any(Path(f"/proc/{each}").exists() for each in started):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def _children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(each) for task in tasks for each in task.read_text().split()]

@@ -33,7 +33,7 @@ def test_the_table_fits_the_width_and_says_more_on_a_wide_terminal() -> None:
     assert "p95" not in narrow
     assert "p95" in wide
     assert "refused %" in wide
-    assert "1 of 1 services keep their promise" in narrow
+    assert "1 of 1 service keeps its promise" in narrow
     assert "98.00 ±1.00" in narrow
 
 
@@ -48,9 +48,9 @@ def test_those_in_doubt_come_first_where_not_all_are_shown() -> None:
 
 def test_what_was_interrupted_says_so() -> None:
     some = printed(OutcomeTable(PlanOutcome(Trial(), (service(),), stopped=True)))
-    assert "interrupted: 1 services are simulated" in some
+    assert "interrupted: simulated 1 service" in some
     none = printed(OutcomeTable(PlanOutcome(Trial(), (), stopped=True)))
-    assert none.strip() == "interrupted: 0 services are simulated"
+    assert none.strip() == "interrupted: simulated 0 services"
 
 
 def test_losses_show_the_worst_service_and_are_told_when_a_promise_breaks() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import pytest
 from tests.dash.client import Client, client
@@ -157,6 +160,47 @@ def test_its_own_page_may_ask(closed: Client) -> None:
 def test_a_form_of_another_page_is_no_json(open_: Client) -> None:
     found = open_.ask("POST", "/api/v1/session", {"content-type": "text/plain"}, b'{"token": "x"}')
     assert found.status == 415
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status", "told"),
+    [
+        ({"content-encoding": "gzip"}, gzip.compress(b'{"token": "x"}'), 415, "encoded with gzip"),
+        ({"content-type": "application/json; charset=latin-1"}, b'{"token": "x"}', 415, "not latin-1"),
+        ({}, b'{"token": "\xe9"}', 400, "no UTF-8"),
+        ({}, '{"token": "x"}'.encode("utf-16"), 400, "no UTF-8"),
+        ({}, b"", 400, "empty"),
+        ({}, b'{"token": "x", "token": "y"}', 400, "'token' is already on line 1"),
+        ({}, b'{"token": NaN}', 422, "text"),
+        ({}, b'{"token": ' + b"9" * 5000 + b"}", 400, "not JSON"),
+        ({}, b"[" * 10_000 + b"]" * 10_000, 400, "deep"),
+        ({}, b'["token"]', 422, "must be"),
+        ({}, b'{"token": "x"', 400, "ends in the middle"),
+    ],
+)
+def test_a_body_that_cannot_be_read_is_told_as_what_it_is(
+    open_: Client, headers: dict[str, str], body: bytes, status: int, told: str
+) -> None:
+    found = open_.ask("POST", "/api/v1/session", {"content-type": "application/json", **headers}, body)
+    assert (found.status, set(found.data)) == (status, {"error", "where", "hint"})
+    assert told in found.data["error"]
+    if status == 415:
+        assert (found.headers["accept"], found.headers["accept-encoding"]) == ("application/json", "identity")
+
+
+@pytest.mark.parametrize("media", ["application/json", "application/json; charset=UTF-8"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_a_byte_order_mark_and_the_name_of_the_charset_are_no_faults(
+    closed: Client, media: str, mark: bytes
+) -> None:
+    body = mark + json.dumps({"token": READING}).encode()
+    assert closed.ask("POST", "/api/v1/session", {"content-type": media}, body).status == 200
+
+
+@pytest.mark.parametrize("limit", ["1e3", "+5", " 5", "5.0", "\u0665", "nan", ""])
+def test_a_limit_is_digits(open_: Client, limit: str) -> None:
+    found = open_.get(f"/api/v1/gpus?limit={quote(limit)}")
+    assert (found.status, found.data["where"]) == (422, "limit")
 
 
 @pytest.mark.parametrize("path", ["/", "/api/v1", "/api/v1/nothing", "/nothing", "/app.js"])

@@ -106,6 +106,11 @@ def test_a_plan_is_applied_by_a_process_of_its_own(api: Client, world: World, tm
     assert post(api, "/apply", {}, if_match=f'"{state}"').status == 422
     assert post(api, "/apply", {**body, **change}, if_match=f'"{state}"').status == 422
     assert post(api, "/apply", body, if_match='"0123456789ab"').status == 412
+    anything = post(api, "/apply", body, if_match="*")
+    assert (anything.status, anything.data["error"]) == (428, "`*` does not say what you saw")
+    for unquoted in (state, f'W/"{state}"'):
+        bare = post(api, "/apply", body, if_match=unquoted)
+        assert (bare.status, "must be in quotes" in bare.data["error"]) == (412, True)
     with controlling(tmp_path):
         taken = post(api, "/apply", body, if_match=f'"{state}"')
     assert taken.status == 409

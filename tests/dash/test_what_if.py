@@ -205,6 +205,9 @@ def test_it_says_what_binds_each_changed_service(day: PreparedWorkload) -> None:
     [
         (of_service("photo-serch", rate=1), "services.photo-serch", "photo-search"),
         (WhatIf(pools={"a100": PoolWhatIf(count=2)}), "pools.a100", "a100-80gb"),
+        (of_service(rate=1e300), "services.photo-search.rate", ""),
+        (of_service(latency_ms=1e300), "services.photo-search.latency_ms", ""),
+        (WhatIf(pools={"a100-80gb": PoolWhatIf(count=10**15)}), "pools.a100-80gb.count", ""),
         (
             WhatIf(
                 services={

@@ -194,11 +194,39 @@ raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
     assert log.exists()
 
 
+def test_processes_of_a_pool_end_when_the_one_they_work_for_is_killed(tmp_path: Path) -> None:
+    program = tmp_path / "pool.py"
+    program.write_text("""
+import os, signal
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from partita.process.keeper import end_with_parent
+if __name__ == "__main__":
+    pool = ProcessPoolExecutor(1, get_context("spawn"), end_with_parent)
+    print(pool.submit(os.getpid).result(), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+""")
+    said = tmp_path / "said"
+    with said.open("w") as stream:
+        subprocess.run([sys.executable, str(program)], check=False, stdout=stream)
+    pid = int(said.read_text())
+    until(lambda: table.started_at(pid) is None)
+
+
+@pytest.mark.parametrize("begun_with_nohup", [False, True])
+def test_a_hang_up_asks_to_end_unless_the_program_was_begun_with_nohup(*, begun_with_nohup: bool) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if begun_with_nohup else signal.SIG_DFL)
+    try:
+        assert (signal.SIGHUP in keeper.ending_signals()) is not begun_with_nohup
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_one_of_our_group_dies_with_the_thread_that_started_it(tmp_path: Path) -> None:
     code = """
 import os, signal
 from partita.process import keeper
-child = keeper.start(["sleep", "60"], os.environ, output=None, apart=False)
+child = keeper.start(["sleep", "60"], os.environ, output=None, apart=False, orphaned=signal.SIGKILL)
 print(child.pid, os.getpgid(child.pid) == os.getpgid(0), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """

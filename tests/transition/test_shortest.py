@@ -343,7 +343,7 @@ def test_the_gpus_that_stay_are_too_few_is_told() -> None:
     bert = replica("bert", 10)
     now = (replace(gpu(0, ("4g.24gb@0", bert)), leaving=True), replace(gpu(1), leaving=True))
     for algorithm in ALGORITHMS:
-        with pytest.raises(InfeasibleError, match="the plan needs 1 GPUs of a30-24gb, and there are 0"):
+        with pytest.raises(InfeasibleError, match="the plan needs 1 GPU of a30-24gb, and there are 0"):
             algorithm.transition(request(now, (gpu(0, ("4g.24gb@0", bert)),), {"bert": 10.0}))
 
 

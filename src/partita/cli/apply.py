@@ -37,11 +37,12 @@ from partita.cli.what_runs import forbidden, gpus_for, on_gpus, planned_from, ta
 from partita.control.controller import Controller, MovedError, request, standing_rates
 from partita.control.executor import TransitionExecutor, deployed, moved, snapshot
 from partita.control.goal import goal_for, refuse_missing
-from partita.errors import InputError
+from partita.errors import InputError, counted
 from partita.executor import Backoff
 from partita.mig.layout import Placement
 from partita.planning.overview import plan_line
 from partita.planning.plan import Plan
+from partita.process.keeper import ending_signals
 from partita.transition.between import whole_nodes
 from partita.transition.deployment import Layouts
 from partita.transition.transition import MEASURED
@@ -87,9 +88,9 @@ class Stop:
 
 @contextmanager
 def asked_to_stop() -> Iterator[Stop]:
-    """Have SIGINT and SIGTERM ask for a stop while the block runs."""
+    """Have SIGINT, SIGTERM and SIGHUP ask for a stop while the block runs."""
     stop = Stop()
-    before = {number: signal.signal(number, stop.ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, stop.ask) for number in ending_signals()}
     try:
         yield stop
     finally:
@@ -348,7 +349,8 @@ def _tell(reached: Reached, data: dict[str, Any], output: Format) -> None:
     elif reached.actions:
         replans = f", ordered again {reached.replans} times" if reached.replans else ""
         stdout().print(
-            f"reached in {reached.seconds:.0f} s with {reached.actions} actions{replans}", markup=False
+            f"reached in {reached.seconds:.0f} s with {counted(reached.actions, 'action')}{replans}",
+            markup=False,
         )
 
 

@@ -28,6 +28,7 @@ from partita.kubernetes.rights import CONTROLLER, DASH, missing_rights
 from partita.kubernetes.silence import NODE_TIMEOUT_S
 from partita.kubernetes.workload_session import ControllerSettings
 from partita.metrics import serving_pages
+from partita.process.keeper import ending_signals
 from partita.serve.worker.listening import read_token
 
 if TYPE_CHECKING:
@@ -214,9 +215,7 @@ def controller(
     )
     drivers = DraDrivers(DraSettings(start_timeout, keep_off, node_timeout))
     made = ClusterController(api, leader, drivers, settings, _tell)
-    before = {
-        number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in ending_signals()}
     try:
         with ExitStack() as stack:
             if port:

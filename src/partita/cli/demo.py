@@ -28,6 +28,7 @@ from partita.control.executor import deployed
 from partita.control.goal import goal_for
 from partita.control.journal import FILE, Journal
 from partita.drive.simulated import SimulatedCluster, SimulatedDriver
+from partita.errors import counted
 from partita.files import replacing
 from partita.planner import read_prepared
 from partita.planning.overview import PlanOverview, amount, verdict
@@ -127,7 +128,8 @@ def _act(console: Console, demo: DemoCluster, plan: Plan, names: Sequence[str]) 
         console.print(f"carried out in {act.seconds:.0f} s, {_kept(act)}", markup=False)
     else:
         console.print(
-            f"{len(act.transition.actions)} actions, carried out in {act.seconds:.0f} s", markup=False
+            f"{counted(len(act.transition.actions), 'action')}, carried out in {act.seconds:.0f} s",
+            markup=False,
         )
     console.print()
     console.print(ClusterMap(demo.observe(), names))
@@ -213,7 +215,7 @@ class Levels:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         full, border = ("#", ASCII.border) if options.ascii_only else ("\N{FULL BLOCK}", UNICODE.border)
         longest = max(map(len, self._names), default=0)
-        yield f"{self._used} GPUs in use"
+        yield f"{counted(self._used, 'GPU')} in use"
         for n, name in enumerate(self._names, 1):
             now, floor, top = self._now.get(name, 0.0), self._floors.get(name, 0.0), self._tops[name]
             cells = list((full * round(min(1.0, now / top) * _BAR)).ljust(_BAR))

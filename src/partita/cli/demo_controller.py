@@ -39,8 +39,8 @@ def main(workload: Path, rates: Path) -> None:
     folder = workload.parent
     alone = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until `run` does better
-    threading.Thread(target=_end_with_parent, args=(folder, alone), daemon=True).start()
     try:
+        threading.Thread(target=_end_with_parent, args=(folder, alone), daemon=True).start()
         _run(workload, rates)
     finally:
         if alone.is_set():

@@ -23,7 +23,7 @@ from partita.control.controller import ordered, request, standing_rates
 from partita.control.executor import deployed
 from partita.control.goal import goal_for, refuse_missing
 from partita.drive.state import state_path
-from partita.errors import InputError
+from partita.errors import InputError, counted
 from partita.files import replacing
 from partita.mig.catalogue import gpu_model
 from partita.planning.overview import id_ranges, plan_line
@@ -342,7 +342,7 @@ def print_way(console: Console, data: dict[str, Any]) -> None:
         console.print("nothing to do: all runs as the plan wants it")
         return
     kinds = ", ".join(f"{n} {kind.partition('_')[0]}" for kind, n in actions.items())
-    moves = f"{data['moves']:,} move{'' if data['moves'] == 1 else 's'}"
+    moves = f"{counted(data['moves'], 'move')}"
     console.print(
         f"{moves}, {sum(actions.values())} actions, about {data['seconds']:.0f} s: {kinds}", markup=False
     )

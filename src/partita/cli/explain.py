@@ -11,7 +11,7 @@ from rich.table import Table
 
 from partita.cli.output import Format, Output, WorkloadFile, emit, stderr, stdout
 from partita.cli.searching import planned
-from partita.errors import InputError, nearest
+from partita.errors import InputError, counted, nearest
 from partita.explanation import ServiceExplanation, explain_service
 from partita.planner import read_prepared
 from partita.planning.document import read_plan
@@ -94,7 +94,7 @@ def _chosen(loaded: PreparedWorkload, asked: Sequence[str] | None) -> list[Servi
     chosen = list(known.values())[:MOST_SERVICES]
     if len(chosen) < len(known):
         stderr().print(
-            f"note: the first {MOST_SERVICES} of {len(known)} services; name others with --service"
+            f"note: the first {MOST_SERVICES} of {counted(len(known), 'service')}; name others with --service"
         )
     return chosen
 
@@ -153,7 +153,7 @@ def _promise(spec: ServiceSpec) -> str:
 
 
 def _shared(found: SharedBy) -> str:
-    others = f"{len(found.others):,} other service{'' if len(found.others) == 1 else 's'}"
+    others = f"{counted(len(found.others), 'other service')}"
     named = ", ".join(found.others[:_MOST_NAMED]) + (", ..." if len(found.others) > _MOST_NAMED else "")
     return (
         f"shares {found.placement} of {found.gpu} with {others} ({named}): {found.memory_mb:,.0f} MB of models, "

@@ -27,7 +27,7 @@ from partita.cli.plan import BestEffort, Html, Settings, as_set
 from partita.cli.plan_view import show_plan
 from partita.cli.searching import planned
 from partita.documents.codec import to_data
-from partita.errors import InputError
+from partita.errors import InputError, counted
 from partita.kubernetes.advice import (
     at_free,
     look,
@@ -258,7 +258,7 @@ def _plan_words(plan: dict[str, Any] | None) -> str:
     if plan is None:
         return "-"
     proof = "proven" if plan["proven"] else f"gap {plan['gap']}"
-    return f"{plan['name']} {plan['state'] or 'new'}, {plan['gpus']} GPUs, {proof}"
+    return f"{plan['name']} {plan['state'] or 'new'}, {counted(plan['gpus'], 'GPU')}, {proof}"
 
 
 def _transition_words(transition: dict[str, Any] | None) -> str:

@@ -14,8 +14,8 @@ from rich.text import Text
 
 from partita.cli import perf_import, perf_measure
 from partita.cli.output import Format, Output, echo, emit, stdout
-from partita.cli.perf_table import Out, batch_sizes, plural, write
-from partita.errors import InputError, nearest
+from partita.cli.perf_table import Out, batch_sizes, write
+from partita.errors import InputError, counted, nearest
 from partita.mig.catalogue import gpu_meant, gpu_model
 from partita.perf.estimate import ModelWork, estimate_table, plain_profiles, read_works
 from partita.perf.operating_point import (
@@ -207,8 +207,8 @@ def render_check(holdings: list[TableContents], form: Format) -> None:
     console.print()
     models, gpus = {each.model for each in holdings}, {each.gpu for each in holdings}
     console.print(
-        f"{plural(sum(each.rows for each in holdings), 'row')}, {plural(len(models), 'model')}, "
-        f"{plural(len(gpus), 'GPU')}. No row on a profile: it is not planned there."
+        f"{counted(sum(each.rows for each in holdings), 'row')}, {counted(len(models), 'model')}, "
+        f"{counted(len(gpus), 'GPU')}. No row on a profile: it is not planned there."
     )
     if any(each.estimated for each in holdings):
         console.print(ESTIMATED)

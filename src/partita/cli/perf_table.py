@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from partita.cli.output import echo, own
-from partita.errors import InputError
+from partita.errors import InputError, counted
 from partita.perf.reading import write_csv, write_table
 
 if TYPE_CHECKING:
@@ -34,18 +34,13 @@ def batch_sizes(text: str) -> list[int]:
     return sorted({int(part) for part in parts})
 
 
-def plural(count: int, word: str) -> str:
-    """Return a count with its word: 1 row, 2 rows."""
-    return f"{count:,} {word}" if count == 1 else f"{count:,} {word}s"
-
-
 def write(table: PerfTable, out: Path | None) -> None:
     """Write a table to a file, or as CSV to stdout."""
     if out is None:
         write_csv(table, own())
     else:
         write_table(table, out)
-        rows, models = plural(len(table), "row"), plural(len(table.models), "model")
+        rows, models = counted(len(table), "row"), counted(len(table.models), "model")
         echo(f"wrote {rows} of {models} to {out}", err=True)
     for note in table.notes:
         echo(f"note: {note}", err=True)

@@ -20,7 +20,7 @@ from partita.cli.what_runs import (
     refuse_without_from,
     what_runs,
 )
-from partita.errors import InputError, PartitaError
+from partita.errors import InputError, PartitaError, counted
 
 if TYPE_CHECKING:
     from partita.planner import PreparedWorkload
@@ -269,7 +269,7 @@ def _check(loaded: PreparedWorkload, path: Path, output: Format) -> None:
     if not faults:
         return
     raise PartitaError(
-        f"{len(faults)} fault{'' if len(faults) == 1 else 's'}: this plan does not meet {loaded.path}",
+        f"{counted(len(faults), 'fault')}: this plan does not meet {loaded.path}",
         where=str(path),
         hint=f"make a new one with `partita plan -f {loaded.path} --out {path}`",
     )

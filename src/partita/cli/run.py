@@ -59,7 +59,7 @@ from partita.control.reconciler import FILE, Demand, Hysteresis, RatesFile, Reco
 from partita.control.watched import WatchedDriver
 from partita.deadline import Deadline
 from partita.drive.state import state_folder
-from partita.errors import InputError
+from partita.errors import InputError, counted
 from partita.planner import plan, read_prepared
 from partita.serve.served import measured_seconds
 
@@ -277,7 +277,9 @@ def _pause(stop: Stop, poll: float, shared: SharedDriver | None) -> None:
 
 def _tell(reached: Reached | None) -> None:
     if reached is not None and reached.actions:
-        stderr().print(f"reached in {reached.seconds:.0f} s with {reached.actions} actions", markup=False)
+        stderr().print(
+            f"reached in {reached.seconds:.0f} s with {counted(reached.actions, 'action')}", markup=False
+        )
 
 
 def _gpus_of(first: FileWorkload, scheduled: ScheduledWorkload | None) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ from rich.text import Text
 from partita.cli.output import Format, emit_document, note, stdout
 from partita.cli.searching import search_progress, stoppable
 from partita.deadline import Deadline
-from partita.errors import InputError
+from partita.errors import InputError, counted
 from partita.files import replacing
 from partita.planning.overview import number, percent
 from partita.series.document import SCHEDULE, save_series, series_document, write_series
@@ -113,7 +113,7 @@ def show_series(
 
 
 def _plans(count: int) -> str:
-    return f"{count} plan{'' if count == 1 else 's'}"
+    return f"{counted(count, 'plan')}"
 
 
 class SeriesTable:
@@ -158,7 +158,7 @@ class SeriesTable:
         text.append(f"; {_plans(len(chosen.runs))}, ")
         if n:
             text.append(
-                f"{n} change{'' if n == 1 else 's'} with {chosen.moves:,} move{'' if chosen.moves == 1 else 's'} in "
+                f"{counted(n, 'change')} with {counted(chosen.moves, 'move')} in "
                 f"{chosen.seconds / 60:.0f} min"
             )
         else:

@@ -28,7 +28,7 @@ from partita.control.held import NOTHING_HELD, HeldByJobs, held_by_jobs
 from partita.control.journal import FILE, Journal, holder
 from partita.control.metrics import instance_state
 from partita.drive.state import state_path
-from partita.errors import InputError, PartitaError
+from partita.errors import InputError, PartitaError, counted
 from partita.mig.catalogue import gpu_model
 
 if TYPE_CHECKING:
@@ -133,9 +133,8 @@ class Page:
             below = self.lines - room - self.top
             yield Segment.line()
             yield Text(
-                f"{self.top} lines above, {below} below: space, b, j, k, g, G move; q ends; or `partita top`"[
-                    : options.max_width
-                ],
+                f"{counted(self.top, 'line')} above, {below} below: space, b, j, k, g, G move; q ends; "
+                "or `partita top`"[: options.max_width],
                 "reverse",
                 no_wrap=True,
                 end="",
@@ -349,7 +348,7 @@ class StatusView:
         yield Text(f"controller: {status.controller or 'none at work'}")
         if progress is not None:
             replans = f", ordered again {progress.replans} times" if progress.replans else ""
-            done = f"{progress.done}/{progress.actions} actions{replans}"
+            done = f"{progress.done}/{counted(progress.actions, 'action')}{replans}"
             where = progress.state.value if progress.paused is None else f"paused by {progress.paused}"
             text = Text(f"goal: {where}, {done}", "green" if progress.state == "reached" else "yellow")
             text.append(f"  {progress.command}", "dim")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
+import signal
 import socket
 import ssl
-import subprocess
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from contextlib import ExitStack, contextmanager
@@ -21,6 +23,7 @@ import typer
 
 from partita.cli.dash import missing
 from partita.errors import InputError, PartitaError
+from partita.process import keeper
 from partita.serve.worker.listening import read_token
 from partita.serve.worker.spec import is_loopback
 
@@ -56,6 +59,7 @@ Every = Annotated[float, typer.Option("--every", min=0.2, help="Seconds between 
 LOCAL = "http://localhost:8080"
 _TIMEOUT_S = 10.0
 _MOST = 1000
+_GRACE_S = 10.0
 
 
 class ApiClient:
@@ -169,7 +173,10 @@ def top(*, url: Url = None, token_file: TopToken = None, ca: TopCa = None, every
     token = None if token_file is None else read_token(token_file)
     with _client(url, token, ca) as client:
         client.get("")  # what is wrong with the address or the token is told here
-        TopApp(client, every).run()
+        screen = TopApp(client, every)
+        screen.run()
+    if screen.return_code:
+        raise typer.Exit(screen.return_code)
 
 
 @contextmanager
@@ -184,22 +191,17 @@ def _client(url: str | None, token: str | None, ca: Path | None) -> Iterator[Api
         )
     with ExitStack() as stack:
         command = [sys.executable, "-u", "-m", "partita", "dash", "--port", "0"]
-        process = stack.enter_context(
-            subprocess.Popen(  # noqa: S603 -- ourselves
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                start_new_session=True,
-            )
+        errors = stack.enter_context(tempfile.TemporaryFile())
+        process = keeper.start(
+            command, os.environ, output=keeper.PIPE, errors=errors, orphaned=signal.SIGTERM
         )
-        stack.callback(process.terminate)
+        stack.callback(process.close)
+        stack.callback(process.end, _GRACE_S)
         assert process.stdout is not None  # noqa: S101 -- for the type
-        assert process.stderr is not None  # noqa: S101 -- likewise
-        found = re.search(r"https?://\S+", process.stdout.readline())
+        found = re.search(r"https?://\S+", process.stdout.readline().decode())
         if found is None:
-            said = process.stderr.read().strip().partition("\n")[0].removeprefix("error: ")
+            errors.seek(0)
+            said = errors.read().decode(errors="replace").strip().partition("\n")[0].removeprefix("error: ")
             raise PartitaError(f"no `partita dash` could be started: {said}", hint="try `partita dash`")
         yield ApiClient(found[0])
 

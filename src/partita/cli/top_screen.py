@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,8 +15,10 @@ from textual.widgets import DataTable, Footer, Input, Static
 
 from partita.cli.safe_text import inline
 from partita.errors import PartitaError
+from partita.process.keeper import ending_signals
 
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Mapping, Sequence
 
     from partita.cli.top import ApiClient
@@ -83,9 +86,15 @@ class TopApp(App[None]):
 
     async def on_mount(self) -> None:
         """Look at once, and then again and again."""
+        if threading.current_thread() is threading.main_thread():
+            for each in ending_signals():  # the terminal is left as it was found
+                asyncio.get_running_loop().add_signal_handler(each, self._end, each)
         self.query_one(DataTable).focus()
         await self.action_show(self._shown)
         self.set_interval(self._every_s, self._look)
+
+    def _end(self, by: signal.Signals) -> None:
+        self.exit(return_code=128 + by)
 
     async def action_show(self, what: str) -> None:
         """Show another list."""

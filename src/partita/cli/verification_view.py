@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from partita.cli.output import stderr
-from partita.errors import PartitaError
+from partita.errors import PartitaError, counted
 from partita.planning.overview import id_ranges
 from partita.verification.outcome import Verdict
 
@@ -54,7 +54,7 @@ class OutcomeTable:
         if len(self._outcome.services) <= MOST_SERVICES:
             shown = list(self._outcome.services)
         if self._outcome.stopped:
-            yield f"interrupted: {len(self._outcome.services):,} services are simulated"
+            yield f"interrupted: simulated {counted(len(self._outcome.services), 'service')}"
         if not shown:
             return
         yield summary(self._outcome)
@@ -78,7 +78,8 @@ def summary(outcome: PlanOutcome) -> str:
     if not promising:
         return "no service promises a share of its queries"
     kept = sum(each.verdict is Verdict.KEPT for each in promising)
-    told = f"{kept:,} of {len(promising):,} services keep their promise at 95 % confidence"
+    promises = counted(len(promising), "service keeps its promise", "services keep their promise")
+    told = f"{kept:,} of {promises} at 95 % confidence"
     for found, word in ((outcome.broken, "not kept"), (outcome.undecided, "undecided")):
         if found:
             told += f"; {word}: {_named([each.service for each in found])}"

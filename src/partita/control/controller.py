@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from partita.control.executor import deployed, moved, snapshot
 from partita.control.journal import JournalError, State
 from partita.drive.driver import DriveError
-from partita.errors import SHOWN, PartitaError
+from partita.errors import SHOWN, PartitaError, counted
 from partita.registry import maker_of
 from partita.transition.check import check_transition
 from partita.transition.deployment import restated
@@ -65,7 +65,7 @@ class Controller:
         killed = executor.journal.recover(now)
         if killed:
             executor.reporter.note(
-                f"the last controller was killed with {len(killed)} actions in progress; going on"
+                f"the last controller was killed with {counted(len(killed), 'action')} in progress; going on"
             )
         found = snapshot(observation)
         for text in moved(before, found, killed) if before else []:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from partita.control.executor import usable
 from partita.documents.codec import Value
 from partita.documents.text import decode, line
-from partita.errors import InputError
+from partita.errors import InputError, counted
 from partita.mig.layout import Placement
 from partita.planning.plan import Objective, Plan
 from partita.transition.deployment import DeployedGpu, DeployedInstance, Deployment, Replica, deployment_of
@@ -104,7 +104,7 @@ def refuse_missing(plan: Plan | Layouts, observation: Observation) -> None:
         if n > there[model]:
             more = f" ({out[model]} more are lost or not in MIG mode)" if out[model] else ""
             raise InputError(
-                f"the plan needs {n} GPUs of {model}, and the cluster has {there[model]}{more}",
+                f"the plan needs {counted(n, 'GPU')} of {model}, and the cluster has {there[model]}{more}",
                 where="gpus",
                 hint=f"plan for the GPUs there are: `gpus: [{{model: {model}, count: {there[model]}}}]`"
                 if there[model]

@@ -6,10 +6,8 @@ search after another; a what-if of somebody ends the one before of theirs.
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
-import time
 from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -17,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from partita.errors import InputError, PartitaError, nearest
-from partita.process.keeper import uninterrupted
+from partita.process.keeper import end_with_parent, uninterrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -31,9 +29,6 @@ T = TypeVar("T")
 
 _MOST = 256
 """Searches that may wait or run at once."""
-
-_LOOK_S = 1.0
-"""Seconds until the process notices that the one that started it is gone."""
 
 
 class SupersededError(PartitaError):
@@ -181,8 +176,7 @@ class Searches:
             if self._over:
                 raise _closed()
             if self._pool is None:
-                started = (self._ended, os.getpid())
-                self._pool, self._sent = ProcessPoolExecutor(1, self._context, _begin, started), None
+                self._pool, self._sent = ProcessPoolExecutor(1, self._context, _begin, (self._ended,)), None
             sent = None if self._sent == workload.version else workload
             with uninterrupted():
                 asked = self._pool.submit(search, sent, *arguments)
@@ -220,17 +214,11 @@ class _Kept:
     workload: AskedWorkload | None = None
 
 
-def _begin(ended: SynchronizedArray[int], parent: int) -> None:
+def _begin(ended: SynchronizedArray[int]) -> None:
     """Prepare the process: interrupts at a terminal are for its parent, with which it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _Kept.ended = ended
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(_LOOK_S)
-    os._exit(1)
+    end_with_parent()
 
 
 def _warm(sent: AskedWorkload | None) -> None:

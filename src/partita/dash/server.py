@@ -9,7 +9,6 @@ import hashlib
 import logging
 import queue
 import re
-import signal
 import socket
 import threading
 import time
@@ -40,8 +39,10 @@ from partita.dash.samples import samples
 from partita.dash.state import ApiState
 from partita.dash.stream import encoded
 from partita.documents.codec import DocumentSource, convert
+from partita.documents.text import json_data
 from partita.errors import InfeasibleError, InputError, PartitaError
 from partita.metrics import MetricsPage
+from partita.process.keeper import ending_signals
 from partita.serve.gateway.access import listening
 from partita.serve.worker.listening import server_context
 
@@ -253,8 +254,20 @@ async def _matched(api: ApiState, request: Request, wanted: IfMatch) -> str:
             where="If-Match",
             hint=f"send {wanted.about} in quotes",
         )
+    if asked.strip() == "*":
+        raise RequestFault(
+            428, "`*` does not say what you saw", where="If-Match", hint=f"send {wanted.about} in quotes"
+        )
     current = await _in_thread(api.threads, wanted.current, api, request.path_params)
-    if f'"{current}"' not in (each.strip() for each in asked.split(",")):
+    named = [each.strip() for each in asked.split(",")]
+    if f'"{current}"' not in named:
+        if any(each.removeprefix("W/").strip('"') == current for each in named):
+            raise RequestFault(
+                412,
+                f"{wanted.about} must be in quotes, and without W/",
+                where="If-Match",
+                hint=f'send If-Match: "{current}"',
+            )
         raise RequestFault(
             412, f"it has changed: {wanted.about} is {current} now", where="If-Match", hint="look again"
         )
@@ -284,7 +297,13 @@ def _query(request: Request, kind: type[Value]) -> Value:
             raise RequestFault(422, f"{name} is given twice", where=name, hint="give it once")
         given[name] = value
     try:
-        return msgspec.convert(given, kind, strict=False)
+        made = msgspec.convert(given, kind, strict=False)
+        for name, text in given.items():
+            if isinstance(getattr(made, name), int) and not (text.isascii() and text.isdecimal()):
+                raise RequestFault(
+                    422, f"{text[:40]!r} is no whole number", where=name, hint="write digits alone"
+                )
+        return made
     except msgspec.ValidationError as error:
         what, _, path = str(error).partition(" - at `$.")
         raise RequestFault(
@@ -295,9 +314,34 @@ def _query(request: Request, kind: type[Value]) -> Value:
         ) from None
 
 
-async def _body(request: Request, kind: type[Value]) -> Value:
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+_CHARSET = re.compile(r";\s*charset\s*=\s*\"?([^\s;\"]+)", re.IGNORECASE)
+
+
+def _require_json(request: Request) -> None:
+    """Refuse a body that is not JSON in UTF-8 as it is.
+
+    Raises:
+        RequestFault: its headers say that it is something else.
+    """
+    media = request.headers.get("content-type", "")
+    if media.partition(";")[0].strip().lower() != "application/json":
         raise RequestFault(415, "the body must be JSON", where="Content-Type", hint="application/json")
+    charset = _CHARSET.search(media)
+    if charset is not None and charset[1].lower() not in ("utf-8", "utf8"):
+        what = f"the body must be in UTF-8, not {charset[1][:40]}"
+        raise RequestFault(415, what, where="Content-Type", hint="application/json")
+    coding = request.headers.get("content-encoding", "identity")
+    if coding.strip().lower() not in ("identity", ""):
+        raise RequestFault(
+            415,
+            f"the body is encoded with {coding[:40]}, and must be sent as it is",
+            where="Content-Encoding",
+            hint="send it without compression (Accept-Encoding: identity)",
+        )
+
+
+async def _body(request: Request, kind: type[Value]) -> Value:
+    _require_json(request)
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_S):
@@ -312,9 +356,18 @@ async def _body(request: Request, kind: type[Value]) -> Value:
     except TimeoutError:
         raise RequestFault(408, f"the body has not come within {BODY_S:g} s", hint="send it again") from None
     try:
-        data = msgspec.json.decode(bytes(body))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RequestFault(400, f"the body is no JSON: {error}") from None
+        text = body.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RequestFault(
+            400,
+            f"the body is no UTF-8: {error.reason} at byte {error.start}",
+            where="body",
+            hint="send JSON in UTF-8",
+        ) from None
+    try:
+        data = json_data(text, "body")
+    except InputError as error:
+        raise RequestFault(400, error.what, where=error.where, hint=error.hint) from None
     try:
         return convert(data, kind, DocumentSource("body"))
     except InputError as error:
@@ -456,8 +509,15 @@ async def _gone(receive: Receive) -> None:
 # Faults
 
 
+_TOLD_WITH = {
+    401: {"www-authenticate": 'Bearer realm="partita"'},
+    415: {"accept": "application/json", "accept-encoding": "identity"},
+}
+"""Headers by status, of what a client can send instead (RFC 9110, sections 11.6.1 and 15.5.16)."""
+
+
 def _fault(status: int, fault: Fault, headers: Mapping[str, str] | None = None) -> Response:
-    more = {"www-authenticate": 'Bearer realm="partita"'} if status == 401 else {}
+    more = _TOLD_WITH.get(status, {})
     return Response(
         msgspec.json.encode(fault),
         status,
@@ -676,7 +736,7 @@ class _Running:
         self._server = _Server(config, api, room)
         self._server.should_exit = self._ended
         if threading.current_thread() is threading.main_thread():
-            for each in (signal.SIGTERM, signal.SIGINT):
+            for each in ending_signals():
                 asyncio.get_running_loop().add_signal_handler(each, self.end)
         tasks = [asyncio.create_task(each) for each in (look_on(api), _read_tokens(guard))]
         # Else a reader that is there and takes nothing keeps its connection for ever: whatever is sent waits for it.

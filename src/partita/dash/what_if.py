@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shlex
 import time
 from dataclasses import replace
@@ -64,11 +65,14 @@ def changed(prepared: PreparedWorkload, asked: WhatIf) -> PreparedWorkload:
 
     Raises:
         InputError: there is no such service or pool, or a value is not one that a workload can have; `where` is the
-            field of the what-if, or of the workload.
+            field of the what-if, or, where that says nothing about it, of the workload.
         InfeasibleError: a service could run on no profile.
     """
     workload = _changed_workload(prepared.workload, asked)
-    made = planner.prepare(workload, prepared.table, like=prepared)
+    try:
+        made = planner.prepare(workload, prepared.table, like=prepared)
+    except InputError as error:
+        raise _as_asked(error, workload, asked) from None
     counts = {pool.name: pool.count for pool in prepared.problem.pools}
     counts |= {name: pool.count for name, pool in asked.pools.items() if pool.count is not None}
     if counts != {pool.name: pool.count for pool in made.problem.pools}:
@@ -90,7 +94,34 @@ def _changed_workload(workload: Workload, asked: WhatIf) -> Workload:
     if not services:
         raise InputError("no service is left", where="services", hint="leave one of the rates above 0")
     pools = [_changed_pool(pool, asked.pools.get(pool.label)) for pool in workload.gpus]
-    return checked(workload.replace(services=tuple(services), gpus=tuple(pools)), "the workload")
+    made = workload.replace(services=tuple(services), gpus=tuple(pools))
+    try:
+        return checked(made, _WHOLE)
+    except InputError as error:
+        raise _as_asked(error, made, asked) from None
+
+
+_WHOLE = "the workload"
+_FIELD = re.compile(r"(services|gpus)\[(\d+)\]\.(?:slo\.)?(rate|latency_ms|quantile|count|cost_per_hour)\b")
+"""A field of the workload that a what-if changes, in an error."""
+
+
+def _as_asked(error: InputError, workload: Workload, asked: WhatIf) -> InputError:
+    """Return an error of a changed workload with the fields that were asked about in place of the workload's."""
+
+    def field(found: re.Match[str]) -> str:
+        at, known = int(found[2]), "price" if found[3] == "cost_per_hour" else found[3]
+        service = found[1] == "services"
+        name = workload.services[at].name if service else workload.gpus[at].label
+        change = asked.services.get(name) if service else asked.pools.get(name)
+        given = getattr(change, known, None) is not None
+        return f"{'services' if service else 'pools'}.{name}.{known}" if given else found[0]
+
+    what, where = (_FIELD.sub(field, text) for text in (error.what, error.where or ""))
+    if what != error.what and where == _WHOLE:
+        first, _, rest = what.partition(": ")
+        where, what = (first, rest) if "\n" not in what else ("", what)
+    return InputError(what, where=where or None, hint=error.hint)
 
 
 def _changed_pool(pool: PoolSpec, change: PoolWhatIf | None) -> PoolSpec:

@@ -18,6 +18,7 @@ from partita.drive.nvml.holders import describe_holders, find_holders
 from partita.drive.nvml.instances import list_instances, raising_driver_errors, running_processes
 from partita.drive.simulated import SimulatedDriver
 from partita.drive.state import CLUSTER
+from partita.errors import counted
 from partita.sim.clock import SimulatedClock
 
 if TYPE_CHECKING:
@@ -184,7 +185,9 @@ def _simulated(state: Path) -> tuple[Observation | None, list[Finding]]:
             Finding(Severity.MEND, error.what, str(path), f"move it away: `mv {path} {path}.broken`")
         ]
     lost = sum(gpu.lost for gpu in seen.gpus)
-    what = f"the simulated cluster has {len(seen.gpus)} GPUs" + (f", {lost} of them lost" if lost else "")
+    what = f"the simulated cluster has {counted(len(seen.gpus), 'GPU')}" + (
+        f", {lost} of them lost" if lost else ""
+    )
     return seen, [Finding(Severity.OK, what, str(path))]
 
 
@@ -322,7 +325,9 @@ def _mig_findings(gpus: list[RealGpu]) -> Iterator[Finding]:
         where = f"GPU {gpu.index} ({gpu.name})"
         if gpu.mig:
             cut = (
-                "only root sees its instances" if gpu.instances is None else f"{len(gpu.instances)} instances"
+                "only root sees its instances"
+                if gpu.instances is None
+                else counted(len(gpu.instances), "instance")
             )
             foreign = sum(not each.ours for each in gpu.instances or ())
             yield Finding(Severity.OK, f"{gpu.model}, MIG mode is on, {cut}", where)

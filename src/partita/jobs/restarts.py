@@ -49,6 +49,11 @@ class NextSlice:
     reason: str
 
 
+def last_of(most: int) -> str:
+    """Say that an attempt was the last one that a job had."""
+    return f"that was the last of {most:,} attempts" if most > 1 else "that was its only attempt"
+
+
 def next_attempt(
     gpu: GpuModel,
     attempts: tuple[SliceAttempt, ...],
@@ -74,7 +79,7 @@ def next_attempt(
     if last.end not in (AttemptEnd.OUT_OF_MEMORY, AttemptEnd.EARLY_RESTART):
         return NextSlice(None, last.end.value)
     if len(attempts) >= most:
-        return NextSlice(None, f"{last.end.value}, and that was the last of {most} attempts")
+        return NextSlice(None, f"{last.end.value}, and {last_of(most)}")
     had = gpu.profile(last.profile).memory_mib or 0
     need = (bounds or Bounds()).lower
     for profile in slices(gpu):

@@ -6,7 +6,7 @@ import heapq
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from partita.errors import InfeasibleError
+from partita.errors import InfeasibleError, counted
 from partita.jobs.disciplines.discipline import QueueState, RunningJob
 from partita.jobs.partition import empty
 from partita.mig.gpu import CONTEXT_W, IDLE_W
@@ -184,7 +184,7 @@ class _Simulation:
                 following = next(coming, None)
         if self.waiting:
             raise InfeasibleError(
-                f"{len(self.waiting)} jobs are never started by {type(discipline).__name__}"
+                f"{type(discipline).__name__} never starts {counted(len(self.waiting), 'job')}"
             )
 
     def _look(self) -> QueueState:

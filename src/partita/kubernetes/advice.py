@@ -15,7 +15,7 @@ from partita.control.reconciler import free_gpus
 from partita.control.sharing import without
 from partita.documents.codec import written
 from partita.drive.driver import Observation
-from partita.errors import InputError
+from partita.errors import InputError, counted
 from partita.kubernetes.cluster_state import ClusterState, SharedCaches
 from partita.kubernetes.inventory import GpuCondition
 from partita.kubernetes.objects import NotFoundError
@@ -127,7 +127,7 @@ def _notes(inventory: Inventory, told: set[str], labelled: Mapping[str, tuple[st
         if gpu.condition is not GpuCondition.READY and gpu.id not in told:
             left[gpu.node, gpu.why or gpu.condition.value] += 1
     for (node, why), count in sorted(left.items()):
-        yield f"{node}: {count} GPU{'' if count == 1 else 's'} left out: {why}"
+        yield f"{node}: {counted(count, 'GPU')} left out: {why}"
 
 
 # Workloads and plans

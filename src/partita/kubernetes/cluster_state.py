@@ -12,7 +12,7 @@ from collections import OrderedDict, defaultdict
 from typing import TYPE_CHECKING, Protocol
 
 from partita.drive.driver import Identity, ObservedGpu, ObservedInstance
-from partita.errors import SHOWN
+from partita.errors import SHOWN, counted
 from partita.kubernetes.api import CacheChange
 from partita.kubernetes.claims import LENT, RESOURCE_CLAIM, gpu_of, placement_on, placement_said
 from partita.kubernetes.inventory import (
@@ -381,7 +381,7 @@ class ClusterState:
         if not names:
             return None
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-        text = f"{len(names)} of {count} nodes are not ready: {', '.join(names[:SHOWN])}{more}"
+        text = f"{len(names)} of {counted(count, 'node')} are not ready: {', '.join(names[:SHOWN])}{more}"
         if self._shared.silence.most:
             return (
                 f"{text}; most are silent at once, as after an outage of the API server: nothing is moved until they "

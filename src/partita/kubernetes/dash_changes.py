@@ -17,7 +17,7 @@ from partita.dash.model import (
     TransitionState,
 )
 from partita.dash.transitions import detail, state_of
-from partita.errors import InputError
+from partita.errors import InputError, counted
 from partita.kubernetes.journal import unfinished
 from partita.kubernetes.pausing import paused_by
 from partita.kubernetes.resources import number_of
@@ -159,7 +159,7 @@ def _objects(controller: ClusterController) -> Iterator[Event]:
         return
     plans, found = kept
     for plan in plans.values():
-        text = f"{plan.metadata.name}: {plan.spec.used} GPUs: {plan.spec.why}"
+        text = f"{plan.metadata.name}: {counted(plan.spec.used, 'GPU')}: {plan.spec.why}"
         yield Event(_number(plan.metadata, 3), _seconds(plan.metadata.creation_timestamp), "goal", text)
     for each in found.values():
         status = each.status

@@ -20,6 +20,7 @@ from partita.control.goal import Goal
 from partita.control.journal import JournalError, State
 from partita.control.reconciler import Demand, Planned
 from partita.documents.codec import to_data
+from partita.errors import counted
 from partita.kubernetes.objects import (
     EVENT,
     ConflictError,
@@ -311,7 +312,7 @@ class ApiPlans:
         )
         made = records.create(PLANS, to_data(spec), older)
         said = "proven optimal" if spec.proven else f"at most {spec.gap} from the best"
-        text = f"{made.metadata.name}: {spec.used} GPUs, {said}: {why}"
+        text = f"{made.metadata.name}: {counted(spec.used, 'GPU')}, {said}: {why}"
         self._events.say(records.about, "Planned", text)
         about = {"kind": "Plan", "name": made.metadata.name, "uid": made.metadata.uid}
         self._events.say(about, "Planned", text, told=True)
@@ -433,7 +434,9 @@ class ApiJournal:
         self._next = float("-inf")
         self._show({}, 0)
         if self._replans == 0:
-            self._say("Began", f"{len(transition.actions)} actions, about {_words(transition.makespan)}")
+            self._say(
+                "Began", f"{counted(len(transition.actions), 'action')}, about {_words(transition.makespan)}"
+            )
 
     def intend(self, actions: Sequence[Action], at: float) -> None:
         """Log them; nothing is written, since what is half done is read from the cluster."""
@@ -481,7 +484,7 @@ class ApiJournal:
             status = msgspec.structs.replace(status, begun=status.begun or timestamp())
         if state is State.REACHED:
             status = msgspec.structs.replace(status, done=status.actions, left="", seconds_left=0)
-            self._say("Reached", f"{status.actions} actions done")
+            self._say("Reached", f"{counted(status.actions, 'action')} done")
         conditions = _ended_conditions(state, self._trouble)
         self._status = msgspec.structs.replace(
             status,
@@ -618,7 +621,7 @@ class ApiJournal:
         status, order = self._status, self._order
         left = order.seconds_left() if order is not None else 0.0
         nearest = nearest_service(capacity, status.floors) if capacity else status.nearest
-        text, by = f"{status.done} of {status.actions} actions done", self._paused()
+        text, by = f"{status.done} of {counted(status.actions, 'action')} done", self._paused()
         moving = Condition("Progressing", "True", "Running", text)
         if by is not None:
             text = f"paused by {by}: {text}; `{resuming(self._records.owner.name)}` goes on"

@@ -28,7 +28,7 @@ from partita.control.sharing import SharedDriver
 from partita.control.watched import WatchedDriver
 from partita.documents.codec import to_data
 from partita.drive.driver import DriveError
-from partita.errors import SHOWN, InfeasibleError, InputError, PartitaError
+from partita.errors import SHOWN, InfeasibleError, InputError, PartitaError, counted
 from partita.kubernetes.jobs import JobTenant, LendsInstances
 from partita.kubernetes.journal import (
     PROGRESS_S,
@@ -572,7 +572,7 @@ class WorkloadKeeper:
         waiting = False
         if newest is not None and newest.spec.document == session.loaded.document:
             short = [each.name for each in newest.spec.services if falls_short(each.capacity, each.rate)]
-            text = f"{newest.metadata.name}: {newest.spec.used} GPUs"
+            text = f"{newest.metadata.name}: {counted(newest.spec.used, 'GPU')}"
             said = f"; the GPUs do not suffice for {', '.join(short)}" if short else ""
             reason = "BestEffort" if short else "Planned"
             conditions.append(Condition("Planned", "True", reason, text + said, "", generation))

@@ -17,7 +17,7 @@ from enum import Enum
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from partita.errors import InputError, nearest, refuse
+from partita.errors import InputError, counted, nearest, refuse
 from partita.files import decoded, json_value, read_bytes
 
 if TYPE_CHECKING:
@@ -473,7 +473,9 @@ def _even(
                 else None
             )
             ragged.append(
-                InputError(f"{len(row)} fields under {width} columns", where=f"{name}:{line}", hint=hint)
+                InputError(
+                    f"{counted(len(row), 'field')} under {width} columns", where=f"{name}:{line}", hint=hint
+                )
             )
     return kept, tuple(places), tuple(ragged)
 

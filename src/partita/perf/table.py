@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from partita.errors import counted
 from partita.frames import frame_of
 
 if TYPE_CHECKING:
@@ -67,9 +68,8 @@ class PerfTable:
 
     def __repr__(self) -> str:
         gpus = len({gpu for _, gpu in self._index})
-        counted = [(len(self), "measurement"), (len(self._gpus), "model"), (gpus, "GPU")]
-        rows, models, on = (f"{n:,} {noun}{'' if n == 1 else 's'}" for n, noun in counted)
-        return f"<{rows}: {models} on {on}>"
+        models = counted(len(self._gpus), "model")
+        return f"<{counted(len(self), 'measurement')}: {models} on {counted(gpus, 'GPU')}>"
 
     @classmethod
     def from_frame(cls, frame: object) -> PerfTable:

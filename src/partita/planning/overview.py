@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from partita.errors import counted
 from partita.mig.catalogue import gpu_model
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def plan_line(plan: Plan) -> str:
 
 def moves_verdict(moves: PlanMoves) -> str:
     """Return in words how many moves a plan has: `5 moves from what runs, proven fewest`."""
-    count = f"{moves.count:,} move{'' if moves.count == 1 else 's'} from what runs"
+    count = f"{counted(moves.count, 'move')} from what runs"
     if moves.proven:
         return f"{count}, proven fewest" if moves.count else count
     return f"{count}, at least {moves.least:,} for any plan as good"
@@ -170,7 +171,7 @@ def trade_rows(plan: Plan) -> list[tuple[str, str, str]]:
         unit = {"gpus": "GPU" if each.value - first == 1 else "GPUs", "watts": "W"}.get(
             plan.objective.name, "per hour"
         )
-        moves = f"{fewer:,} move{'' if fewer == 1 else 's'} fewer"
+        moves = f"{counted(fewer, 'move')} fewer"
         rows.append((number(each.value), f"{each.moves:,}", f"{more} {unit} more, {moves}"))
     return rows
 
@@ -181,7 +182,7 @@ VALUE_NAMES = {"gpus": "GPUs", "cost": "cost per hour", "watts": "watts"}
 
 def amount(plan: Plan) -> str:
     """Return what the plan takes in words: `12 GPUs`, with cost or watts if those were minimised."""
-    gpus = f"{len(plan.gpus):,} GPU{'' if len(plan.gpus) == 1 else 's'}"
+    gpus = f"{counted(len(plan.gpus), 'GPU')}"
     models = Counter(gpu.model for gpu in plan.gpus)
     if len(models) > 1:
         gpus += f" ({', '.join(f'{n:,} {model}' for model, n in models.most_common())})"

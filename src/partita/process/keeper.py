@@ -32,6 +32,12 @@ _LOOK_S = 0.05
 _SET_DEATH_SIGNAL = 1
 
 
+def ending_signals() -> tuple[signal.Signals, ...]:
+    """Return the signals that ask a program to end: SIGHUP is none where the program was begun with `nohup`."""
+    hung_up = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
+    return (signal.SIGTERM, signal.SIGINT, *hung_up)
+
+
 @contextmanager
 def uninterrupted() -> Iterator[None]:
     """Have Ctrl-C wait until the block ends, and never reach processes that begin in it: their parent ends them."""
@@ -51,6 +57,7 @@ def start(
     errors: IO[bytes] | None = None,
     inherited: Collection[int] = (),
     apart: bool = True,
+    orphaned: signal.Signals | None = None,
     ended: Callable[[Child], None] | None = None,
 ) -> Child:
     """Start a process.
@@ -63,14 +70,15 @@ def start(
         output: the file to which its output is appended, first shortened if it is long; `PIPE`; None for our own.
         errors: the file for its standard error; None sends it to the output.
         inherited: further open descriptors that it gets, under the same numbers.
-        apart: whether it leads a session of its own and may outlive this process. Otherwise it is in our group, and
-            the kernel kills it when the thread that starts it ends (PR_SET_PDEATHSIG, prctl(2)).
+        apart: whether it leads a session of its own. Otherwise it is in our group.
+        orphaned: the signal that the kernel sends it when the thread that starts it ends, however that ends
+            (PR_SET_PDEATHSIG, prctl(2)); None if it may outlive this process.
         ended: called in the reaper's thread once it has ended.
 
     Raises:
         OSError: it cannot be started.
     """
-    prctl = ctypes.CDLL(None).prctl  # loaded before the fork
+    prepare = None if orphaned is None else _tied(orphaned)
     log = None
     if isinstance(output, Path):
         log = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -85,8 +93,7 @@ def start(
             stderr=errors if errors is not None or output is None else subprocess.STDOUT,
             pass_fds=tuple(inherited),
             start_new_session=apart,
-            # A single system call, which takes no lock.
-            preexec_fn=None if apart else lambda: prctl(_SET_DEATH_SIGNAL, signal.SIGKILL),  # noqa: PLW1509
+            preexec_fn=prepare,  # noqa: PLW1509 -- system calls alone, which take no lock
         )
     finally:
         if log is not None:
@@ -94,6 +101,37 @@ def start(
     child = Child(process, apart=apart, ended=ended)
     _reaper.watch(child)
     return child
+
+
+def _tied(which: signal.Signals) -> Callable[[], None]:
+    """Return what a child calls so that it gets a signal when this thread ends."""
+    prctl = ctypes.CDLL(None).prctl  # loaded before the fork
+    parent = os.getpid()
+
+    def tie() -> None:
+        prctl(_SET_DEATH_SIGNAL, which)
+        if os.getppid() != parent:  # it ended before the call above
+            os._exit(1)
+
+    return tie
+
+
+def end_with_parent() -> None:
+    """Have this process end with the one that started it, however that ends; for those of `multiprocessing`.
+
+    Those of a pool would else wait for work for ever: they hold both ends of the pipe that it comes by.
+    """
+    from multiprocessing import parent_process  # noqa: PLC0415 -- workers of services import this file, and are many
+
+    parent = parent_process()
+    if parent is None:
+        raise AssertionError("multiprocessing did not start this process")
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()
 
 
 class Child:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from partita.errors import InputError
+from partita.errors import InputError, counted
 from partita.series.rates import Period, RateSeries, read_rates
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class RatesForecast:
         error = self.error
         text = (
             f"forecast for {self.series.when(0.0)} to {self.series.when(self.series.hours)}; for the last "
-            f"{error.days} day{'' if error.days == 1 else 's'} such forecasts were off by {error.mean:.0%} of the "
+            f"{counted(error.days, 'day')} such forecasts were off by {error.mean:.0%} of the "
             "mean rate"
         )
         if error.within is None or error.above is None:

@@ -13,7 +13,7 @@ import struct
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeAlias
 
 from partita.documents.codec import FieldFault, Meta, Value, check
-from partita.errors import InputError
+from partita.errors import InputError, counted
 from partita.serve.trace_context import shared_context
 
 if TYPE_CHECKING:
@@ -264,7 +264,9 @@ def stacked_answers(parts: Sequence[Answer], rows: Sequence[int]) -> Answer:
     for part, wanted in zip(parts, rows, strict=True):
         for each in part.outputs:
             if each.shape[:1] != (wanted,):
-                raise UnlikePartsError(f"output {each.name} is {list(each.shape)} for {wanted} rows")
+                raise UnlikePartsError(
+                    f"output {each.name} is {list(each.shape)} for {counted(wanted, 'row')}"
+                )
     outputs = stacked([each.outputs for each in parts])
     if first.parameters is None:
         return Answer(outputs)

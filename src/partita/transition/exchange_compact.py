@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from partita.errors import InfeasibleError, InputError
+from partita.errors import InfeasibleError, InputError, counted
 from partita.mig.layout import Placement
 from partita.transition.nearest import conflict, content, fit, legal, nearest, rules
 from partita.transition.relax import relax
@@ -75,7 +75,7 @@ class ExchangeCompact:
                     hint=f"allow {extra} extra GPUs, or use the algorithm `shortest`",
                 )
         return InfeasibleError(
-            f"exchange and compact finds no transition on the {len(request.current.gpus)} GPUs there are",
+            f"exchange and compact finds no transition on the {counted(len(request.current.gpus), 'GPU')} there are",
             where="extra_gpus",
             hint="use the algorithm `shortest`, or add GPUs",
         )

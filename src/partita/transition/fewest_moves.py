@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from partita.errors import InfeasibleError, InputError
+from partita.errors import InfeasibleError, InputError, counted
 from partita.mig.layout import maximal_layouts
 from partita.milp import INFINITY, Program
 from partita.planning.assemble import pool_names
@@ -245,13 +245,13 @@ class TooManyMovesError(InfeasibleError):
 def _too_few_moves(most: int, few: NearPlan | None) -> TooManyMovesError:
     if few is None:
         return TooManyMovesError(
-            f"no plan with at most {most} moves was found in time",
+            f"no plan with at most {counted(most, 'move')} was found in time",
             where="--most-moves",
             hint="raise it, or --time-limit",
         )
     fewest = "the fewest" if few.proven else "the fewest found"
     return TooManyMovesError(
-        f"no plan that meets the rates has at most {most} moves; {fewest} are {few.moves}",
+        f"no plan that meets the rates has at most {counted(most, 'move')}; {fewest} are {few.moves}",
         where="--most-moves",
         hint=f"allow {few.moves}, or leave it out",
     )

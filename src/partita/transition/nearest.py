@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from partita.errors import InfeasibleError, InputError
+from partita.errors import InfeasibleError, InputError, counted
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import fault, layouts_of
 
@@ -82,7 +82,7 @@ def nearest(
             there, wanted = _without_same(there, wanted, result, in_place=request.in_place)
         if len(wanted) > len(there):
             raise InfeasibleError(
-                f"the plan needs {len(wanted)} GPUs of {model}, and there are {len(there)}",
+                f"the plan needs {counted(len(wanted), 'GPU')} of {model}, and there are {len(there)}",
                 hint="plan again with this count, or add GPUs",
             )
         gpu = rules(model, request.forbid)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import TYPE_CHECKING
 
-from partita.errors import InfeasibleError
+from partita.errors import InfeasibleError, counted
 from partita.mig.layout import Placement
 from partita.transition.nearest import legal, nearest, rules
 from partita.transition.relax import relax
@@ -99,7 +99,8 @@ class Shortest:
         low, high = asked, len(request.current.gpus) - _base(request)
         if low >= high or self._best(replace(request, extra_gpus=high), wanted) is None:
             return InfeasibleError(
-                f"no transition was found that keeps the floors on the {len(request.current.gpus)} GPUs there are",
+                "no transition was found that keeps the floors on the "
+                f"{counted(len(request.current.gpus), 'GPU')} there are",
                 where="extra_gpus",
                 hint="add a GPU, or lower the rates that must be kept",
             )

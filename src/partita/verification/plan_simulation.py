@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from partita.process.keeper import uninterrupted
+from partita.process.keeper import end_with_parent, uninterrupted
 from partita.serve.dispatching.turns import InstanceTurns
 from partita.serve.live_simulation import LiveSimulation, SimulatedTime, Traffics, run_together
 from partita.serve.routers import live_router
@@ -152,7 +152,8 @@ _told: Event | None = None
 
 
 def _begin(told: Event) -> None:
-    """Begin a process of a pool, which ends when it is told to."""
+    """Begin a process of a pool, which ends when it is told to, or the one that it works for is gone."""
+    end_with_parent()
     global _told  # noqa: PLW0603 -- what a pool gives its processes has no other place
     _told = told
 

@@ -18,6 +18,7 @@ import msgspec
 
 from partita import __version__
 from partita.dash.model import Index, Part, Role
+from partita.errors import counted
 from partita.web.report import Column, ColumnKind, Report, Section, Table
 
 if TYPE_CHECKING:
@@ -85,7 +86,9 @@ def table_report(title: str, columns: Mapping[str, Sequence[Any]]) -> Report:
         good=True,
         figures=(),
         sections=(
-            Section(title=f"{n:,} rows", table=Table(tuple(_column(*each) for each in columns.items()))),
+            Section(
+                title=f"{counted(n, 'row')}", table=Table(tuple(_column(*each) for each in columns.items()))
+            ),
         ),
         footer="",
         version=__version__,

@@ -15,6 +15,7 @@ from partita.dash.model import (
     TransitionState,
 )
 from partita.dash.model import Transition as TransitionSummary
+from partita.errors import counted
 from partita.transition.overview import gpu_changes, service_changes, timeline
 from partita.web.fleet import changed_gpus
 from partita.web.report import Bar as ReportBar
@@ -222,7 +223,7 @@ def day_report(acts: Mapping[str, ExecutedTransition], counts: Mapping[str, int]
         counts: GPUs of the first plan, by kind of planning; Partita's last.
     """
     used = [act.transition.target.used for act in acts.values()]
-    title = f"A day on {max(used)} GPUs, a night on {min(used)}"
+    title = f"A day on {counted(max(used), 'GPU')}, a night on {min(used)}"
     spare = min((each for act in acts.values() for each in _spare(act)), default=0.0)
     changes = {name: service_changes(act.request, act.transition) for name, act in acts.items()}
     every = [each for found in changes.values() for each in found]

@@ -204,7 +204,7 @@ def test_a_discipline_that_never_starts_a_job_is_found_out():
         def decide(self, state):  # noqa: ARG002 -- the interface
             return ()
 
-    with pytest.raises(InfeasibleError, match="1 jobs are never started by Never"):
+    with pytest.raises(InfeasibleError, match="Never never starts 1 job"):
         simulate([job_on(A100, 0, {"1g.5gb": 1.0})], A100, 1, Never())
 
 

@@ -148,4 +148,4 @@ def _again(job: JobRecord, why: str | None) -> JobRecord:
 
 def _last(job: JobRecord) -> str | None:
     most = job.asked.most_attempts
-    return f"that was the last of {most} attempts" if job.tries >= most else None
+    return restarts.last_of(most) if job.tries >= most else None

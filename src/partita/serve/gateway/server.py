@@ -7,7 +7,6 @@ import gc
 import json
 import logging
 import resource
-import signal
 import sys
 import time
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import uvloop
 
+from partita.process.keeper import ending_signals
 from partita.serve.gateway.access import Authenticator, host_and_port, listening
 from partita.serve.gateway.addresses import OPEN
 from partita.serve.gateway.gateway import Gateway, ModelRepository
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from partita.serve.supervisor import Supervisor
 
 _LOG = logging.getLogger("partita.serve")
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _LOOK_S = 0.25
 _MOST_NAMES = 5
 _REFUSING_S = 1.0
@@ -73,7 +72,7 @@ def serve(
     remotes: Remotes | None = None,
     tracer: RequestTracer | None = None,
 ) -> bool:
-    """Serve until SIGTERM or SIGINT, then finish running requests and return.
+    """Serve until SIGTERM, SIGINT or SIGHUP, then finish running requests and return.
 
     Args:
         services: to be served.
@@ -193,12 +192,13 @@ def signals_to(ask: asyncio.Event, hurry: asyncio.Event) -> Iterator[None]:
         (hurry if ask.is_set() else ask).set()
 
     loop = asyncio.get_running_loop()
-    for number in _SIGNALS:
+    heeded = ending_signals()
+    for number in heeded:
         loop.add_signal_handler(number, take)
     try:
         yield
     finally:
-        for number in _SIGNALS:
+        for number in heeded:
             loop.remove_signal_handler(number)
 
 

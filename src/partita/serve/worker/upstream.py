@@ -366,7 +366,9 @@ class ServerProcess:
         self._closing = False
         try:
             # Of the worker's group, so that whoever ends that by force ends the server and what it has started.
-            self._process = keeper.start(command, os.environ, output=None, apart=False, ended=self._ended)
+            self._process = keeper.start(
+                command, os.environ, output=None, apart=False, orphaned=signal.SIGKILL, ended=self._ended
+            )
         except OSError as error:
             raise InputError(f"cannot be started: {error.strerror}", where=command[0]) from None
 
