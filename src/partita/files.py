@@ -25,6 +25,14 @@ _CONTROLS = re.compile(rb"[\x00-\x08\x0e-\x1a]")
 _MARKS = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
 
 
+def home() -> Path:
+    """Return the user's home folder; `/` where none is known, as container runtimes have it for such users."""
+    try:
+        return Path.home()
+    except RuntimeError:  # no HOME, and a user id of no account
+        return Path("/")
+
+
 def read_text(path: Path | str) -> str:
     """Return the text of a file; `-` reads stdin.
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from tests.cli.commands import Commands
 
-from partita.drive.state import require_safe
+from partita.drive.state import VARIABLE, require_safe, state_path
 from partita.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 THEIRS = 65534
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
@@ -123,3 +123,12 @@ def test_the_daemon_refuses_before_it_opens_anything(
     assert "the state folder belongs to user" in found.err
     assert target.read_text() == "precious"
     assert list(commands.state.iterdir()) == [commands.state / "controller.lock"]
+
+
+def test_a_user_without_an_account_and_a_home_has_the_root_as_home(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("HOME", "XDG_STATE_HOME", VARIABLE):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 2**31)
+    assert state_path() == Path("/.local/state/partita")

@@ -15,6 +15,7 @@ import typer
 
 from partita import registry
 from partita.errors import InputError
+from partita.files import home
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -320,7 +321,7 @@ def gpus_folder() -> Path:
         return Path(asked).expanduser() / "gpus"
     base = os.environ.get("XDG_CONFIG_HOME", "")
     # The specification has relative paths ignored.
-    root = Path(base) if Path(base).is_absolute() else Path.home() / ".config"
+    root = Path(base) if Path(base).is_absolute() else home() / ".config"
     return root / "partita" / "gpus"
 
 

@@ -10,11 +10,11 @@ import base64
 import os
 import re
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from partita.dash.model import Job, JobAttempt, JobLog, JobPage
 from partita.errors import InputError
+from partita.files import home
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -283,7 +283,7 @@ def submit(daemon: QueueClient, asked: Submit) -> tuple[str, str]:
     answer = daemon.ask(
         "submit",
         command=list(asked.command),
-        directory=asked.directory or str(Path.home()),
+        directory=asked.directory or str(home()),
         environment={name: os.environ[name] for name in _PASSED if name in os.environ},
         name=asked.name,
         **({"memory": memory} if memory else {}),

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from partita.errors import InputError
+from partita.files import home
 
 VARIABLE = "PARTITA_STATE"
 CLUSTER = "cluster.sqlite3"
@@ -49,7 +50,7 @@ def state_path() -> Path:
         return Path(asked).expanduser()
     base = os.environ.get("XDG_STATE_HOME", "")
     # The specification says to ignore relative paths.
-    root = Path(base) if Path(base).is_absolute() else Path.home() / ".local" / "state"
+    root = Path(base) if Path(base).is_absolute() else home() / ".local" / "state"
     return root / "partita"
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from partita.errors import InputError
+from partita.files import home
 from partita.kubernetes.api import KubernetesApi, RateLimit
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def open_api(
 
     def connect() -> ApiClient:
         nonlocal own
-        usual = Path("~/.kube/config").expanduser()
+        usual = home() / ".kube" / "config"
         paths = kubeconfig or os.environ.get("KUBECONFIG") or (str(usual) if usual.exists() else None)
         client, own = _connected(paths, context)
         return client
