@@ -277,6 +277,8 @@ FIELDS = [
     ),
     ("name: a", "name: ''", "7: services[0].name", "must be text, not empty, not ''", "name: resnet50"),
     ("name: a", "name: 12", "7: services[0].name", "must be text, not 12", "quotes"),
+    ("name: a", "name: .", "7: services[0].name", "must be more than dots", ""),
+    ("name: a", "name: ..", "7: services[0].name", "must be more than dots", ""),
     ("name: a", r'name: "a\nb"', "7: services[0].name", "must be text without control characters", ""),
     (
         "{latency_ms: 100}",

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec.structs import force_setattr
 
-from partita.documents.codec import DocumentKind, FieldFault, Meta, Value, check, convert, path_of, printable
+from partita.documents.codec import (
+    DocumentKind,
+    FieldFault,
+    Meta,
+    Value,
+    addressable,
+    check,
+    convert,
+    path_of,
+)
 from partita.documents.text import parse
 from partita.errors import InputError, PartitaError, nearest
 from partita.files import read_text
@@ -35,7 +44,7 @@ Positive = Annotated[float, Meta(gt=0, le=1e15)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 
 
-Name = Annotated[str, Meta(min_length=1, max_length=253), check(printable)]
+Name = Annotated[str, Meta(min_length=1, max_length=253), check(addressable)]
 Loss = Literal["gpu", "node", "rack", "zone"]
 _HISTOGRAM = "for example histogram: {1: 0.5, 8: 0.5}"
 

@@ -78,6 +78,15 @@ def test_a_plan_is_applied_to_a_cluster_that_is_made_for_it(partita: Commands, d
     assert served(partita) == {"bert": 700.0, "resnet": 700.0}
 
 
+def test_gpus_that_a_cluster_that_is_there_has_not_are_told(partita: Commands, day: Path) -> None:
+    assert partita("apply", day, "--yes").code == 0
+    told = partita("apply", day, "--yes", "--simulate", "a100-80gb:9")
+    assert told.code == 0
+    assert "--simulate changes nothing: the cluster is there already, with a100-40gb:8" in told.err
+    assert "PARTITA_STATE" in told.err
+    assert "--simulate" not in partita("apply", day, "--yes", "--simulate", "a100-40gb:8").err
+
+
 def test_the_next_plan_keeps_the_floors(partita: Commands, day: Path, night: Path) -> None:
     partita("apply", day, "--yes")
     result = partita("apply", night, "--yes", "-o", "json")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -44,6 +45,7 @@ def test_fleet_services_and_a_filter(width: int) -> None:
             await pilot.press("s")
             await pilot.pause()
             assert [str(table.get_row_at(i)[0]) for i in range(table.row_count)] == ["chat", "search"]
+            assert re.match(r"\d+: \d+ x ", str(table.get_row_at(0)[-1]))
             await pilot.press("slash", *"sea", "enter")
             await pilot.pause()
             assert [str(table.get_row_at(i)[0]) for i in range(table.row_count)] == ["search"]

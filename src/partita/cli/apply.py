@@ -24,6 +24,7 @@ from partita.cli.cluster import (
     DriverOption,
     ServicesFile,
     Simulate,
+    note_other_gpus,
     open_cluster,
     open_read_only,
     refuse_unrunnable,
@@ -228,6 +229,7 @@ def apply(
     refuse_unrunnable(cluster, (service.name for service in listed))
     opening = open_read_only if dry_run else open_cluster
     with opening(cluster, lambda: simulated_gpus(simulate or ()) or _gpus(asked)) as opened:
+        note_other_gpus(opened.driver, simulate)
         shown = opened.driver.observe()
         wanted = asked if isinstance(asked, Plan | Layouts) else _planned(asked, deployed(shown))
         with lines() as reporter:

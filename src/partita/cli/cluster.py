@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -16,7 +17,7 @@ from partita.cli.options import DriverName
 from partita.cli.output import note, stderr
 from partita.control.held import DriverBesideJobs
 from partita.control.journal import FILE, Journal, controlling
-from partita.drive.state import CLUSTER, WORKERS, host_folder, state_folder, state_path
+from partita.drive.state import CLUSTER, VARIABLE, WORKERS, host_folder, state_folder, state_path
 from partita.errors import InputError
 from partita.jobs.queue.folders import jobs_folder
 from partita.jobs.queue.job_store import FILE as QUEUE
@@ -199,6 +200,25 @@ def simulated_gpus(asked: Sequence[str]) -> list[tuple[str, str]]:
             )
         models += [gpu_meant(model).name] * int(count)
     return named(models)
+
+
+def note_other_gpus(driver: Driver, asked: Sequence[str] | None) -> None:
+    """Say so where the GPUs that --simulate asks for are not those of the cluster, which was there already.
+
+    Args:
+        driver: of the cluster.
+        asked: as for `simulated_gpus`; None if nobody asked.
+    """
+    if not asked:
+        return
+    wanted = Counter(model for _, model in simulated_gpus(asked))
+    there = Counter(gpu.model for gpu in driver.observe().gpus)
+    if wanted != there:
+        found = ", ".join(f"{model}:{count:,}" for model, count in sorted(there.items())) or "no GPU"
+        note(
+            f"--simulate changes nothing: the cluster is there already, with {found}; to begin anew, set "
+            f"{VARIABLE} to another folder, or remove {state_path()}"
+        )
 
 
 def named(models: Sequence[str]) -> list[tuple[str, str]]:

@@ -21,6 +21,7 @@ from partita.cli.cluster import (
     Cluster,
     DriverOption,
     Simulate,
+    note_other_gpus,
     open_driver,
     simulated_gpus,
 )
@@ -115,6 +116,7 @@ def daemon(
             stack.enter_context(controlling(host_folder()))
         stack.enter_context(controlling(folder))
         opened = stack.enter_context(open_driver(cluster, folder, lambda: simulated_gpus(simulate or ())))
+        note_other_gpus(opened, simulate)
         watched = WatchedDriver(opened)
         host = stack.enter_context(
             queue_host(watched, driver, folder, queue, opened, kept=partial(_kept, watched))

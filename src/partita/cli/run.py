@@ -20,6 +20,7 @@ from partita.cli.cluster import (
     DriverOption,
     ServicesFile,
     Simulate,
+    note_other_gpus,
     open_cluster,
     refuse_unrunnable,
     simulated_gpus,
@@ -212,6 +213,7 @@ def run(
                     with_jobs=jobs,
                 )
             )
+            note_other_gpus(opened.driver, simulate)
             driven = WatchedDriver(opened.driver)
             shared = host = None
             if queue is not None:

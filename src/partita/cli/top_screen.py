@@ -35,6 +35,7 @@ _LETTERS = {
 }
 """A letter for each state of an instance, so that no colour is needed."""
 
+_UNKNOWN = "? not known: no gateway or driver says it"
 _LEGEND = "s serving  j job  . free  + starting  - draining  ~ changing  x someone else's  ! lost"
 _HEADS = {
     "fleet": ("GPU", "model", "state", "held", "working", "watts", "instances"),
@@ -145,7 +146,8 @@ class TopApp(App[None]):
         head = f"{shown.upper()}  {index['cluster']}  {len(rows)} shown{filtered}{more}  {at}"
         self._say("head", head)
         faults = [index["fault"]["error"]] if index["fault"] else []
-        notes = [*faults, *index["notes"], *([_LEGEND] if shown == "fleet" else [])]
+        unknown = [_UNKNOWN] if any(cell == "?" for row in rows for cell in row) else []
+        notes = [*faults, *index["notes"], *([_LEGEND] if shown == "fleet" else []), *unknown]
         self._say("notes", *notes)
 
     def _say(self, where: str, *lines: str) -> None:
@@ -195,10 +197,20 @@ def _services(page: Mapping[str, Any]) -> list[tuple[str, ...]]:
             _number(each["p99_ms"]),
             _number(each["queue"]),
             _number(sum(each["refused"].values())),
-            ", ".join(f"{count} x {place}" for place, count in each["where"].items()),
+            _places(each["where"]),
         )
         for each in page["services"]
     ]
+
+
+def _places(where: Mapping[str, int]) -> str:
+    """Return how many instances there are, and of which profiles; the model of GPU only where there are several."""
+    models = {place.partition("/")[0] for place in where}
+    each = [
+        f"{count} x {place if len(models) > 1 else place.rpartition('/')[2]}"
+        for place, count in where.items()
+    ]
+    return f"{sum(where.values())}: {', '.join(each)}" if each else "none"
 
 
 def _jobs(page: Mapping[str, Any]) -> list[tuple[str, ...]]:

@@ -253,7 +253,19 @@ def printable(text: str) -> None:
         raise InputError("must be text without control characters and halves of surrogate pairs")
 
 
+def addressable(text: str) -> None:
+    """Refuse what is not `printable`, and names that addresses cannot have: clients resolve `.` and `..` in paths.
+
+    Raises:
+        InputError: it is one of these.
+    """
+    printable(text)
+    if text in (".", ".."):
+        raise InputError("must be more than dots: in the addresses of the API it would mean another folder")
+
+
 Text = Annotated[str, Meta(min_length=1), check(printable)]
+Name = Annotated[str, Meta(min_length=1), check(addressable)]
 Amount = Annotated[float, Meta(ge=0, le=float_info.max)]
 Whole = Annotated[int, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=1)]

@@ -15,6 +15,7 @@ from partita.documents.codec import (
     Count,
     DocumentKind,
     FieldFault,
+    Name,
     Text,
     Value,
     Whole,
@@ -93,7 +94,7 @@ class ServiceDocument(Value, omit_defaults=True):
     `loss` is there where it must survive one.
     """
 
-    name: Text
+    name: Name
     rate: Amount
     capacity: Amount
     latency_slo_ms: Amount

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from msgspec import field
 
-from partita.documents.codec import Amount, Count, FieldFault, Meta, Text, Value, check
+from partita.documents.codec import Amount, Count, FieldFault, Meta, Name, Text, Value, check
 from partita.documents.text import read
 from partita.drive.replicas import CommandReady, PortReady, ReplicaProcess, UpstreamReplica
 from partita.errors import InputError, nearest
@@ -164,7 +164,7 @@ class ServiceEntry(Value):
         retry: whether its queries may run a second time.
     """
 
-    name: Text
+    name: Name
     worker: Annotated[WorkerEntry | None, Meta(examples=[{"onnx": "model.onnx"}])] = None
     workers: Annotated[tuple[HostPort | ServerEntry, ...] | None, Meta(examples=[["10.0.0.2:9000"]])] = None
     command: Words | None = None

@@ -32,7 +32,7 @@ from partita.drive.simulated.actions import JITTER, FaultKind, draw_seconds
 from partita.drive.simulated.cluster import SimulatedCluster, lose
 from partita.drive.simulated.store import ClusterFile, changed, last_change, observation, observed_gpu
 from partita.drive.state import CLUSTER, REPLICAS
-from partita.errors import InputError
+from partita.errors import InputError, counted
 from partita.sim.clock import WallClock
 from partita.transition.transition import MEASURED, ActionKind
 
@@ -100,7 +100,7 @@ def open_simulated(
         part.unlink(missing_ok=True)
         SimulatedCluster.create(part, made).close()
         part.replace(path)
-        tell(f"made a simulated cluster of {len(made)} {'GPU' if len(made) == 1 else 'GPUs'}: {path}")
+        tell(f"made a simulated cluster of {counted(len(made), 'GPU')}: {path}")
     runner = None if services is None else ReplicaRunner(ReplicaRecords(folder / REPLICAS), services)
     return SimulatedDriver(path, clock, runner=runner)
 

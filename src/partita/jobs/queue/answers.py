@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from msgspec import UNSET, UnsetType, field
 from msgspec.structs import astuple
 
-from partita.documents.codec import DocumentSource, FieldFault, Meta, Value, Whole, check, convert, printable
+from partita.documents.codec import (
+    DocumentSource,
+    FieldFault,
+    Meta,
+    Value,
+    Whole,
+    addressable,
+    check,
+    convert,
+)
 from partita.errors import InputError
 from partita.jobs.memory.bounds import UNLIMITED, holds, slices
 from partita.jobs.queue.access import DeniedError, named, submitter, user_name
@@ -127,7 +136,7 @@ class SubmitRequest(Value):
     limit_s: Annotated[float, Meta(ge=0, le=MOST_LIMIT_S)] | None = None
     umask: Annotated[int, Meta(ge=0, le=0o777)] = DEFAULT_UMASK
     oom_patterns: tuple[Word, ...] = ()
-    name: Annotated[str, Meta(max_length=64), check(printable)] = ""
+    name: Annotated[str, Meta(max_length=64), check(addressable)] = ""
     priority: Annotated[int, Meta(ge=-MOST_PRIORITY, le=MOST_PRIORITY)] = 0
     array: str | None = None
     user: str | None = None
