@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.dash.browser import PATIENCE_S, Served, assert_fits, shows, until
+from tests.dash.browser import PATIENCE_S, Served, assert_fits, shows, until, violations
 from tests.dash.random_cluster import RandomSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Page
     from tests.dash.browser import Watched
+
+    from partita.dash.model import Service
 
 SERVICES = ("photo-search", "chat", "embeddings", "ocr", "ranking")
 PAGES = {
@@ -101,6 +103,66 @@ def test_fingers_choose_and_zoom(served: Served, browser: Browser) -> None:
     )
     until(page, "document.querySelector('canvas').classList.contains('zoomed')")
     page.close()
+
+
+def small(page: Page) -> list[str]:
+    """Return what is touched and lower than a finger needs."""
+    found: list[str] = page.evaluate(
+        """() => [...document.querySelectorAll("a, button, select, summary, .choice span, input[type=search]")]
+            .filter((one) => one.checkVisibility() && !one.closest(".unseen, thead, .skip, p"))
+            .map((one) => [one.textContent, one.getBoundingClientRect()])
+            .filter(([, { width, height }]) => width < 40 || height < 43.5)
+            .map(([text, { width, height }]) => `${text} ${width} x ${height}`)"""
+    )
+    return found
+
+
+def test_on_a_phone_the_head_is_low_and_fingers_hit_what_they_touch(served: Served, browser: Browser) -> None:
+    page = browser.new_page(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    for path, ready in PAGES.items():
+        page.goto(f"http://localhost:{served.port}/#/{path}")
+        page.wait_for_selector(ready)
+        until(page, lambda: small(page) == [], f"all of {path} is large enough")
+        until(page, "document.querySelector('header').offsetHeight <= 112")
+    assert not page.locator("select[aria-label=Colours]").is_visible()
+    page.tap("header .more")
+    page.tap("button[aria-label=Keys]")
+    page.wait_for_selector(".keys")
+    page.emulate_media(color_scheme="dark")
+    assert not violations(page)
+    page.close()
+
+
+class _Missing(RandomSource):
+    """One service is asked for more than was planned, one was, one has less than its floor, and one is well."""
+
+    def _service(self, name: str) -> Service:
+        well = super()._service(name).replace(
+            required=900.0, floor=900.0, capacity=1000.0, rate=800.0, attainment=0.995, refused={},
+            slo_ms=100.0, p99_ms=90.0,
+        )  # fmt: skip
+        refused = {"full": 5000, "late": 20}
+        return {
+            "chat": well.replace(attainment=0.97, rate=1200.0, refused=refused),
+            "embeddings": well.replace(attainment=0.98, refused={"full": 5000}),
+            "ocr": well.replace(capacity=700.0),
+        }.get(name, well)
+
+
+def test_a_service_that_misses_what_it_promises_says_why(visit: Callable[..., Watched]) -> None:
+    with Served(_Missing(2, SERVICES)) as served:
+        page = visit(served.port, "services").page
+        page.wait_for_selector(".misses li")
+        asked_more, recovers, low = page.locator(".misses li").all_text_contents()
+    assert asked_more == (
+        "chat: 97.0 % in time, 99 % in 100 ms promised. 5,020 queries were refused in the last 5 minutes "
+        "(full 5,000, late 20). 1,200 items/s come, more than the 900 that were planned for: raise its rate."
+    )
+    assert recovers == (
+        "embeddings: 98.0 % in time, 99 % in 100 ms promised. 5,000 queries were refused in the last 5 "
+        "minutes (full). What comes now is within its capacity, and in time: the share recovers within 5 minutes."
+    )
+    assert low == "ocr: 700 items/s are ready, less than its floor of 900."
 
 
 def test_slash_filters_and_headers_sort(served: Served, visit: Callable[..., Watched]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.dash.browser import assert_fits, counts, shows, until
+from tests.dash.browser import SIZE, assert_fits, counts, shows, until, violations
 from tests.web.test_plan_report import instance, plan
 from tests.web.test_plan_report import report as plan_report
 from tests.web.test_transition_report import made, request
@@ -150,6 +150,10 @@ def test_a_report_sorts_jumps_and_says_all_of_a_gpu(opened: Callable[..., Watche
     shown.keyboard.press("Enter")
     shows(shown, "4g.40gb@0 b: batch 8, 2 processes, 100/s, 25 ms", "dialog[open]")
     shows(shown, "node-0/gpu-0..2", "dialog[open]")
+    shown.emulate_media(color_scheme="dark")
+    shown.set_viewport_size({"width": 390, "height": 900})
+    assert not violations(shown)  # with the dialog open
+    shown.set_viewport_size(SIZE)
     shown.keyboard.press("Escape")
     shown.wait_for_selector("dialog", state="detached")
     assert shown.input_value("input[type=search]") == "b"  # Escape was the dialog's

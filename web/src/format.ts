@@ -22,6 +22,10 @@ export function share(value: Maybe): string {
   return `${percent.toFixed(most)} %`;
 }
 
+/** A share that is in time, as per cent: always with a digit or two that tell it from what is promised. */
+export const inTime = (value: Maybe) =>
+  value === null || value === undefined ? UNKNOWN : `${(100 * value).toFixed(value < 1 && value >= 0.9995 ? 2 : 1)} %`;
+
 /** Milliseconds, or seconds where there are many. */
 export function milliseconds(value: Maybe): string {
   if (value === null || value === undefined) return UNKNOWN;

@@ -79,7 +79,8 @@ function pack(fleet: FleetState, blocks: readonly Block[], width: number, tile: 
   const labels: Label[] = [];
   const room = width - 2 * EDGE;
   const fits = Math.max(1, Math.floor((room + gap) / (tile + gap)));
-  const columns = (count: number) => Math.max(1, Math.min(count, 8, fits));
+  // Rows of a node are of one length as far as that goes: eight are four and four, not seven and one.
+  const columns = (count: number) => Math.max(1, Math.ceil(count / Math.ceil(count / Math.min(8, fits))));
   let left = EDGE;
   let top = EDGE;
   let deepest = 0;

@@ -16,6 +16,7 @@ const CONNECTION = { live: "live", connecting: "connecting …", saved: "saved" 
 export function Shell() {
   const help = useSignal(false);
   const entering = useSignal(false);
+  const opened = useSignal(false);
   const search = useRef<HTMLInputElement>(null);
   useLayoutEffect(() => {
     const pressed = (event: KeyboardEvent) => {
@@ -50,7 +51,7 @@ export function Shell() {
       <a class="skip" href="#main" onClick={(event) => (event.preventDefault(), document.querySelector("main")?.focus())}>
         To the page
       </a>
-      <header>
+      <header class={opened.value ? "opened" : ""}>
         <div class="name">
           <b>Partita</b>
           {known && <span>{[known.cluster, known.workload].filter(Boolean).join(" · ")}</span>}
@@ -80,16 +81,19 @@ export function Shell() {
             <option value="light">Light</option>
             <option value="dark">Dark</option>
           </select>
-          <button type="button" aria-expanded={help.value} aria-label="Keys" onClick={() => (help.value = !help.value)}>
+          <button type="button" class="more" aria-expanded={opened.value} aria-label="Colours, keys and more" onClick={() => (opened.value = !opened.value)}>
+            ⋯
+          </button>
+          <button type="button" class="seldom" aria-expanded={help.value} aria-label="Keys" onClick={() => (help.value = !help.value)}>
             ?
           </button>
           {source.live && known?.role === "read" && (
-            <button type="button" aria-expanded={entering.value} onClick={() => (entering.value = !entering.value)}>
+            <button type="button" class="seldom" aria-expanded={entering.value} onClick={() => (entering.value = !entering.value)}>
               Sign in
             </button>
           )}
           {source.live && known && signedIn() && (
-            <button type="button" onClick={() => void signOut()}>
+            <button type="button" class="seldom" onClick={() => void signOut()}>
               Sign out
             </button>
           )}

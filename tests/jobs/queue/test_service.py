@@ -61,7 +61,9 @@ def test_attempts_are_bounded(tmp_path: Path) -> None:
         job = world.submit(*GREEDY, most_attempts=1)
         failed = world.until_state(job, JobState.DONE, JobState.FAILED)
         assert failed.state is JobState.FAILED
-        assert "that was its only attempt" in (failed.why or "")
+        assert failed.why is not None
+        assert failed.why.startswith("out of memory")
+        assert failed.why.endswith("; that was its only attempt")
 
 
 def test_a_command_that_does_not_exist_fails_with_a_reason(tmp_path: Path) -> None:

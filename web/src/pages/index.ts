@@ -29,6 +29,6 @@ export const PAGES: readonly Page[] = [
   { path: "what-if", title: "What if", part: "what-if", show: WhatIfPage },
   { path: "change", title: "Change", part: "transitions", show: ChangePage },
   { path: "jobs", title: "Jobs", part: "jobs", show: JobsPage },
-  { path: "energy", title: "Energy and cost", part: "energy", show: EnergyPage },
+  { path: "energy", title: "Energy", part: "energy", show: EnergyPage },
   { path: "events", title: "Events", part: null, show: EventsPage },
 ];

@@ -21,13 +21,13 @@ export function JobsPage() {
 const COLUMNS: readonly Column<api.Job>[] = [
   { title: "Job", value: (one) => one.id, show: (one) => <a href={link("jobs", one.id)}>{one.id}</a> },
   { title: "State", value: (one) => one.state },
-  { title: "User", value: (one) => one.user, wide: true },
+  { title: "User", value: (one) => one.user },
   { title: "Why, and what to do", value: (one) => [one.reason, one.advice].filter(Boolean).join("; ") || null, wide: true },
   { title: "Predicted start", value: (one) => one.predicted_start, show: (one) => time(one.predicted_start) },
   { title: "Submitted", value: (one) => one.submitted, show: (one) => time(one.submitted) },
   { title: "GPU", value: (one) => one.gpu, show: (one) => one.gpu && <a href={link("gpu", one.gpu)}>{`${one.gpu} ${one.placement ?? ""}`}</a> },
   { title: "Memory", value: (one) => one.memory_bytes?.[0] ?? null, show: (one) => expected(one.memory_bytes), number: true, hint: "Least and most that it is expected to need" },
-  { title: "Command", value: (one) => one.name || one.command || null, wide: true },
+  { title: "Command", value: (one) => one.name || one.command || null },
 ];
 
 function expected(memory: api.Job["memory_bytes"]): string {

@@ -203,6 +203,12 @@ function OverTime({ chart, label }: { chart: api.Chart; label: string }) {
   );
 }
 
+/** The next larger number of which the half is round, too. */
+function round(value: number): number {
+  const step = Math.max(2, 10 ** Math.floor(Math.log10(value)) / 2);
+  return Math.ceil(value / step) * step;
+}
+
 function Counts({ of, label }: { of: api.Histogram; label: string }) {
   const box = useRef<HTMLDivElement>(null);
   const width = useWidth(box);
@@ -210,7 +216,7 @@ function Counts({ of, label }: { of: api.Histogram; label: string }) {
   const left = 56;
   const wide = Math.max(1, width - left - 8);
   const tall = height - 24;
-  const top = Math.max(1, ...of.counts);
+  const top = round(Math.max(1, ...of.counts));
   const x = (value: number) => left + (wide * value) / of.most;
   const y = (value: number) => 8 + (tall - 8) * (1 - value / top);
   const each = wide / of.counts.length;

@@ -1,14 +1,14 @@
 // All services as a table; one of them with its figures, its lines over time, where it runs and why.
 import { useSignal } from "@preact/signals";
 import { useLayoutEffect, useMemo } from "preact/hooks";
-import { milliseconds, number, plural, share } from "../format";
+import { inTime, milliseconds, number, plural, share } from "../format";
 import type * as api from "../model";
 import { Chart } from "../parts/chart";
 import { Explained } from "../parts/explained";
 import { Table, type Column } from "../parts/table";
 import { Bar, Choice, Loaded, Tile, Tiles, Trouble } from "../parts/tiles";
-import { loadServices, misses, refusals, services, servicesError, short } from "../services";
-import { link, route, useDocument } from "../state";
+import { loadServices, MINUTES, misses, missOf, refusals, services, servicesError, short } from "../services";
+import { has, link, route, useDocument } from "../state";
 
 export function ServicesPage() {
   useLayoutEffect(() => void (services.peek() ?? loadServices()), []);
@@ -22,7 +22,38 @@ export function ServicesPage() {
 }
 
 const promise = (service: api.Service) =>
-  service.slo_ms === null ? "–" : `${share(service.quantile ?? 0.99)} in ${milliseconds(service.slo_ms)}`;
+  service.slo_ms === null ? "–" : `${share(service.quantile)} in ${milliseconds(service.slo_ms)}`;
+
+/** Why some services miss what they promise; nothing where none does. */
+function Misses({ of }: { of: readonly api.Service[] }) {
+  const all = of.flatMap((one) => {
+    const miss = missOf(one);
+    return miss ? [[one, miss] as const] : [];
+  });
+  if (!all.length) return null;
+  return (
+    <ul class="misses" aria-label="What is missed, and why">
+      {all.slice(0, MOST).map(([one, { said, page }]) => (
+        <li key={one.name}>
+          <a href={link("services", one.name)}>{one.name}</a>:{" "}
+          {misses(one) && `${inTime(one.attainment)} in time, ${promise(one)} promised. `}
+          {said.join(" ")}
+          {page && has(page === "change" ? "transitions" : page) && (
+            <>
+              {" "}
+              <a href={link(page)}>{page === "change" ? "Change" : "What if"}</a>
+            </>
+          )}
+        </li>
+      ))}
+      {all.length > MOST && <li>{plural(all.length - MOST, "more service")}</li>}
+    </ul>
+  );
+}
+
+const MOST = 5; // services whose misses are written out
+
+const ESTIMATED = "Of the last minute, estimated from a histogram of which the SLO is a bound";
 
 const COLUMNS: readonly Column<api.Service>[] = [
   {
@@ -33,17 +64,17 @@ const COLUMNS: readonly Column<api.Service>[] = [
   {
     title: "In time",
     value: (one) => one.attainment,
-    show: (one) => <span class={misses(one) ? "bad" : ""}>{share(one.attainment)}</span>,
+    show: (one) => <span class={misses(one) ? "bad" : ""}>{inTime(one.attainment)}</span>,
     number: true,
-    hint: "Share of the queries within the SLO, over the last minutes",
+    hint: `Share of the queries within the SLO, in the last ${MINUTES}`,
   },
   { title: "SLO", value: (one) => one.slo_ms, show: promise, number: true },
-  { title: "p50", value: (one) => one.p50_ms, show: (one) => milliseconds(one.p50_ms), number: true },
-  { title: "p99", value: (one) => one.p99_ms, show: (one) => milliseconds(one.p99_ms), number: true },
-  { title: "Rate", value: (one) => one.rate, show: (one) => number(one.rate), number: true, hint: "Items/s that come" },
-  { title: "Required", value: (one) => one.required, show: (one) => number(one.required), number: true, hint: "Items/s that are wanted" },
+  { title: "p50", value: (one) => one.p50_ms, show: (one) => milliseconds(one.p50_ms), number: true, hint: ESTIMATED },
+  { title: "p99", value: (one) => one.p99_ms, show: (one) => milliseconds(one.p99_ms), number: true, hint: ESTIMATED },
+  { title: "Rate/s", value: (one) => one.rate, show: (one) => number(one.rate), number: true, hint: "Items/s that come" },
+  { title: "Required/s", value: (one) => one.required, show: (one) => number(one.required), number: true, hint: "Items/s that are wanted" },
   {
-    title: "Capacity",
+    title: "Capacity/s",
     value: (one) => one.capacity,
     show: (one) => <span class={short(one) ? "bad" : ""}>{number(one.capacity)}</span>,
     number: true,
@@ -60,7 +91,7 @@ const COLUMNS: readonly Column<api.Service>[] = [
     hint: "Rate over capacity",
   },
   { title: "Queue", value: (one) => one.queue, show: (one) => number(one.queue), number: true },
-  { title: "Refused", value: refusals, show: (one) => number(refusals(one)), number: true, hint: "Queries, over the last minutes" },
+  { title: "Refused", value: refusals, show: (one) => number(refusals(one)), number: true, hint: `Queries, in the last ${MINUTES}` },
   { title: "Instances", value: (one) => one.instances, number: true },
 ];
 
@@ -78,14 +109,15 @@ function AllServices({ of }: { of: readonly api.Service[] }) {
         <Tile
           label="Miss their SLO"
           value={known ? number(missing) : number(null)}
-          note={known === of.length ? "over the last minutes" : known ? `of ${known} whose queries are seen` : "no queries are seen here"}
+          note={known === of.length ? `in the last ${MINUTES}` : known ? `of ${known} whose queries are seen` : "no queries are seen here"}
           bad={missing > 0}
         />
         <Tile label="Below their floor" value={number(low)} note="capacity that is ready" bad={low > 0} />
         <Tile label="Rate" value={number(sum((one) => one.rate))} note={`items/s, of ${number(sum((one) => one.required))} required`} />
-        <Tile label="Queue" value={number(sum((one) => one.queue))} note={`${number(sum((one) => one.in_flight))} in flight`} />
-        <Tile label="Refused" value={number(sum(refusals))} note="queries, over the last minutes" />
+        <Tile label="Queue" value={number(sum((one) => one.queue))} note={`queries wait, ${number(sum((one) => one.in_flight))} in flight`} />
+        <Tile label="Refused" value={number(sum(refusals))} note={`queries, in the last ${MINUTES}`} />
       </Tiles>
+      <Misses of={of} />
       <Table label="Services" rows={of} columns={COLUMNS} name={(one) => one.name} sort={0} />
     </>
   );
@@ -111,7 +143,7 @@ function OneService({ service }: { service: api.Service }) {
         </p>
       </div>
       <Tiles>
-        <Tile label="In time" value={share(service.attainment)} note={service.slo_ms === null ? "over the last minutes" : `promised: ${promise(service)}`} bad={misses(service)} />
+        <Tile label="In time" value={inTime(service.attainment)} note={service.slo_ms === null ? `in the last ${MINUTES}` : `promised: ${promise(service)}`} bad={misses(service)} />
         <Tile label="Rate" value={number(service.rate)} note={`items/s, of ${number(service.required)} required`} />
         <Tile
           label="Capacity"
@@ -119,11 +151,12 @@ function OneService({ service }: { service: api.Service }) {
           note={`items/s; floor ${number(service.floor)}, planned ${number(service.planned)}`}
           bad={short(service)}
         />
-        <Tile label="Latency" value={milliseconds(service.p50_ms)} note={`p95 ${milliseconds(service.p95_ms)}, p99 ${milliseconds(service.p99_ms)}`} />
-        <Tile label="Queue" value={number(service.queue)} note={`${number(service.in_flight)} in flight`} />
-        <Tile label="Refused" value={number(refusals(service))} note="over the last minutes" />
+        <Tile label="Latency" value={milliseconds(service.p50_ms)} note={`median; p95 ${milliseconds(service.p95_ms)}, p99 ${milliseconds(service.p99_ms)}, estimated`} />
+        <Tile label="Queue" value={number(service.queue)} note={`queries wait, ${number(service.in_flight)} in flight`} />
+        <Tile label="Refused" value={number(refusals(service))} note={`in the last ${MINUTES}`} />
         <Tile label="Instances" value={number(service.instances)} note={plural(where.length, "kind of slice", "kinds of slices")} />
       </Tiles>
+      <Misses of={[service]} />
       <Choice legend="Over" name="span" value={seconds} of={SPANS} />
       <Lines service={service} path={path} seconds={Number(seconds.value)} />
       <div class="columns">
@@ -154,7 +187,7 @@ function OneService({ service }: { service: api.Service }) {
               { title: "Reason", value: ([reason]) => reason },
               { title: "Queries", value: ([, count]) => count, number: true },
             ]}
-            empty="No query was refused over the last minutes."
+            empty={`No query was refused in the last ${MINUTES}.`}
           />
         </section>
       </div>
@@ -195,8 +228,8 @@ function Lines({ service, path, seconds }: { service: api.Service; path: string;
             <Chart
               title="In time"
               at={at}
-              lines={[...line("in time", "attainment"), ...flat("promised", service.slo_ms === null ? null : (service.quantile ?? 0.99))]}
-              show={share}
+              lines={[...line("in time", "attainment"), ...flat("promised", service.slo_ms === null ? null : service.quantile)]}
+              show={inTime}
               least={0.9}
               most={1}
               together={key}

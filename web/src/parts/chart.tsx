@@ -41,7 +41,8 @@ const FONT = "11px system-ui, sans-serif";
 const colourOf = (lines: readonly Line[], i: number) => LINES[lines.slice(0, i).filter((line) => !line.reference).length % LINES.length]!;
 
 export function Chart(props: Props) {
-  const { title, at, lines, show, elapsed = false, least = 0, most, height = 170, together, mark } = props;
+  const { title, show, elapsed = false, least = 0, most, height = 170, together, mark } = props;
+  const { at, lines } = useMemo(() => (elapsed ? props : sinceKnown(props)), [props.at, props.lines, elapsed]);
   const holder = useRef<HTMLDivElement>(null);
   const plot = useRef<uPlot | null>(null);
   const marked = useRef(mark);
@@ -75,7 +76,7 @@ export function Chart(props: Props) {
       },
       axes: [
         { ...axis, size: 28, space: 70, values: (_plot, ticks) => ticks.map(elapsed ? duration : counted ? (tick) => time(tick) : clock(ticks)) },
-        { ...axis, size: 64, space: 28, values: (_plot, ticks) => ticks.map((tick) => show(tick)) },
+        { ...axis, size: 64, space: 28, values: (_plot, ticks) => ticks.map((tick) => (most === 1 ? percent(tick) : show(tick))) },
       ],
       series: [
         {},
@@ -170,8 +171,19 @@ export function Chart(props: Props) {
   );
 }
 
+/** What lies before the first value is left out: minutes after the start an hour is no empty picture. */
+function sinceKnown({ at, lines }: Pick<Props, "at" | "lines">): Pick<Props, "at" | "lines"> {
+  const measured = lines.filter((line) => !line.reference);
+  const first = at.findIndex((_, i) => measured.some((line) => (line.values[i] ?? null) !== null));
+  if (first <= 0) return { at, lines };
+  return { at: at.slice(first), lines: lines.map((line) => ({ ...line, values: line.values.slice(first) })) };
+}
+
 const aligned = (at: readonly number[], lines: readonly Line[]): uPlot.AlignedData =>
   [at, ...lines.map((line) => line.values)] as unknown as uPlot.AlignedData;
+
+/** A tick of a share, with as many digits as tell it from its neighbours. */
+const percent = (tick: number) => `${+(100 * tick).toFixed(2)} %`;
 
 /** The next larger round number, so that the highest line does not touch the edge. */
 function rounded(value: number): number {

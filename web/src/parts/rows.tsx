@@ -1,10 +1,15 @@
 // Rows whose heights are known beforehand: only those in sight are drawn.
-import { useSignal } from "@preact/signals";
+import { signal, useSignal } from "@preact/signals";
 import type { ComponentChildren, RefObject } from "preact";
 import { useLayoutEffect, useMemo, useRef } from "preact/hooks";
 
 const FEW = 40; // rows that are all drawn; more of them scroll in a box of their own
 const SPARE = 400; // pixels that are drawn beyond either edge
+
+/** On paper one sees all rows: then all are drawn. */
+export const printing = signal(false);
+const paper = matchMedia("print");
+paper.addEventListener("change", () => (printing.value = paper.matches));
 
 /** The width of an element, kept up to date; 0 before it is first measured. */
 export function useWidth(element: RefObject<HTMLElement | null>): number {
@@ -64,7 +69,7 @@ export function Rows({ label, heights, row }: Props) {
   }, [heights]);
   const element = useRef<HTMLDivElement>(null);
   const range = useSignal<readonly [number, number]>([0, FEW]);
-  const many = heights.length > FEW;
+  const many = heights.length > FEW && !printing.value;
   const place = () => {
     if (!element.current || !many) return;
     const [above, below] = inSight(element.current);

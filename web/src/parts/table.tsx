@@ -1,11 +1,11 @@
-// A table that sorts, filters, and draws only the rows in sight. On narrow screens each row is a card whose cells carry
-// their column's name.
+// A table that sorts, filters, and draws only the rows in sight. Where it has no room, as on a phone, each row is a card
+// whose cells carry their column's name.
 import { useSignal } from "@preact/signals";
-import type { ComponentChildren } from "preact";
+import type { ComponentChildren, RefObject } from "preact";
 import { useLayoutEffect, useMemo, useRef } from "preact/hooks";
 import { filter } from "../state";
-import { inSight, useScroll } from "./rows";
-import { plural } from "../format";
+import { inSight, printing, useScroll } from "./rows";
+import { number, plural, UNKNOWN } from "../format";
 
 export type Value = string | number | null;
 
@@ -42,6 +42,7 @@ interface Props<Row> {
 
 const kind = <Row,>(column: Column<Row>) => (column.number ? "number" : column.wide ? "wide" : "");
 
+const PHONE = 760; // CSS pixels of a screen up to which rows are cards
 const FEW = 150; // rows that are all drawn
 const SHORT = 10; // rows that are seen at a glance
 const SPARE = 12; // rows drawn beyond either edge
@@ -51,6 +52,34 @@ const compare = (a: Value, b: Value) => {
   return typeof a === "number" && typeof b === "number" ? a - b : names.compare(String(a), String(b));
 };
 const names = new Intl.Collator("en", { numeric: true });
+
+const nothing = (value: Value) => value === null || value === "";
+const word = (value: Value) => (typeof value === "number" ? number(value) : (value ?? UNKNOWN));
+
+/** Whether rows are cards: on a phone, and wherever the table would be wider than its box. */
+function useFolded(box: RefObject<HTMLElement | null>): boolean {
+  const folded = useSignal(false);
+  const needed = useRef(0); // pixels that the table took before
+  const fold = () => {
+    const element = box.current;
+    const room = element?.clientWidth ?? 0;
+    if (!element || !room) return;
+    if (folded.peek()) folded.value = innerWidth <= PHONE || room < needed.current;
+    else {
+      needed.current = element.querySelector("table")!.offsetWidth;
+      folded.value = innerWidth <= PHONE || needed.current > room + 1;
+    }
+  };
+  const latest = useRef(fold);
+  latest.current = fold;
+  useLayoutEffect(fold);
+  useLayoutEffect(() => {
+    const sized = new ResizeObserver(() => latest.current());
+    sized.observe(box.current!);
+    return () => sized.disconnect();
+  }, []);
+  return folded.value;
+}
 
 export function Table<Row>(props: Props<Row>) {
   const { rows, columns, name, text } = props;
@@ -68,9 +97,11 @@ export function Table<Row>(props: Props<Row>) {
     return keyed.map(([, row]) => row);
   }, [rows, columns, text, wanted, sorted.value]);
 
+  const box = useRef<HTMLDivElement>(null);
+  const folded = useFolded(box);
   const body = useRef<HTMLTableSectionElement>(null);
   const range = useSignal({ first: 0, last: FEW, height: 29 });
-  const many = shown.length > FEW;
+  const many = shown.length > FEW && !printing.value;
   const place = () => {
     const element = body.current;
     if (!element || !many) return;
@@ -86,7 +117,7 @@ export function Table<Row>(props: Props<Row>) {
 
   // A column that says nothing of any row is left out.
   const drawn = columns.flatMap((column, i) =>
-    i === 0 || !rows.length || rows.some((row) => column.value(row) !== null) ? [[column, i] as const] : [],
+    i === 0 || !rows.length || rows.some((row) => !nothing(column.value(row))) ? [[column, i] as const] : [],
   );
   const { first, last, height } = range.value;
   const from = many ? first : 0;
@@ -101,7 +132,7 @@ export function Table<Row>(props: Props<Row>) {
     ) : null;
 
   return (
-    <div class="table">
+    <div class={folded ? "table folded" : "table"} ref={box}>
       {(wanted || rows.length > SHORT) && <p class="count" role="status">
         {wanted
           ? `${plural(shown.length, "row")} of ${rows.length.toLocaleString("en")} match “${filter.value.trim()}”`
@@ -158,11 +189,11 @@ export function Table<Row>(props: Props<Row>) {
                 onClick={props.onRow && (() => props.onRow?.(row))}
               >
                 {drawn.map(([column]) => (
-                  <td key={column.title} role="cell" class={kind(column)}>
+                  <td key={column.title} role="cell" class={`${kind(column)} ${nothing(column.value(row)) ? "nothing" : ""}`}>
                     <span class="label" aria-hidden="true">
                       {column.title}
                     </span>
-                    <span class="value">{column.show ? column.show(row) : (column.value(row) ?? "–")}</span>
+                    <span class="value">{column.show ? column.show(row) : word(column.value(row))}</span>
                   </td>
                 ))}
               </tr>

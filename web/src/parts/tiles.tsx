@@ -1,9 +1,11 @@
 // Figures with their words, and small parts that pages share.
-import type { Signal } from "@preact/signals";
+import { useSignal, type Signal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
+import { useLayoutEffect, useRef } from "preact/hooks";
 import type * as api from "../model";
 import { STATE_WORDS } from "../colours";
 import { Refusal } from "../source";
+import { useWidth } from "./rows";
 
 interface TileProps {
   readonly label: string;
@@ -14,13 +16,30 @@ interface TileProps {
   readonly bad?: boolean;
 }
 
-/** A list of figures. */
-export const Tiles = ({ children }: { children: ComponentChildren }) => <dl class="tiles">{children}</dl>;
+const LEAST = 132; // CSS pixels of a tile's width
+const BETWEEN = 10;
+
+/** A list of figures, in rows of equal length as far as that goes: eight are four and four, not seven and one. */
+export function Tiles({ children }: { children: ComponentChildren }) {
+  const list = useRef<HTMLDListElement>(null);
+  const width = useWidth(list);
+  const count = useSignal(1);
+  useLayoutEffect(() => void (count.value = list.current!.children.length));
+  const fit = Math.max(1, Math.floor((width + BETWEEN) / (LEAST + BETWEEN)));
+  const columns = Math.ceil(count.value / Math.ceil(count.value / fit)) || 1;
+  return (
+    <dl class="tiles" ref={list} style={{ gridTemplateColumns: `repeat(${columns}, minmax(0, 260px))` }}>
+      {children}
+    </dl>
+  );
+}
+
+const LONG = 11; // letters from which a figure is written smaller
 
 export const Tile = ({ label, value, note, bad }: TileProps) => (
   <div class={bad ? "tile bad" : "tile"}>
     <dt>{label}</dt>
-    <dd class="figure">{value}</dd>
+    <dd class={typeof value === "string" && value.length > LONG ? "figure long" : "figure"}>{value}</dd>
     {note !== undefined && <dd class="note">{note}</dd>}
   </div>
 );

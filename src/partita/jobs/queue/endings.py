@@ -137,7 +137,9 @@ def _climb(job: JobRecord, bounds: Bounds, models: Iterable[GpuModel]) -> JobRec
         if profile and job.tries < job.asked.most_attempts:
             least = int((profile.memory_mib or 0) * MIB)
             return replace(job.to(JobState.WAITING, why=reason), at_least_bytes=least)
-    return job.to(JobState.FAILED, why=_last(job) or f"{attempt.why}, and no larger slice has what it needs")
+    last = _last(job)
+    end = f"; {last}" if last else ", and no larger slice has what it needs"
+    return job.to(JobState.FAILED, why=f"{attempt.why}{end}")
 
 
 def _again(job: JobRecord, why: str | None) -> JobRecord:
