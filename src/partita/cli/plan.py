@@ -23,6 +23,8 @@ from partita.cli.what_runs import (
 from partita.errors import InputError, PartitaError, counted
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from partita.planner import PreparedWorkload
     from partita.planning.plan import Plan
     from partita.verification.outcome import PlanOutcome
@@ -76,9 +78,13 @@ Settings = Annotated[
     typer.Option(
         "--set",
         metavar="NAME.FIELD=VALUE",
-        help="Plan as if this were so: a service's rate, latency_ms or quantile, a pool's count or price.",
+        help="Plan as if this were so: a service's rate, latency_ms or quantile, a pool's count or price. "
+        "With --cluster a count takes no more GPUs than are free there.",
     ),
 ]
+_AT_MOST = (
+    "--set POOL.count takes no more GPUs than the cluster has free; to plan with more, leave out --cluster"
+)
 MovePrice = Annotated[
     float | None,
     typer.Option(
@@ -156,6 +162,7 @@ def plan(
     seen: tuple[str, ...] = ()
     if cluster:
         loaded, current, seen = prepared_on_cluster(loaded, kubeconfig, context, namespace, from_)
+        seen += _limited(set_ or ())
     elif current is not None and is_driver(from_):
         loaded = on_gpus(loaded, current)
     if check is not None:
@@ -202,6 +209,11 @@ def plan(
     if verified.stopped:
         raise KeyboardInterrupt
     refuse_broken(verified, None, str(out or loaded.path))
+
+
+def _limited(settings: Sequence[str]) -> tuple[str, ...]:
+    """Return the note that a count that is set is a limit, if one is."""
+    return (_AT_MOST,) if any(each.partition("=")[0].endswith(".count") for each in settings) else ()
 
 
 def as_set(loaded: PreparedWorkload, settings: list[str]) -> PreparedWorkload:
