@@ -22,7 +22,7 @@ from partita.workload import LimitsSpec, PoolSpec, ServiceSpec, Slo, Workload
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SEEDS = tuple(range(1001, 1301))
+SEEDS = tuple(range(1001, 1091))
 """One inventory each, in turn."""
 
 INVENTORIES = (("a100-80gb",), ("h100-80gb",), ("a100-80gb", "h100-80gb"))
