@@ -152,6 +152,7 @@ def test_each_workload_has_its_plan_and_its_difference(shop: Shop) -> None:
     partita.wait(lambda: api.ask("/plan")[1].get("workloads") == [first, second], "both are known")
     found = api.ask(f"/plan?workload={first}")[1]
     assert (found["workload"], found["version"]) == (first, alone["version"])
+    partita.wait(lambda: api.ask(f"/plan/difference?workload={first}")[0] == 200, "its GPUs are seen")
     difference = api.ask(f"/plan/difference?workload={first}")[1]
     assert (difference["workload"], difference["actions"], difference["services"]) == (first, 0, [])
     body = {"plan": found["document"]}
@@ -159,3 +160,9 @@ def test_each_workload_has_its_plan_and_its_difference(shop: Shop) -> None:
     status, same = api.ask(f"/plan/difference?workload={first}", "POST", body)
     assert (status, same["actions"]) == (200, 0), json.dumps(same)
     assert api.ask("/plan?workload=no/such")[0] == 404
+    status, told = api.ask(f"/plan?workload={second}")
+    assert (status, told["error"]) == (404, f"Workload {second} has no Plan yet")
+    (newest,) = api.ask("/transitions")[1]["transitions"]
+    bars = api.ask(f"/transitions/{newest['id']}")[1]["actions"]
+    assert newest["state"] == "reached"
+    assert newest["seconds"] == round(max(each["end"] for each in bars)), "predicted, not what it took"

@@ -197,7 +197,7 @@ def _lines(rounds: Sequence[RoundRecord], start: float) -> Iterator[CapacityLine
                 changes[service] += _change(ran, throughput, start)
     first = known[0].prediction.capacity if known[0].prediction is not None else {}
     for service in sorted(predicted):
-        before = first.get(service, 0.0)
+        before = _items(first.get(service, 0.0))
         actual = _steps(before, changes[service], 0.0)
         if len(predicted[service]) > len(known) or len(actual) > 1 or actual[0][1] != before:
             floor = floors.get(service, 0.0)
@@ -212,6 +212,11 @@ def _change(ran: Ran, throughput: float, start: float) -> Iterator[tuple[float, 
         yield ran.ended - start, throughput
 
 
+def _items(rate: float) -> float:
+    """Return items/s to nine digits, without the rest of 1e-13 that adding and taking away leaves."""
+    return float(f"{round(rate, 6):z.9g}")
+
+
 def _steps(first: float, changes: Iterable[tuple[float, float]], offset: float) -> _Steps:
     """Return a value over time in steps, the first one at `offset`; changes at one moment are one step."""
     at: dict[float, float] = {0.0: 0.0}
@@ -222,5 +227,5 @@ def _steps(first: float, changes: Iterable[tuple[float, float]], offset: float) 
     for second, change in at.items():
         value += change
         if not steps or change:
-            steps.append((round(offset + second, 3), float(f"{value:z.9g}")))
+            steps.append((round(offset + second, 3), _items(value)))
     return steps

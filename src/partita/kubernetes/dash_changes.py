@@ -44,7 +44,7 @@ def transitions(controller: ClusterController) -> list[Transition]:
     plans, found = kept
     waiting = [_waiting(each) for each in plans.values() if each.status.state == "Waiting"]
     paused = _paused(controller)
-    begun = [_transition(each, paused.get(workload_of(each))) for each in found.values()]
+    begun = [_transition(each, paused.get(workload_of(each)), controller.log) for each in found.values()]
     return sorted([*waiting, *begun], key=lambda each: (-each.at, each.id))
 
 
@@ -204,11 +204,11 @@ def _paused(controller: ClusterController) -> dict[Name, str]:
     }
 
 
-def _transition(found: TransitionObject, paused: str | None) -> Transition:
+def _transition(found: TransitionObject, paused: str | None, log: ActionLog | None) -> Transition:
     status = found.status
     state = State(status.state.lower()) if status.state not in {"", "Paused"} else State.RUNNING
     begun, ended = _seconds(status.begun), _seconds(status.ended)
-    predicted = (time.time() - begun + status.seconds_left) if begun and not ended else ended - begun
+    predicted = (time.time() - begun + status.seconds_left) if begun and not ended else _predicted(found, log)
     return Transition(
         _id(found.metadata),
         begun or _seconds(found.metadata.creation_timestamp),
@@ -220,6 +220,16 @@ def _transition(found: TransitionObject, paused: str | None) -> Transition:
         ended or None,
         max(0, status.replans),
     )
+
+
+def _predicted(found: TransitionObject, log: ActionLog | None) -> float:
+    """Return the seconds that were predicted of an ended Transition; where nobody knows, those that it took."""
+    begun, ended = _seconds(found.status.begun), _seconds(found.status.ended)
+    rounds = [] if log is None else log.rounds((found.metadata.namespace, found.metadata.name))
+    if not rounds or abs(rounds[0].at - begun) > _WHOLE_S or rounds[-1].prediction is None:
+        return ended - begun
+    last = max((each.end for each in rounds[-1].prediction.actions), default=0.0)
+    return rounds[-1].at - rounds[0].at + last
 
 
 def _seconds(text: str) -> float:

@@ -330,22 +330,18 @@ class ControllerOnDemand(ControllerQuestions):
         """The parts of the API that it answers for."""
         return (Part.PLAN, Part.TRANSITIONS, *super().parts)
 
-    def plan(self, workload: str) -> PlanSummary | None:
-        """Return the newest Plan of a Workload, or of all; None if there is none."""
+    def plan(self, workload: str) -> PlanSummary:
+        """Return the newest Plan of a Workload, or of all."""
         newest = self._newest_plan(workload)
-        if newest is None:
-            return None
         key, keepers = dash_changes.workload_of(newest), dict(self._controller.keepers)
         loaded = keepers[key].loaded if key in keepers else None
         prices = {} if loaded is None else prices_of(loaded.spec)
         made = summary(plan_of(newest.spec), prices, document=True)
         return made.replace(workload="/".join(key), workloads=tuple(map("/".join, sorted(keepers))))
 
-    def difference(self, workload: str) -> Difference | None:
-        """Return what lies between what runs and that Plan; None if there is none."""
+    def difference(self, workload: str) -> Difference:
+        """Return what lies between what runs and that Plan."""
         newest = self._newest_plan(workload)
-        if newest is None:
-            return None
         return self._difference(plan_of(newest.spec), dash_changes.workload_of(newest))
 
     def difference_to(self, asked: Apply, workload: str) -> Difference:
@@ -363,6 +359,9 @@ class ControllerOnDemand(ControllerQuestions):
         """Return what lies between what runs and a plan of a Workload, or (None) of all GPUs."""
         with self.lock:
             seen, state = self._source.seen_by_services(key), self._source.state()
+        if key is not None and not seen.gpus:
+            what = f"the GPUs of Workload {'/'.join(key)} are not seen yet"
+            raise RequestFault(409, what, where="workload", hint="ask again in some seconds")
         try:
             found = difference_of(plan, deployed(seen).capacity(), None, seen, DURATIONS)
         except InfeasibleError as error:
@@ -381,9 +380,17 @@ class ControllerOnDemand(ControllerQuestions):
             raise RequestFault(404, f"there is no Workload {workload!r}", where="workload", hint=hint)
         return namespace, name
 
-    def _newest_plan(self, workload: str) -> PlanObject | None:
-        key = self._key(workload) if workload else None
-        return dash_changes.newest_plan(self._controller, key)
+    def _newest_plan(self, workload: str) -> PlanObject:
+        """Return the newest Plan of a Workload, or of all.
+
+        Raises:
+            RequestFault: there is none, or no such Workload.
+        """
+        found = dash_changes.newest_plan(self._controller, self._key(workload) if workload else None)
+        if found is None:
+            what = f"Workload {workload} has no Plan yet" if workload else "there is no Plan yet"
+            raise RequestFault(404, what, hint="`kubectl get workloads --all-namespaces` says why")
+        return found
 
     def transitions(self, after: str | None, limit: int) -> TransitionPage:
         """Return a page of Transitions, newest first, and before them the Plans that wait for approval."""

@@ -1,6 +1,6 @@
 // Change: transitions as they were predicted and as they go, and what the plan would change.
 import { useSignal } from "@preact/signals";
-import { useLayoutEffect, useMemo } from "preact/hooks";
+import { useLayoutEffect, useMemo, useRef } from "preact/hooks";
 import { duration, number, plural, share, time } from "../format";
 import type * as api from "../model";
 import { EVENT_COLUMNS } from "../parts/events";
@@ -166,20 +166,20 @@ function Planned() {
   const query = workload.value ? `?workload=${encodeURIComponent(workload.value)}` : "";
   const plan = useDocument<api.PlanSummary>(`plan${query}`, ["transition"]);
   const difference = useDocument<api.Difference>(`plan/difference${query}`, ["transition"], 5);
+  const among = useRef<readonly string[]>([]); // they stay when one without a plan is chosen
+  if (plan.data.value) among.current = plan.data.value.workloads;
   return (
     <section aria-label="Plan against now">
       <h2>The plan, and what differs from it now</h2>
+      <WorkloadChoice of={workload.value || (plan.data.value?.workload ?? "")} among={among.current} choose={(name) => (workload.value = name)} />
       <Loaded of={plan}>
         {(one) => (
-          <>
-            <WorkloadChoice of={one.workload} among={one.workloads} choose={(name) => (workload.value = name)} />
-            <Tiles>
-              <Tile label="GPUs" value={number(one.gpus)} note="of the plan that was applied last" />
-              <Tile label="Proof" value={one.proven ? "optimal" : "open"} note={one.verdict} />
-              <Tile label="Instances" value={number(one.instances)} />
-              {one.cost !== null && <Tile label="Cost per hour" value={number(one.cost)} />}
-            </Tiles>
-          </>
+          <Tiles>
+            <Tile label="GPUs" value={number(one.gpus)} note="of the plan that was applied last" />
+            <Tile label="Proof" value={one.proven ? "optimal" : "open"} note={one.verdict} />
+            <Tile label="Instances" value={number(one.instances)} />
+            {one.cost !== null && <Tile label="Cost per hour" value={number(one.cost)} />}
+          </Tiles>
         )}
       </Loaded>
       <Loaded of={difference}>
