@@ -27,7 +27,7 @@ from partita.drive.driver import (
     RefusedError,
     TimedOutError,
 )
-from partita.drive.nvml import NvmlDriver
+from partita.drive.nvml import NvmlDriver, instances
 from partita.drive.nvml.devices import list_profiles, offers
 from partita.drive.nvml.driver import NvmlEnergyMeter
 from partita.drive.nvml.instances import used_bytes
@@ -257,6 +257,16 @@ def test_a_strangers_process_makes_an_instance_busy_and_keeps_it(nvml: FakeNvml,
     assert world.instances()[0].busy
     assert isinstance(world.destroy("3g.20gb@4"), InUseError)
     assert isinstance(world.start("3g.20gb@4"), InUseError)
+
+
+def test_a_process_that_ends_while_it_is_looked_at_is_no_strangers(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.create("3g.20gb@4")
+    gi_id = world.instances()[0].identity.instance_id
+    listed = iter([{gi_id: {2**22 + 1}}])
+    monkeypatch.setattr(instances, "running_processes", lambda _: next(listed, {}))
+    assert not world.instances()[0].busy
 
 
 def test_foreign_instances_are_seen_and_left_alone_until_adopted(nvml: FakeNvml, world: World) -> None:

@@ -196,7 +196,9 @@ class NvmlGpu:
         placed = [(self._placement(each), each.identity) for each in found]
         ours = self._owned.ours(placed)
         return tuple(
-            self._instance(at, running.get(identity.instance_id, set()), ours=identity in ours, ask=ask)
+            self._instance(
+                handle, at, running.get(identity.instance_id, set()), ours=identity in ours, ask=ask
+            )
             for at, identity in ((ObservedInstance(*each, ours=False), each[1]) for each in placed)
         )
 
@@ -212,16 +214,21 @@ class NvmlGpu:
         return placement
 
     def _instance(
-        self, found: ObservedInstance, pids: set[int], *, ours: bool, ask: bool
+        self, handle: object, found: ObservedInstance, pids: set[int], *, ours: bool, ask: bool
     ) -> ObservedInstance:
         bare = replace(found, ours=ours)
         record = self.record(bare)
         if record is None or not record.alive():
-            return replace(bare, busy=bool(pids))
+            return replace(bare, busy=bool(pids) and self._still(handle, found, pids))
         ready = ask and self._runner.ready(record, self.device.id)
         replica = ObservedReplica(record.replica, ready, record.draining, record.process.leader())
-        strangers = not record.upstream and any(not record.process.owns(pid) for pid in pids)
-        return replace(bare, replica=replica, busy=strangers)
+        strangers = set() if record.upstream else {pid for pid in pids if not record.process.owns(pid)}
+        return replace(bare, replica=replica, busy=bool(strangers) and self._still(handle, found, strangers))
+
+    @staticmethod
+    def _still(handle: object, found: ObservedInstance, pids: set[int]) -> bool:
+        """Return whether any of the processes is there still: one of a replica's own may have ended meanwhile."""
+        return not pids.isdisjoint(instances.running_processes(handle).get(found.identity.instance_id, set()))
 
     def _in_mig_mode(self) -> object:
         """Return the GPU's handle with MIG mode on, turned on if that is allowed.
