@@ -70,6 +70,10 @@ class Answers:
         self.forgotten: set[str] = set()
         """Jobs that are there no more."""
         self.log_over = True
+        self.refused: Fault | None = None
+        """What the next change that is applied is answered."""
+        self.nothing = False
+        """Whether nothing runs, and nothing ever did."""
         self.workloads: tuple[str, ...] = ()
         self._workload = ""
 
@@ -99,7 +103,7 @@ class Answers:
         if request.method != "GET":
             self.sent.append((request.method, path, sent))
         found = self._document(request.method, path, sent)
-        status = 404 if isinstance(found, Fault) else 200
+        status = (412 if path == "apply" else 404) if isinstance(found, Fault) else 200
         route.fulfill(status=status, body=msgspec.json.encode(found), content_type="application/json")
 
     def _document(self, method: str, path: str, sent: object) -> Value:
@@ -129,11 +133,22 @@ class Answers:
             "GET jobs": lambda: JobPage(self.jobs, {"waiting": 1, "running": 1}),
             "GET energy": lambda: Energy(0.0, self.energy, 1840.0),
             "POST jobs/7/cancel": lambda: Accepted("7", "it will be cancelled"),
+            "POST plan/difference": lambda: self.difference,
+            "POST apply": self._applied,
             "POST jobs": lambda: Accepted("9", "submitted"),
             **{f"GET jobs/{each.id}": (lambda each=each: each) for each in self.jobs},  # type: ignore[misc]
         }
+        if self.nothing:
+            del known["GET plan"], known["GET plan/difference"]
+            known["GET transitions"] = lambda: TransitionPage(())
+            known["GET jobs"] = lambda: JobPage((), {})
+            known["GET energy"] = lambda: Energy(0.0, (), None)
         answer = known.get(f"{method} {path}")
         return Fault(f"there is no {path}") if answer is None else answer()
+
+    def _applied(self) -> Value:
+        fault, self.refused = self.refused, None
+        return Accepted("t-2", "transition t-2 has begun") if fault is None else fault
 
     @property
     def inputs(self) -> WhatIfInputs:
@@ -152,7 +167,7 @@ class Answers:
         rows = tuple(
             ServiceDifference(each, 1000.0, 1200.0, 900.0, 950.0, 3, 1, 1, 0, 0) for each in self.names
         )
-        return Difference(42, 81.0, 7, ("node-0/gpu-1",), rows)
+        return Difference(42, 81.0, 7, ("node-0/gpu-1",), rows, 14, "state-1")
 
     def what_if(self, asked: WhatIf) -> WhatIfAnswer:
         """Answer: a GPU for each 500 items/s, of which there are as many as the first pool has."""
@@ -162,8 +177,9 @@ class Answers:
         count = 24 if pool is None or pool.count is None else pool.count
         feasible = gpus <= max(count, 2 * len(self.names))
         plan = PlanSummary(
-            "w", gpus, gpus, True, f"proven optimal (bound {gpus})", 2.5 * gpus, instances=3 * gpus
-        )
+            "w", gpus, gpus, True, f"proven optimal (bound {gpus})", 2.5 * gpus, instances=3 * gpus,
+            document={"gpus": gpus} if asked.document else {},
+        )  # fmt: skip
         return WhatIfAnswer(
             bound=float(gpus) if feasible else None,
             plan=plan if feasible and asked.until == "plan" else None,

@@ -104,7 +104,7 @@ class _Jobs:
         del caller
         running = [{"gpu": gpu, "instance": place, "id": name} for name, (gpu, place) in JOBS.items()]
         return {
-            "instances": {"ok": True, "jobs": running, "idle": [], "yields": True},
+            "instances": {"ok": True, "jobs": running, "idle": [[IDLE[0], str(IDLE[1])]], "yields": True},
             "queue": {"ok": True, "jobs": [], "counts": {"running": len(JOBS)}, "revision": "1", "total": 0},
             "history": {"ok": True, "jobs": [], "before": None},
         }[request["ask"]]

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.dash.answers import ODD, ORIGIN, Answers
-from tests.dash.browser import assert_fits, counts, shows, until
+from tests.dash.browser import assert_fits, counts, cut_off, shows, until
 
-from partita.dash.model import Role
+from partita.dash.model import Fault, Role
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from playwright.sync_api import Page
     from tests.dash.browser import Watched
 
 PAGES = {
@@ -142,6 +143,11 @@ def test_a_transition_is_paused_for_the_state_that_is_shown(look: Callable[..., 
 def test_whoever_may_only_look_is_offered_no_change(look: Callable[..., Watched]) -> None:
     page = look(Answers(role=Role.READ), "change").page
     counts(page, "button >> text=Pause", 0)
+    page.evaluate("location.hash = '#/what-if'")
+    page.fill("fieldset >> nth=0 >> input[type=number] >> nth=0", "3000")
+    page.keyboard.press("Enter")
+    shows(page, "To apply it, sign in with a token that may write")
+    counts(page, APPLY, 0)
     page.evaluate("location.hash = '#/jobs/7'")
     page.wait_for_selector("h1 >> text=7")
     counts(page, "button >> text=Cancel", 0)
@@ -152,6 +158,103 @@ def test_whoever_may_only_look_is_offered_no_change(look: Callable[..., Watched]
     page.fill("input[name=token]", "secret")
     page.click("button >> text=Enter")
     page.wait_for_selector("text=Submit a job")
+
+
+def changed(look: Callable[..., Watched], answers: Answers) -> Page:
+    """Open the confirmation of a change, by keyboard; return the page."""
+    page = look(answers, "what-if").page
+    until(page, "document.querySelector('.answer').ariaBusy === 'false'")
+    counts(page, APPLY, 0)  # nothing is to be changed yet
+    page.fill("fieldset >> nth=0 >> input[type=number] >> nth=0", "3000")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(f"{APPLY}:enabled")
+    page.focus(APPLY)
+    page.keyboard.press("Enter")
+    page.wait_for_selector(f"{CONFIRM}:enabled")
+    answers.sent.clear()
+    return page
+
+
+APPLY, CONFIRM = "main > .controls .primary", "dialog .primary"
+CHANGE = {"chat": {"rate": 3000, "latency_ms": None, "quantile": None}}
+
+
+def test_a_change_is_shown_and_applied_for_the_state_it_was_shown_for_and_followed(
+    look: Callable[..., Watched],
+) -> None:
+    answers = Answers(name="chat")
+    page = changed(look, answers)
+    for words in (
+        "14",
+        "now 10",
+        "42 actions on 1 GPU",
+        "The workload's file stays",
+        "its latency, on 1g.10gb",
+    ):
+        shows(page, words, "dialog")
+    answers.refused = Fault("the cluster has changed since", "If-Match", "look again")
+    page.click(CONFIRM)
+    shows(page, "the cluster has changed since", "dialog [role=alert]")
+    assert page.is_disabled(CONFIRM)
+    page.click("dialog button >> text=Look again")
+    page.wait_for_selector(f"{CONFIRM}:enabled")
+    with page.expect_request(lambda sent: sent.url.endswith("/apply")) as sent:
+        page.click(CONFIRM)
+    assert sent.value.headers["if-match"] == '"state-1"'
+    until(page, "location.hash === '#/change/t-2'")
+    shows(page, "transition t-2 has begun", "main [role=status]")
+    page.wait_for_selector(PAGES["change"])
+    counts(page, "dialog", 0)
+    applied = [body for _, path, body in answers.sent if path == "apply"]
+    assert applied == 2 * [{"plan": None, "change": {"workload": "", "services": CHANGE, "pools": {}}}]
+
+
+def test_on_a_cluster_its_controller_plans_the_change(look: Callable[..., Watched]) -> None:
+    answers = Answers(name="chat")
+    answers.workloads = ("shop/day",)
+    page = changed(look, answers)
+    shows(page, "its controller plans it anew", "dialog")
+    page.keyboard.press("Escape")
+    counts(page, "dialog", 0)
+    assert answers.sent == []
+    page.click(APPLY)
+    page.wait_for_selector(f"{CONFIRM}:enabled")
+    page.click(CONFIRM)
+    until(page, "location.hash === '#/change'")
+    assert answers.sent[-1][2]["change"]["workload"] == "shop/day"
+
+
+def test_what_will_be_done_fits_all_widths(look: Callable[..., Watched]) -> None:
+    watched: list[Watched] = []
+
+    def kept(*arguments: object) -> Watched:
+        watched.append(look(*arguments))
+        return watched[-1]
+
+    changed(kept, Answers(name="chat"))
+    assert_fits(watched[0], f"{CONFIRM}:enabled")
+
+
+EMPTY = {
+    "change": "No plan was applied yet, so there is nothing to compare with what runs. To try one, open What if",
+    "jobs": "No job was submitted yet. Submit one: partita submit",
+    "energy": "No energy was measured in this time: choose a longer one, or start what measures",
+}
+
+
+@pytest.mark.parametrize("path", EMPTY)
+def test_where_nothing_is_the_page_says_what_that_means_and_what_to_do(
+    watch: Callable[[str], Watched], path: str
+) -> None:
+    answers = Answers()
+    answers.nothing = True
+    watched = watch(ORIGIN)
+    answers.attach(watched.page)
+    watched.open(path)
+    shows(watched.page, EMPTY[path])
+    counts(watched.page, "[role=alert]", 0)
+    watched.page.set_viewport_size({"width": 390, "height": 900})
+    until(watched.page, lambda: cut_off(watched) == [])
 
 
 def test_a_job_says_why_and_what_to_do_and_is_submitted_and_cancelled(look: Callable[..., Watched]) -> None:

@@ -24,7 +24,7 @@ export interface ActionBar {
 export interface Apply {
   /** On a host: a plan's document, which is carried out as it is. */
   readonly plan?: Readonly<Record<string, unknown>> | null;
-  /** On Kubernetes: of a Workload, which the controller then plans. */
+  /** On Kubernetes, of a Workload, which the controller then plans; on a host its plan is carried out, the one that a what-if with `document` showed for it, and the workload's file stays. */
   readonly change?: WorkloadChange | null;
 }
 
@@ -743,9 +743,9 @@ export interface WhatIfInputs {
   readonly workloads: readonly string[];
 }
 
-/** A change of a Workload on Kubernetes, in the terms of a what-if. */
+/** A change of what is asked for, in the terms of a what-if. */
 export interface WorkloadChange {
-  /** `namespace/name`, where there are several. */
+  /** Which one; on Kubernetes `namespace/name`. */
   readonly workload?: string;
   /** Changes by service. */
   readonly services?: Readonly<Record<string, ServiceWhatIf>>;

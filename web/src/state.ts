@@ -13,6 +13,8 @@ export const fault = signal<api.Fault | null>(null);
 export const connection = signal<Connection>("connecting");
 /** What stands between the page and its figures: no server, or a token that is missing or wrong. */
 export const trouble = signal<Refusal | Error | null>(null);
+/** What the server said about the change that was applied, for the page that follows it. */
+export const said = signal("");
 /** The text of `/`: pages show what matches it. */
 export const filter = signal("");
 

@@ -103,11 +103,11 @@ def held_by_jobs(state: Path) -> HeldByJobs:
 
 
 def held_as_told(answer: Mapping[str, Any]) -> HeldByJobs:
-    """Return what the queue holds by its answer to `instances`."""
+    """Return what the queue holds by its answer to `instances`; a daemon of an earlier version says less."""
     return HeldByJobs(
         {(job["gpu"], Placement.parse(job["instance"])): job["id"] for job in answer["jobs"]},
-        frozenset((gpu, Placement.parse(place)) for gpu, place in answer["idle"]),
-        answer["yields"],
+        frozenset((gpu, Placement.parse(place)) for gpu, place in answer.get("idle", ())),
+        answer.get("yields", False),
     )
 
 

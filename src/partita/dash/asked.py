@@ -274,7 +274,7 @@ READ = (
 WRITE = (
     Endpoint(
         "POST", "/apply", Accepted, _apply,
-        "Begin to apply a plan, in a process of its own; on Kubernetes, change a Workload.",
+        "Begin to apply a plan or a change, in a process of its own; on Kubernetes, change a Workload.",
         part=Part.PLAN, body=Apply, role=Role.WRITE, if_match=STATE, slow=True, status=202,
     ),
     Endpoint(

@@ -44,9 +44,9 @@ def required_plan(asked: Apply) -> Mapping[str, object]:
     if asked.plan is None:
         raise RequestFault(
             409,
-            "here a plan is needed, and no change of a Workload",
+            "here a plan is needed, and no change",
             where="change",
-            hint="send it as `plan`",
+            hint="ask for the plan of a change with POST /api/v1/what-if and `document`, and send it as `plan`",
         )
     return asked.plan
 

@@ -22,9 +22,10 @@ from partita.dash import energy as energies
 from partita.dash import jobs as queue
 from partita.dash import plans, transitions
 from partita.dash.endpoint import RequestFault, required_plan
-from partita.dash.model import Accepted, Explanation, Part
+from partita.dash.model import Accepted, Explanation, Part, WhatIf
 from partita.dash.on_demand import OnDemand
 from partita.dash.searches import Searches, SupersededError, WorkloadFile
+from partita.documents.text import line
 from partita.drive.state import VARIABLE
 from partita.errors import InfeasibleError, PartitaError
 from partita.files import replacing
@@ -38,7 +39,7 @@ from partita.transition.transition import MEASURED
 from partita.workload import read_workload
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
     from threading import Lock
 
@@ -53,12 +54,14 @@ if TYPE_CHECKING:
         JobLog,
         JobPage,
         PlanSummary,
+        PoolWhatIf,
+        ServiceWhatIf,
         Submit,
         TransitionDetail,
         TransitionPage,
-        WhatIf,
         WhatIfAnswer,
         WhatIfInputs,
+        WorkloadChange,
     )
     from partita.drive.driver import Observation
     from partita.workload import Workload
@@ -77,6 +80,9 @@ _RECENT_S = 180.0
 
 _KEPT_PLANS = 20
 WHO = "the dashboard"
+
+_APPLIES = "apply"
+"""The client of searches for what is applied."""
 
 
 class LocalOnDemand(OnDemand):
@@ -100,6 +106,8 @@ class LocalOnDemand(OnDemand):
         self._difference: tuple[Goal, bool, str, Difference] | None = None
         self._file = None if source.workload_file is None else WorkloadFile(source.workload_file)
         self._searches = Searches()
+        # The plans that what-ifs showed with their documents, by what was asked: they are what is applied.
+        self._shown: dict[str, tuple[Workload, Mapping[str, object]]] = {}
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -233,7 +241,13 @@ class LocalOnDemand(OnDemand):
         if progress is not None:
             applied = Counter(gpu.model for gpu in progress.goal.target.gpus if gpu.instances)
         try:
-            return self._searches.what_if(self._asked_workload(), asked, applied)
+            read = self._read_workload()
+            answer = self._searches.what_if(self._asked_workload(), asked, applied)
+            if read is not None and answer.plan is not None and answer.plan.document:
+                self._shown[_key(asked.services, asked.pools)] = read, answer.plan.document
+                for oldest in list(self._shown)[:-_KEPT_PLANS]:
+                    del self._shown[oldest]
+            return answer
         except SupersededError as error:
             raise RequestFault(409, error.what, hint="its answer is on the way") from None
 
@@ -255,13 +269,16 @@ class LocalOnDemand(OnDemand):
 
     def apply(self, asked: Apply, state: str) -> Accepted:
         """Begin to apply a plan with `partita apply`, if the cluster is in a state."""
-        plan = parse_plan(json.dumps(required_plan(asked)), "plan")  # refused before a process is started
+        document = self._plan_of(asked.change) if asked.change is not None else required_plan(asked)
+        plan = parse_plan(json.dumps(document), "plan")  # refused before a process is started
         acting = holder(self._folder)
         if acting is not None:
             raise RequestFault(
-                409, f"another controller acts on this cluster: {acting}", hint="wait until it has ended"
+                409,
+                f"another controller acts on this cluster: {acting}",
+                hint="wait until it has ended; `partita run` keeps to its workload's file: write the change there",
             )
-        path = self._written(asked, plans.version_of(plan))
+        path = self._written(document, plans.version_of(plan))
         before = self._newest()
         command = [sys.executable, "-m", "partita", "apply", str(path), "--yes", "--expect", state]
         with path.with_suffix(".log").open("wb") as log:
@@ -275,6 +292,29 @@ class LocalOnDemand(OnDemand):
             )
         Thread(target=process.wait, daemon=True).start()  # so that it leaves no zombie
         return self._begun(process, before, path.with_suffix(".log"))
+
+    def _plan_of(self, change: WorkloadChange) -> Mapping[str, object]:
+        """Return the plan's document of a change: that which a what-if showed, or one that is searched for now.
+
+        Raises:
+            RequestFault: the GPUs do not suffice, or there is no such change.
+        """
+        self._require_named(change.workload)
+        if not change.services and not change.pools:
+            raise RequestFault(422, "nothing is to be changed", where="change", hint="name services or pools")
+        shown = self._shown.get(_key(change.services, change.pools))
+        if shown is not None and shown[0] == self._read_workload():
+            return shown[1]
+        asked = WhatIf(change.services, change.pools, document=True, client=_APPLIES)
+        answer = self.what_if(asked)
+        if answer.plan is None:
+            raise RequestFault(
+                409,
+                answer.why or "no plan was found in time",
+                where="change",
+                hint="ask for less, or for more GPUs",
+            )
+        return answer.plan.document
 
     def _begun(self, process: subprocess.Popen[bytes], before: int, log: Path) -> Accepted:
         """Return once the process has begun to apply; refuse what it refused."""
@@ -291,13 +331,13 @@ class LocalOnDemand(OnDemand):
             503, f"it has not begun within {_BEGIN_S:g} s", where=str(log), hint="read its log"
         )
 
-    def _written(self, asked: Apply, version: str) -> Path:
+    def _written(self, document: Mapping[str, object], version: str) -> Path:
         """Write a plan to a file of the state folder, and remove the oldest of those before it."""
         folder = self._folder / "dash"
         folder.mkdir(mode=0o700, exist_ok=True)
         path = folder / f"plan-{version}.json"
         with replacing(path) as stream:
-            json.dump(asked.plan, stream)
+            json.dump(document, stream)
         files = sorted(folder.glob("plan-*.json"), key=lambda each: each.stat().st_mtime)
         for old in files[:-_KEPT_PLANS]:
             for each in (old, old.with_suffix(".log")):
@@ -379,6 +419,11 @@ class LocalOnDemand(OnDemand):
             if self._workload is None:
                 raise
         return self._workload[1]
+
+
+def _key(services: Mapping[str, ServiceWhatIf], pools: Mapping[str, PoolWhatIf]) -> str:
+    """Return the text that stands for a change."""
+    return line({"services": dict(sorted(services.items())), "pools": dict(sorted(pools.items()))})
 
 
 def _no_workload() -> RequestFault:

@@ -650,10 +650,10 @@ class WhatIfAnswer(Value):
 
 
 class WorkloadChange(Value):
-    """A change of a Workload on Kubernetes, in the terms of a what-if."""
+    """A change of what is asked for, in the terms of a what-if."""
 
     workload: Annotated[
-        str, Meta(max_length=320, description="`namespace/name`, where there are several.")
+        str, Meta(max_length=320, description="Which one; on Kubernetes `namespace/name`.")
     ] = ""
     services: Annotated[dict[str, ServiceWhatIf], Meta(description="Changes by service.")] = field(
         default_factory=dict
@@ -672,7 +672,10 @@ class Apply(Value):
     ] = None
     change: Annotated[
         WorkloadChange | None,
-        Meta(description="On Kubernetes: of a Workload, which the controller then plans."),
+        Meta(
+            description="On Kubernetes, of a Workload, which the controller then plans; on a host its plan is "
+            "carried out, the one that a what-if with `document` showed for it, and the workload's file stays."
+        ),
     ] = None
 
     def faults(self) -> Iterator[FieldFault]:

@@ -1,13 +1,14 @@
 // Change: transitions as they were predicted and as they go, and what the plan would change.
 import { useSignal } from "@preact/signals";
-import { useLayoutEffect, useMemo, useRef } from "preact/hooks";
+import { useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { duration, number, plural, share, time } from "../format";
 import type * as api from "../model";
 import { EVENT_COLUMNS } from "../parts/events";
 import { Table, type Column } from "../parts/table";
 import { Bar, Loaded, Tile, Tiles, Trouble, WorkloadChoice } from "../parts/tiles";
 import { TransitionView } from "../parts/timeline";
-import { documentOf, has, index, link, mayWrite, route, source, useDocument } from "../state";
+import { Refusal } from "../source";
+import { documentOf, has, index, link, mayWrite, route, said, source, useDocument } from "../state";
 
 const WORDS: Readonly<Record<api.TransitionState, string>> = {
   waiting: "waits for approval",
@@ -18,19 +19,41 @@ const WORDS: Readonly<Record<api.TransitionState, string>> = {
   replaced: "replaced",
 };
 
+/** Where a change begins, for those who look and those who may write. */
+const HowTo = () => (
+  <>
+    {has("what-if") && (
+      <>
+        To try one, open <a href={link("what-if")}>What if</a>, where it can be applied with a token that may write.{" "}
+      </>
+    )}
+    {/* A cluster's state is its controller's; on a host it is whoever runs the command. */}
+    On a host: <code>partita apply plan.json</code>; on Kubernetes: <code>kubectl edit workload</code>.
+  </>
+);
+
+const Never = () => (
+  <p class="empty">
+    No plan was applied yet, so there is nothing to compare with what runs. <HowTo />
+  </p>
+);
+
 export function ChangePage() {
+  const [told] = useState(said.peek());
+  useLayoutEffect(() => () => void (said.value = ""), []);
   const page = useDocument<api.TransitionPage>("transitions?limit=100", ["transition"]);
   return (
     <>
       <h1>Change</h1>
+      {told && <p role="status">{told}</p>}
       <Loaded of={page}>
         {({ transitions }) => {
           const wanted = route.value.rest;
           const shown = transitions.find((one) => one.id === wanted)?.id ?? (wanted || transitions[0]?.id);
           return (
             <>
-              {shown ? <One id={shown} key={shown} /> : <p class="empty">Nothing has been changed yet.</p>}
-              {has("plan") && <Planned />}
+              {shown && <One id={shown} key={shown} />}
+              {has("plan") ? <Planned /> : !shown && <Never />}
               {transitions.length > 0 && (
                 <section aria-label="All transitions">
                   <h2>All, newest first</h2>
@@ -45,13 +68,26 @@ export function ChangePage() {
   );
 }
 
+/** What a transition means that has no actions. */
+const NO_ACTIONS: Readonly<Record<api.TransitionState, string>> = {
+  waiting: "it begins once it is approved",
+  running: "its actions are being ordered",
+  paused: "its actions are being ordered",
+  reached: "all ran as planned already",
+  stopped: "it stopped before its first action",
+  replaced: "another took its place first",
+};
+
+const done = ({ done, actions, state }: api.Transition) =>
+  actions ? `${number(done)} of ${number(actions)}` : state === "reached" ? "nothing to do" : "–";
+
 const COLUMNS: readonly Column<api.Transition>[] = [
   { title: "Begun", value: (one) => one.at, show: (one) => <a href={link("change", one.id)}>{time(one.at)}</a> },
   { title: "State", value: (one) => WORDS[one.state] },
   {
     title: "Done",
     value: (one) => (one.actions ? one.done / one.actions : null),
-    show: (one) => <Bar share={one.actions ? one.done / one.actions : null}>{`${number(one.done)} of ${number(one.actions)}`}</Bar>,
+    show: (one) => (one.actions ? <Bar share={one.done / one.actions}>{done(one)}</Bar> : done(one)),
     number: true,
   },
   { title: "Predicted", value: (one) => one.seconds, show: (one) => duration(one.seconds), number: true },
@@ -83,14 +119,14 @@ function Shown({ detail }: { detail: api.TransitionDetail }) {
         </p>
       </div>
       <Tiles>
-        <Tile label="Done" value={`${number(transition.done)} of ${number(transition.actions)}`} note={share(transition.actions ? transition.done / transition.actions : 1)} />
+        <Tile label="Done" value={done(transition)} note={transition.actions ? share(transition.done / transition.actions) : NO_ACTIONS[transition.state]} />
         <Tile label="Predicted" value={duration(transition.seconds)} note="for the whole" />
         <Tile label="Took" value={duration(transition.ended === null ? now : transition.ended - transition.at)} note={open ? "until now" : "from begin to end"} />
         <Tile label="Planned anew" value={number(transition.replans)} note="as the cluster changed" />
         {failed > 0 && <Tile label="Failed" value={number(failed)} note="actions, tried again" bad />}
       </Tiles>
       <Controls transition={transition} />
-      <TransitionView detail={detail} now={now} label="transition" />
+      {actions.length > 0 && <TransitionView detail={detail} now={now} label="transition" />}
       {detail.notes.length > 0 && (
         <section aria-label="Notes">
           <h3>Notes</h3>
@@ -168,6 +204,8 @@ function Planned() {
   const difference = useDocument<api.Difference>(`plan/difference${query}`, ["transition"], 5);
   const among = useRef<readonly string[]>([]); // they stay when one without a plan is chosen
   if (plan.data.value) among.current = plan.data.value.workloads;
+  const { error } = plan;
+  if (!workload.value && error.value instanceof Refusal && error.value.status === 404) return <Never />;
   return (
     <section aria-label="Plan against now">
       <h2>The plan, and what differs from it now</h2>
@@ -185,14 +223,16 @@ function Planned() {
       <Loaded of={difference}>
         {(found) =>
           found.actions === 0 ? (
-            <p>What runs is what was planned.</p>
+            <p>
+              The deployment is as planned: nothing is left to do. <HowTo />
+            </p>
           ) : (
             <>
               <p>
                 {plural(found.actions, "action")} on {plural(found.gpus.length, "GPU")} lead there in {duration(found.seconds)},{" "}
                 {plural(found.moves, "move")}.
               </p>
-              <Table label="Plan against now" rows={found.services} columns={DIFFERENCE} name={(one) => one.name} />
+              <Table label="Plan against now" rows={found.services} columns={DIFFERENCE} name={(one) => one.name} empty="No service moves: idle instances are created or destroyed." />
             </>
           )
         }

@@ -62,7 +62,11 @@ function Rows({ since }: { since: number }) {
               <Tile label="Cost" value={number(cost)} note={cost === null ? "no GPU has a price" : "of all rows"} />
             </Tiles>
             {estimated && <p>Estimated by the power model of each GPU, since {time(began)}: no counter can be read here.</p>}
-            <Table label="Energy and cost" rows={rows} columns={columns} name={(row) => `${row.kind} ${row.name}`} sort={-3} empty="Nothing has run yet." />
+            <Table label="Energy and cost" rows={rows} columns={columns} name={(row) => `${row.kind} ${row.name}`} sort={-3} empty={
+                <>
+                  No energy was measured in this time: choose a longer one, or start what measures, <code>partita daemon</code> or <code>partita run --jobs</code>.
+                </>
+              } />
           </>
         );
       }}

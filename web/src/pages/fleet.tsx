@@ -28,6 +28,16 @@ export function FleetPage() {
   const shown = fleet.value;
   if (fleetError.value && !shown) return <Trouble error={fleetError.value} />;
   if (!shown) return <p class="empty">Loading …</p>;
+  if (!shown.gpus.length) {
+    return (
+      <>
+        <h1>Fleet</h1>
+        <p class="empty">
+          No GPU is known here. On a host, <code>partita doctor</code> says why one is left out; without GPUs, <code>partita apply workload.yaml</code> makes a simulated cluster; on Kubernetes, GPUs stand here once a Workload is accepted.
+        </p>
+      </>
+    );
+  }
   return (
     <>
       <h1 class="unseen">Fleet</h1>

@@ -85,7 +85,7 @@ function Now({ gpu }: { gpu: api.Gpu }) {
           columns={INSTANCES}
           name={(one) => `${one.profile}@${one.start}`}
           filtered={false}
-          empty="It is not cut."
+          empty="It is not cut: all of it is free, until a plan or a job needs a slice."
         />
       </section>
     </>
@@ -143,7 +143,7 @@ function Past({ gpu, history }: { gpu: api.Gpu; history: api.GpuHistory }) {
       <section aria-label="Cuts">
         <h2>Cuts</h2>
         {history.since !== null && <p>Cuts and events are known since {time(history.since)}; what was before, the controller of that time did.</p>}
-        {history.cuts.length === 0 && <p class="empty">No earlier cut is known.</p>}
+        {history.cuts.length === 0 && <p class="empty">No earlier cut is known: it was not cut otherwise since the journal began.</p>}
         <ol class="cuts">
           {history.cuts.map((cut) => (
             <li key={cut.at}>
@@ -158,11 +158,11 @@ function Past({ gpu, history }: { gpu: api.Gpu; history: api.GpuHistory }) {
       </section>
       <section aria-label="Energy">
         <h2>Energy</h2>
-        <Table label="Energy" rows={history.energy} columns={ENERGY} name={(one) => `${one.kind} ${one.name}`} sort={-3} empty="No energy was measured." />
+        <Table label="Energy" rows={history.energy} columns={ENERGY} name={(one) => `${one.kind} ${one.name}`} sort={-3} empty="No energy of it was measured in this time. `partita daemon` and `partita run --jobs` measure while they run." />
       </section>
       <section aria-label="Events">
         <h2>Events</h2>
-        <Table label="Events" rows={history.events} columns={EVENT_COLUMNS} name={(one) => String(one.number)} empty="Nothing has happened yet." />
+        <Table label="Events" rows={history.events} columns={EVENT_COLUMNS} name={(one) => String(one.number)} empty="Nothing has happened on it yet." />
       </section>
     </>
   );

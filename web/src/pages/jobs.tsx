@@ -81,7 +81,15 @@ function AllJobs() {
         </label>
       </div>
       <Loaded of={{ data: jobs.rows, error: jobs.error }}>
-        {(rows) => <Table label="Jobs" rows={rows} columns={COLUMNS} name={(one) => one.id} empty="No job was submitted yet." />}
+        {(rows) => <Table label="Jobs" rows={rows} columns={COLUMNS} name={(one) => one.id} empty={
+              wanted ? (
+                `No job is ${wanted} now.`
+              ) : (
+                <>
+                  No job was submitted yet. Submit one: <code>partita submit -- python train.py</code>; on Kubernetes, a Job with the queue's label.
+                </>
+              )
+            } />}
       </Loaded>
       <p>
         <More of={jobs}>More</More>
@@ -156,7 +164,7 @@ function Shown({ job, path }: { job: api.Job; path: string }) {
       {error.value && <Trouble error={error.value} />}
       <section aria-label="Attempts">
         <h2>Attempts</h2>
-        <Table label="Attempts" rows={job.attempts} columns={ATTEMPTS} name={(one) => String(one.number)} filtered={false} empty="It has not started yet." />
+        <Table label="Attempts" rows={job.attempts} columns={ATTEMPTS} name={(one) => String(one.number)} filtered={false} empty="It has not started yet; above stands why, and what to do." />
       </section>
       <Log path={path} />
     </>

@@ -18,7 +18,11 @@ export function ServicesPage() {
   const name = route.value.rest;
   if (!name) return <AllServices of={[...known.values()]} />;
   const service = known.get(name);
-  return service ? <OneService service={service} key={name} /> : <p class="empty">No service is called {name}.</p>;
+  return service ? <OneService service={service} key={name} /> : (
+    <p class="empty">
+      No service is called {name} now. <a href={link("services")}>All services</a>
+    </p>
+  );
 }
 
 const promise = (service: api.Service) =>
@@ -118,7 +122,18 @@ function AllServices({ of }: { of: readonly api.Service[] }) {
         <Tile label="Refused" value={number(sum(refusals))} note={`queries, in the last ${MINUTES}`} />
       </Tiles>
       <Misses of={of} />
-      <Table label="Services" rows={of} columns={COLUMNS} name={(one) => one.name} sort={0} />
+      <Table
+        label="Services"
+        rows={of}
+        columns={COLUMNS}
+        name={(one) => one.name}
+        sort={0}
+        empty={
+          <>
+            No service runs or is planned. Apply a workload: <code>partita apply workload.yaml</code>; on Kubernetes, <code>kubectl apply -f workload.yaml</code>.
+          </>
+        }
+      />
     </>
   );
 }
@@ -172,7 +187,7 @@ function OneService({ service }: { service: api.Service }) {
               { title: "GPU model and profile", value: ([slice]) => slice },
               { title: "Instances", value: ([, count]) => count, number: true },
             ]}
-            empty="It runs nowhere now."
+            empty="It runs nowhere now: Change shows whether a transition is on its way."
           />
         </section>
         <section aria-label="Refused">

@@ -3,9 +3,10 @@ import { useSignal } from "@preact/signals";
 import { useLayoutEffect, useMemo, useRef } from "preact/hooks";
 import { milliseconds, number, plural } from "../format";
 import type * as api from "../model";
+import { ApplyDialog } from "../parts/apply";
 import { Table, type Column } from "../parts/table";
 import { Loaded, Tile, Tiles, Trouble, WorkloadChoice } from "../parts/tiles";
-import { documentOf, source } from "../state";
+import { documentOf, has, mayWrite, source } from "../state";
 
 const FEW = 8; // services that all have sliders at once
 const SECONDS = 10; // of search, at most
@@ -85,6 +86,7 @@ function Asked({ inputs }: { inputs: api.WhatIfInputs }) {
   const chosen = useSignal<readonly string[]>(inputs.services.length <= FEW ? inputs.services.map((one) => one.name) : []);
   const found = useAnswers(inputs.workload, services.value, pools.value);
   const byName = useMemo(() => new Map(inputs.services.map((one) => [one.name, one])), [inputs]);
+  const applies = useSignal(false);
   const any = Object.keys(services.value).length + Object.keys(pools.value).length > 0;
   const setService = (name: string, change: Partial<api.ServiceWhatIf>) => {
     const before = services.value[name] ?? { rate: null, latency_ms: null, quantile: null };
@@ -107,7 +109,12 @@ function Asked({ inputs }: { inputs: api.WhatIfInputs }) {
         ))}
       </div>
       {any && (
-        <p>
+        <div class="controls">
+          {mayWrite.value && has("plan") && (
+            <button type="button" class="primary" aria-haspopup="dialog" disabled={found.waiting || !found.answer?.plan} onClick={() => (applies.value = true)}>
+              Apply …
+            </button>
+          )}
           <button
             type="button"
             onClick={() => {
@@ -117,7 +124,14 @@ function Asked({ inputs }: { inputs: api.WhatIfInputs }) {
           >
             All as it is now
           </button>
-        </p>
+          {!mayWrite.value && <small>Nothing is changed. To apply it, sign in with a token that may write, or take the command or the YAML.</small>}
+        </div>
+      )}
+      {applies.value && (
+        <ApplyDialog
+          change={{ workload: inputs.workload, services: services.value, pools: pools.value, cluster: inputs.workloads.length > 0 }}
+          close={() => (applies.value = false)}
+        />
       )}
       {found.answer && <Said answer={found.answer} />}
       {inputs.services.length > FEW && <Choose inputs={inputs} chosen={chosen} />}

@@ -165,7 +165,7 @@ export function Chart(props: Props) {
           </details>
         </>
       ) : (
-        <p class="empty">Nothing was measured in this time.</p>
+        <p class="empty">Nothing was measured in this time. The history begins with the dashboard; rates, latencies and queues come from a gateway.</p>
       )}
     </figure>
   );

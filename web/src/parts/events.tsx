@@ -44,7 +44,7 @@ export function EventTable({ path }: { path: string }) {
   return (
     <>
       <Loaded of={{ data: events.rows, error: events.error }}>
-        {(rows) => <Table label="Events" rows={rows} columns={EVENT_COLUMNS} name={(one) => String(one.number)} empty="Nothing has happened yet." />}
+        {(rows) => <Table label="Events" rows={rows} columns={EVENT_COLUMNS} name={(one) => String(one.number)} empty="Nothing has happened yet. Plans, actions, and what others change stand here as soon as there are any." />}
       </Loaded>
       <p>
         <More of={events}>Older</More>

@@ -37,7 +37,7 @@ interface Props<Row> {
   /** False where `/` leaves all rows. */
   readonly filtered?: boolean;
   /** Said where there are no rows. */
-  readonly empty?: string;
+  readonly empty?: ComponentChildren;
 }
 
 const kind = <Row,>(column: Column<Row>) => (column.number ? "number" : column.wide ? "wide" : "");
@@ -202,7 +202,7 @@ export function Table<Row>(props: Props<Row>) {
           {spare("after", shown.length - until)}
         </tbody>
       </table>
-      {shown.length === 0 && <p class="empty">{wanted ? "Nothing matches the filter." : (props.empty ?? "Nothing here yet.")}</p>}
+      {shown.length === 0 && <p class="empty">{wanted ? "Nothing matches the filter." : (props.empty ?? "There are none.")}</p>}
     </div>
   );
 }
