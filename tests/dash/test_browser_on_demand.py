@@ -144,6 +144,7 @@ def test_whoever_may_only_look_is_offered_no_change(look: Callable[..., Watched]
     page = look(Answers(role=Role.READ), "change").page
     counts(page, "button >> text=Pause", 0)
     page.evaluate("location.hash = '#/what-if'")
+    until(page, "document.querySelector('.answer')?.ariaBusy === 'false'")
     page.fill("fieldset >> nth=0 >> input[type=number] >> nth=0", "3000")
     page.keyboard.press("Enter")
     shows(page, "To apply it, sign in with a token that may write")
