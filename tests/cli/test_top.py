@@ -25,7 +25,7 @@ from tests.dash.test_server import serving
 from textual.widgets import DataTable, Static
 
 from partita.cli import top
-from partita.cli.top import ApiClient
+from partita.cli.api_client import ApiClient
 from partita.cli.top_screen import TopApp
 from partita.dash.access import Access
 from partita.drive.simulated import SimulatedCluster

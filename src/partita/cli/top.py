@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import http.client
-import json
 import os
 import re
 import signal
 import socket
-import ssl
 import sys
 import tempfile
-import urllib.error
-import urllib.request
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import quote, urlsplit
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from partita.cli.api_client import ApiClient
 from partita.cli.dash import missing
 from partita.errors import InputError, PartitaError
 from partita.process import keeper
 from partita.serve.worker.listening import read_token
-from partita.serve.worker.spec import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,104 +51,7 @@ TopCa = Annotated[
 Every = Annotated[float, typer.Option("--every", min=0.2, help="Seconds between two looks.")]
 
 LOCAL = "http://localhost:8080"
-_TIMEOUT_S = 10.0
-_MOST = 1000
 _GRACE_S = 10.0
-
-
-class ApiClient:
-    """Asks the API of a `partita dash`.
-
-    Args:
-        url: its address.
-        token: bearer token; None if it needs none.
-        ca: PEM file of the authority of its certificate; None for the system's.
-    """
-
-    def __init__(self, url: str, token: str | None = None, ca: Path | None = None) -> None:
-        base = url if "://" in url else f"http://{url}"
-        self.url = base.rstrip("/")
-        self._headers = {"Accept": "application/json"}
-        if token is not None:
-            self._headers["Authorization"] = f"Bearer {token}"
-        handlers: list[urllib.request.BaseHandler] = [
-            _NoRedirect(),
-            urllib.request.HTTPSHandler(context=_trust(ca)),
-        ]
-        if is_loopback(urlsplit(self.url).hostname or ""):
-            handlers.append(urllib.request.ProxyHandler({}))  # http_proxy is for what is elsewhere
-        self._opener = urllib.request.build_opener(*handlers)
-
-    def get(self, path: str, **query: str) -> dict[str, Any]:
-        """Return a document of the API.
-
-        Raises:
-            PartitaError: it does not answer, or refuses; the error says why.
-        """
-        asked = "&".join(f"{name}={quote(value)}" for name, value in query.items() if value)
-        where = f"{self.url}/api/v1{path}" + (f"?{asked}" if asked else "")
-        try:
-            request = urllib.request.Request(where, headers=self._headers)  # noqa: S310 -- the user's own URL
-            with self._opener.open(request, timeout=_TIMEOUT_S) as answer:
-                found = json.load(answer)
-        except urllib.error.HTTPError as error:
-            with error:
-                raise _refused(error, where) from None
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            raise _silent(error, self.url) from None
-        if not isinstance(found, dict):
-            raise PartitaError("what answers there is no `partita dash`", where=self.url)
-        return found
-
-    def most(self, path: str, q: str = "") -> dict[str, Any]:
-        """Return the first page of a list, as long as pages are."""
-        return self.get(path, limit=str(_MOST), q=q)
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Follows no redirect: the token is for this server alone."""
-
-    def redirect_request(self, *_: object) -> None:
-        """Return no further request; the answer is then an error."""
-
-
-def _trust(ca: Path | None) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=ca)
-    except (OSError, ValueError) as error:
-        why = (
-            error.strerror
-            if isinstance(error, FileNotFoundError | PermissionError)
-            else "it has no PEM certificate"
-        )
-        raise InputError(f"not a certificate of an authority: {why}", where=str(ca)) from None
-
-
-def _refused(error: urllib.error.HTTPError, where: str) -> PartitaError:
-    if 300 <= error.code < 400:
-        to = error.headers.get("location", "elsewhere")
-        return PartitaError(f"it leads to {to}", where=where, hint=f"if that is right: --url {to}")
-    try:
-        fault = json.load(error)
-        return PartitaError(fault["error"], where=fault["where"] or where, hint=fault["hint"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return PartitaError(f"it answers {error.code} {error.reason}", where=where)
-
-
-def _silent(error: Exception, url: str) -> PartitaError:
-    """Return the error for a server that gives no answer that can be read."""
-    why = error.reason if isinstance(error, urllib.error.URLError) else error
-    if isinstance(why, ssl.SSLCertVerificationError):
-        said = why.verify_message
-        hint = (
-            "have it renewed"
-            if "expired" in said
-            else "name its authority's certificate, or itself, with --ca"
-        )
-        return PartitaError(f"its certificate is not to be trusted: {said}", where=url, hint=hint)
-    if isinstance(error, json.JSONDecodeError):
-        return PartitaError("what answers there is no `partita dash`", where=url)
-    return PartitaError(f"no API answers there: {why}", where=url, hint="start it: `partita dash`")
 
 
 app = typer.Typer()

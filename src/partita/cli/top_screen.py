@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import signal
     from collections.abc import Mapping, Sequence
 
-    from partita.cli.top import ApiClient
+    from partita.cli.api_client import ApiClient
 
 _LETTERS = {
     "serving": "s",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from random import Random
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,18 +23,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from partita.serve.problem import Serve, ServingProblem, SimulatedRouter
-
-
-class Cutter(Protocol):
-    """Chooses how to cut the GPUs."""
-
-    def cut(self, problem: ServingProblem) -> ServingCut:
-        """Return a legal cut of all GPUs of the problem.
-
-        Raises:
-            InfeasibleError: no size can answer some batch size, or enough of the queries, in time.
-        """
-        ...
 
 
 _MARGINS = (1.0, 0.9, 0.8, 0.65)

@@ -177,6 +177,18 @@ class ServingCut:
         return tuple(layout_of(gpu, each) for each in self.gpus)
 
 
+class Cutter(Protocol):
+    """Chooses how to cut the GPUs."""
+
+    def cut(self, problem: ServingProblem) -> ServingCut:
+        """Return a legal cut of all GPUs of the problem.
+
+        Raises:
+            InfeasibleError: no size can answer some batch size, or enough of the queries, in time.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ServingOutcome:
     """The outcome of each of N queries, in order of arrival.

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from partita.mig.layout import Placement
-    from partita.serve.cuts import Cutter
     from partita.serve.problem import (
+        Cutter,
         Serve,
         ServingCut,
         ServingOutcome,

@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
     from partita.deadline import Deadline
     from partita.planning.problem import Pool, Problem
-    from partita.serve.cuts import Cutter
-    from partita.serve.problem import ServingProblem
+    from partita.serve.problem import Cutter, ServingProblem
     from partita.serve.reserving.services import CutService, PoolProblem
     from partita.sim.traffic import Traffic
     from partita.transition.deployment import DeployedGpu, Replica
