@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from tests.kubernetes_units.specs import good
 
-from partita.dash.endpoint import RequestFault
 from partita.dash.model import PoolWhatIf, ServiceWhatIf, WorkloadChange
+from partita.dash.refusal import RequestFault
 from partita.kubernetes.dash_apply import changed_spec
 from partita.kubernetes.resources import read_spec
 

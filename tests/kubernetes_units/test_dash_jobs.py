@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partita.dash.endpoint import RequestFault
+from partita.dash.refusal import RequestFault
 from partita.errors import InputError
 from partita.jobs.queue.record import AttemptVerdict
 from partita.kubernetes.dash_jobs import ControllerJobs, deleted

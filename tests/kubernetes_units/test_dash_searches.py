@@ -11,8 +11,8 @@ import pytest
 from tests.kubernetes_units.specs import good
 
 from partita.control.metrics import ClusterFacts, ServiceNumbers
-from partita.dash.endpoint import RequestFault
 from partita.dash.model import PoolWhatIf, ServiceWhatIf, WhatIf
+from partita.dash.refusal import RequestFault
 from partita.drive.driver import Identity, Observation, ObservedGpu, ObservedInstance
 from partita.kubernetes.dash_searches import ControllerSearches
 from partita.kubernetes.resources import read_spec

@@ -17,8 +17,8 @@ from stat import S_ISREG
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from partita.dash.endpoint import RequestFault
 from partita.dash.model import Role
+from partita.dash.refusal import RequestFault
 from partita.errors import InputError
 from partita.serve.gateway.access import bare_address, host_and_port, read_tls
 from partita.serve.worker.listening import read_token

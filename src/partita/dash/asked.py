@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
-from partita.dash.endpoint import STATE, Call, Endpoint, IfMatch, Page, RequestFault, SearchPage
+from partita.dash.endpoint import STATE, Call, Endpoint, IfMatch, Page, SearchPage
 from partita.dash.model import (
     Accepted,
     Apply,
@@ -24,6 +24,7 @@ from partita.dash.model import (
     WhatIfAnswer,
     WhatIfInputs,
 )
+from partita.dash.refusal import RequestFault
 from partita.documents.codec import Meta, Value
 from partita.errors import InputError, PartitaError
 from partita.jobs.queue.client import NoDaemonError

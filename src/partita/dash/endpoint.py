@@ -9,46 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from partita.dash.model import Fault, Role
+from partita.dash.model import Role
 from partita.documents.codec import Meta, Value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from partita.dash.model import Apply, Part
-    from partita.dash.state import ApiState
-
-
-class RequestFault(Exception):  # noqa: N818 -- it carries the document of that name
-    """A request that is refused.
-
-    Args:
-        status: of HTTP.
-        error: what is wrong, in one sentence.
-        where: the field or parameter.
-        hint: how to mend it.
-    """
-
-    def __init__(self, status: int, error: str, *, where: str | None = None, hint: str | None = None) -> None:
-        super().__init__(error)
-        self.status = status
-        self.fault = Fault(error, where, hint)
-
-
-def required_plan(asked: Apply) -> Mapping[str, object]:
-    """Return the document of a plan that is needed here.
-
-    Raises:
-        RequestFault: a change is given instead.
-    """
-    if asked.plan is None:
-        raise RequestFault(
-            409,
-            "here a plan is needed, and no change",
-            where="change",
-            hint="ask for the plan of a change with POST /api/v1/what-if and `document`, and send it as `plan`",
-        )
-    return asked.plan
+    from partita.dash.model import Part
+    from partita.dash.state import ApiState, Encoded
 
 
 class Nothing(Value):
@@ -85,14 +53,6 @@ class Call:
     body: Any
     role: Role
     if_match: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """A document that is encoded already, and is kept by its maker."""
-
-    body: bytes
-    gzipped: bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from partita import __version__
 from partita.dash.asked import ASKED
-from partita.dash.endpoint import Call, Encoded, Endpoint, RequestFault, SearchPage
+from partita.dash.endpoint import Call, Endpoint, SearchPage
 from partita.dash.model import (
     EventPage,
     Fault,
@@ -23,12 +23,13 @@ from partita.dash.model import (
     Service,
     ServicePage,
 )
+from partita.dash.refusal import RequestFault
 from partita.dash.samples import FLEET, service_series
 from partita.documents.codec import Meta, Value
 from partita.errors import nearest
 
 if TYPE_CHECKING:
-    from partita.dash.state import ApiState
+    from partita.dash.state import ApiState, Encoded
 
 
 _DAY_S = 86_400.0

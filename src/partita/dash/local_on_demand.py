@@ -21,9 +21,9 @@ from partita.control.journal import FILE, Journal, State, holder
 from partita.dash import energy as energies
 from partita.dash import jobs as queue
 from partita.dash import plans, transitions
-from partita.dash.endpoint import RequestFault, required_plan
 from partita.dash.model import Accepted, Explanation, Part, WhatIf
 from partita.dash.on_demand import OnDemand
+from partita.dash.refusal import RequestFault, required_plan
 from partita.dash.searches import Searches, SupersededError, WorkloadFile
 from partita.documents.text import line
 from partita.drive.state import VARIABLE

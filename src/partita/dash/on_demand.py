@@ -5,7 +5,7 @@ from __future__ import annotations
 # ruff: noqa: ARG002 -- where nothing answers, it does not matter what was asked
 from typing import TYPE_CHECKING
 
-from partita.dash.endpoint import RequestFault
+from partita.dash.refusal import RequestFault
 
 if TYPE_CHECKING:
     from threading import Lock

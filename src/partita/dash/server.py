@@ -30,13 +30,14 @@ from starlette.staticfiles import StaticFiles
 from partita import __version__
 from partita.dash.access import Guard
 from partita.dash.connections import Connection, Room, room_for
-from partita.dash.endpoint import Call, Encoded, RequestFault
+from partita.dash.endpoint import Call
 from partita.dash.endpoints import ALL
 from partita.dash.metrics import dash_metrics
 from partita.dash.model import ClusterFault, Fault, Hello, Part, Reset, Role, Session, SignIn
 from partita.dash.openapi import ROOT, document
+from partita.dash.refusal import RequestFault
 from partita.dash.samples import samples
-from partita.dash.state import ApiState
+from partita.dash.state import ApiState, Encoded
 from partita.dash.stream import encoded
 from partita.documents.codec import DocumentSource, convert
 from partita.documents.text import json_data

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from partita.dash.endpoint import Encoded
 from partita.dash.fleet import FleetState
 from partita.dash.history import History
 from partita.dash.stream import EventStream
@@ -27,6 +26,14 @@ if TYPE_CHECKING:
 MOST_THREADS = 16
 SERVICES_PER_S = 100
 _GZIP_LEVEL = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A document that is encoded already, and is kept by its maker."""
+
+    body: bytes
+    gzipped: bytes
 
 
 @dataclass(slots=True)

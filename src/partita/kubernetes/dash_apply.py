@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from partita.dash.endpoint import RequestFault
 from partita.dash.model import Accepted
+from partita.dash.refusal import RequestFault
 from partita.errors import nearest
 from partita.kubernetes.objects import ConflictError, ForbiddenError, InvalidError, NotFoundError
 from partita.kubernetes.resources import WORKLOADS, read_spec

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import TYPE_CHECKING
 
-from partita.dash.endpoint import RequestFault
 from partita.dash.jobs import advice, has_words, log_piece, require_state
 from partita.dash.model import Job, JobAttempt, JobLog, JobPage
+from partita.dash.refusal import RequestFault
 from partita.errors import InputError
 from partita.kubernetes.claims import placement_said
 from partita.kubernetes.job_objects import (

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from partita.dash.endpoint import RequestFault
 from partita.dash.energy import energy
 from partita.dash.model import Part
 from partita.dash.on_demand import OnDemand
 from partita.dash.plans import prices_of
+from partita.dash.refusal import RequestFault
 from partita.kubernetes.dash_jobs import ControllerJobs
 from partita.kubernetes.dash_searches import ControllerSearches
 

@@ -12,9 +12,9 @@ import msgspec
 from partita.control.executor import deployed
 from partita.control.reconciler import free_gpus
 from partita.control.sharing import without
-from partita.dash.endpoint import RequestFault
 from partita.dash.model import Explanation
 from partita.dash.plans import inputs
+from partita.dash.refusal import RequestFault
 from partita.dash.searches import Searches, SupersededError
 from partita.errors import nearest
 from partita.kubernetes.dash_changes import newest_plan

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 
 from partita.control.executor import deployed, serving, snapshot
 from partita.control.sharing import without
-from partita.dash.endpoint import RequestFault, required_plan
 from partita.dash.local import (
     MOST_OF_A_GPU,
     WATCHED_JOBS,
@@ -32,6 +31,7 @@ from partita.dash.local import (
 from partita.dash.measured import GatewayNow, ServiceNow, load_change, with_measured
 from partita.dash.model import Accepted, EventPage, GpuHistory, Part, Service, Transition, TransitionPage
 from partita.dash.plans import difference_of, prices_of, summary
+from partita.dash.refusal import RequestFault, required_plan
 from partita.dash.source import Look, SeenGpu
 from partita.drive.driver import Observation
 from partita.errors import InfeasibleError, InputError
