@@ -8,8 +8,9 @@ import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from partita.control.cluster_view import deployed, serving
 from partita.control.controller import Controller
-from partita.control.executor import TransitionExecutor, deployed, serving
+from partita.control.executor import TransitionExecutor
 from partita.control.goal import Goal, fingerprint
 from partita.control.journal import FILE, Journal
 from partita.drive.simulated import SimulatedCluster, SimulatedDriver
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from partita.control.executor import ClusterView
+    from partita.control.cluster_view import ClusterView
     from partita.drive.driver import ActionResult, Driver, Observation
     from partita.sim.clock import Clock
     from partita.transition.transition import Action

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.control.world import CLUSTER, MODEL, World, deployment, goal, gpu, replica
 
-from partita.control.executor import ClusterView, Fact, Snapshot, moved, snapshot
+from partita.control.cluster_view import ClusterView, Fact, Snapshot, moved, snapshot
 from partita.drive.driver import Changes, DriveError, Observation, ObservesChanges
 from partita.drive.simulated import SimulatedCluster, SimulatedDriver
 from partita.mig.layout import Placement

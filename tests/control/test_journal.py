@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.control.world import SLICES, deployment, goal
 
-from partita.control.executor import Fact, Snapshot
+from partita.control.cluster_view import Fact, Snapshot
 from partita.control.goal import goal_of, goal_text
 from partita.control.journal import (
     FILE,

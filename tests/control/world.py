@@ -6,8 +6,9 @@ import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from partita.control.cluster_view import deployed
 from partita.control.controller import Controller
-from partita.control.executor import TransitionExecutor, deployed
+from partita.control.executor import TransitionExecutor
 from partita.control.goal import Goal, fingerprint
 from partita.control.journal import FILE, Journal
 from partita.drive.simulated import SimulatedCluster, SimulatedDriver
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from partita.control.executor import ClusterView
+    from partita.control.cluster_view import ClusterView
     from partita.drive.driver import ActionResult, Driver, Observation
     from partita.sim.clock import Clock
     from partita.transition.transition import Action

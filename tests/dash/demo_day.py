@@ -18,7 +18,7 @@ from partita.cli.cluster import OpenCluster, named
 from partita.cli.demo import DemoCluster, plan_for
 from partita.cli.demo_queries import Promised, SimulatedQueries
 from partita.cli.live_demo import DAY_S, NIGHT, WORKLOAD, Demand
-from partita.control.executor import deployed
+from partita.control.cluster_view import deployed
 from partita.control.journal import FILE, Journal
 from partita.control.sharing import Place, SharedDriver
 from partita.dash.gateway import GatewayPage

@@ -10,7 +10,7 @@ import pytest
 from tests.control.world import World, deployment, goal
 from tests.dash.client import client, local
 
-from partita.control.executor import snapshot
+from partita.control.cluster_view import snapshot
 from partita.dash.model import Service
 from partita.dash.source import Look
 from partita.drive.simulated import SimulatedCluster

@@ -9,7 +9,7 @@ import pytest
 from tests.control.world import World, deployment, goal
 from tests.dash.client import client, local
 
-from partita.control.executor import Snapshot
+from partita.control.cluster_view import Snapshot
 from partita.control.journal import FILE, Journal
 from partita.dash.gateway import GatewayPage, together
 from partita.dash.local import cuts

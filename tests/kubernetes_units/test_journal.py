@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from partita.control.executor import Snapshot
+from partita.control.cluster_view import Snapshot
 from partita.control.goal import Goal, fingerprint
 from partita.control.journal import JournalError, State
 from partita.kubernetes.action_log import ActionLog

@@ -10,8 +10,7 @@ from partita.mig.layout import legal_layouts
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from partita.planning.plan import GpuConfig
-    from partita.planning.problem import Problem
+    from partita.planning.problem import GpuConfig, Problem
 
 
 def cost(asked: Problem, configs: Mapping[GpuConfig, int]) -> float:

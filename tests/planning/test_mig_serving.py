@@ -34,8 +34,7 @@ from partita.planning.mig_serving import (
     packed,
     top_pairs,
 )
-from partita.planning.plan import GpuConfig
-from partita.planning.problem import Pool, Problem
+from partita.planning.problem import GpuConfig, Pool, Problem
 
 if TYPE_CHECKING:
     from collections import Counter

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.planning.problems import A30, service
 
-from partita.planning.plan import GpuConfig
-from partita.planning.problem import Pool, Problem, Size
+from partita.planning.problem import GpuConfig, Pool, Problem, Size
 from partita.planning.shared_gpus import trim
 
 SIZES = tuple(Size(0, profile.name) for profile in A30.profiles)

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from tests.control.world import CLUSTER, MODEL, Told, Watching, contents, deployment, goal, gpu
 from tests.serve.worker.client import numbered
 
+from partita.control.cluster_view import deployed
 from partita.control.controller import Controller
-from partita.control.executor import TransitionExecutor, deployed
+from partita.control.executor import TransitionExecutor
 from partita.control.journal import FILE, Journal
 from partita.drive.replicas import ReplicaRecords, ReplicaRunner
 from partita.drive.simulated import SimulatedCluster, SimulatedDriver

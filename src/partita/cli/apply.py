@@ -35,8 +35,9 @@ from partita.cli.options import Algorithm, ExtraGpus, Forbid
 from partita.cli.output import Format, Output, emit, note, stderr, stdout
 from partita.cli.searching import planned
 from partita.cli.what_runs import forbidden, gpus_for, on_gpus, planned_from, target_or_workload
+from partita.control.cluster_view import deployed, moved, snapshot
 from partita.control.controller import Controller, MovedError, request, standing_rates
-from partita.control.executor import TransitionExecutor, deployed, moved, snapshot
+from partita.control.executor import TransitionExecutor
 from partita.control.goal import goal_for, refuse_missing
 from partita.errors import InputError, counted
 from partita.executor import Backoff
@@ -55,8 +56,9 @@ if TYPE_CHECKING:
     from rich.status import Status
 
     from partita.cli.cluster import OpenCluster
+    from partita.control.cluster_view import ClusterView
     from partita.control.controller import Reached
-    from partita.control.executor import ClusterView, Reporter
+    from partita.control.executor import Reporter
     from partita.control.goal import Goal
     from partita.control.sharing import SharedDriver
     from partita.drive.driver import ActionResult, Observation

@@ -15,7 +15,7 @@ import yaml
 from partita.cli.cluster import SIMULATED, Cluster, DriverOption, open_read_only, simulated_gpus
 from partita.cli.commands import RegisteredCommands, described
 from partita.cli.output import Format, echo, emit, emit_document, note
-from partita.control.executor import deployed
+from partita.control.cluster_view import deployed
 from partita.documents.codec import schema as schema_of
 from partita.drive.state import state_path
 from partita.errors import InputError

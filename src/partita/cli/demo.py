@@ -23,8 +23,8 @@ from partita.cli.drawing import ASCII, COLOURS, UNICODE, ClusterMap
 from partita.cli.output import stderr, stdout, to_write
 from partita.cli.plan_view import PlanTable
 from partita.cli.searching import planned
+from partita.control.cluster_view import deployed
 from partita.control.controller import request, standing_rates
-from partita.control.executor import deployed
 from partita.control.goal import goal_for
 from partita.control.journal import FILE, Journal
 from partita.drive.simulated import SimulatedCluster, SimulatedDriver
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console, ConsoleOptions, RenderResult
 
-    from partita.control.executor import ClusterView
+    from partita.control.cluster_view import ClusterView
     from partita.drive.driver import ActionResult, Observation
     from partita.planner import PreparedWorkload
     from partita.planning.plan import Plan

@@ -19,8 +19,8 @@ from partita.cli.on_cluster import OnCluster, opened, refuse_unused
 from partita.cli.options import Algorithm, ExtraGpus, Forbid, Kubeconfig, KubeContext, KubeNamespace
 from partita.cli.output import DryRun, Format, Out, Output, emit_document, note, stdout, to_write
 from partita.cli.what_runs import forbidden, on_gpus, planned_from, target_or_workload
+from partita.control.cluster_view import deployed
 from partita.control.controller import ordered, request, standing_rates
-from partita.control.executor import deployed
 from partita.control.goal import goal_for, refuse_missing
 from partita.drive.state import state_path
 from partita.errors import InputError, counted

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from partita.cli.cluster import named
 from partita.cli.demo_queries import Promised, SimulatedQueries
-from partita.control.executor import deployed
+from partita.control.cluster_view import deployed
 from partita.drive.simulated import SimulatedCluster, SimulatedDriver
 from partita.drive.state import CLUSTER, VARIABLE
 from partita.errors import PartitaError

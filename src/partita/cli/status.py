@@ -23,7 +23,7 @@ from partita.cli.cluster import SIMULATED, Cluster, DriverOption, open_driver
 from partita.cli.drawing import ASCII, UNICODE, mosaic_rows, mosaic_texts
 from partita.cli.output import Format, Output, emit, stdout
 from partita.cli.queue import jobs_on_instances
-from partita.control.executor import deployed, snapshot
+from partita.control.cluster_view import deployed, snapshot
 from partita.control.held import NOTHING_HELD, HeldByJobs, held_by_jobs
 from partita.control.journal import FILE, Journal, holder
 from partita.control.metrics import instance_state

@@ -76,7 +76,7 @@ def what_runs(source: str) -> Deployment:
 
         return deployment_of(read_target(Path(source)))
     from partita.cli.cluster import Cluster, open_read_only  # noqa: PLC0415 -- as in `plan`
-    from partita.control.executor import deployed  # noqa: PLC0415 -- as in `plan`
+    from partita.control.cluster_view import deployed  # noqa: PLC0415 -- as in `plan`
     from partita.drive.state import state_path  # noqa: PLC0415 -- as in `plan`
 
     cluster = Cluster(source)

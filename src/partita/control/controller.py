@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from partita.control.executor import deployed, moved, snapshot
+from partita.control.cluster_view import deployed, moved, snapshot
 from partita.control.journal import JournalError, State
 from partita.drive.driver import DriveError
 from partita.errors import SHOWN, PartitaError, counted
@@ -17,7 +17,8 @@ from partita.transition.transition import Request
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from partita.control.executor import Outcome, Snapshot, TransitionExecutor
+    from partita.control.cluster_view import Snapshot
+    from partita.control.executor import Outcome, TransitionExecutor
     from partita.control.goal import Goal
     from partita.drive.driver import Observation
     from partita.transition.deployment import Deployment

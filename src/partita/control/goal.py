@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from partita.control.executor import usable
+from partita.control.cluster_view import usable
 from partita.documents.codec import Value
 from partita.documents.text import decode, line
 from partita.errors import InputError, counted

@@ -6,7 +6,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from partita.control.executor import changes
+from partita.control.cluster_view import changes
 from partita.control.sharing import without
 from partita.drive.driver import Observation
 from partita.jobs.queue.client import FILE as SOCKET

@@ -16,7 +16,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TextIO
 from zlib import compress, decompress
 
-from partita.control.executor import Fact, Snapshot
+from partita.control.cluster_view import Fact, Snapshot
 from partita.control.goal import goal_of, goal_text
 from partita.documents.codec import Value
 from partita.documents.text import compact, decode, line
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from sqlite3 import Connection
 
-    from partita.control.executor import Key
+    from partita.control.cluster_view import Key
     from partita.control.goal import Goal
     from partita.drive.driver import ActionResult
     from partita.transition.transition import Action, Transition

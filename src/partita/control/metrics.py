@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from partita.control.executor import deployed, serving
+from partita.control.cluster_view import deployed, serving
 from partita.control.journal import State
 from partita.metrics import INSTANCE_LABELS, instance_labels, states
 from partita.mig.catalogue import gpu_model

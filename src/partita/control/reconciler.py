@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Protocol
 
 from msgspec import field
 
+from partita.control.cluster_view import deployed, snapshot
 from partita.control.controller import StopRequestedError, standing_rates
-from partita.control.executor import deployed, snapshot
 from partita.control.goal import goal_for
 from partita.control.journal import JournalError
 from partita.documents.codec import Amount, Meta, Value

@@ -13,7 +13,7 @@ from dataclasses import replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Protocol
 
-from partita.control.executor import changes
+from partita.control.cluster_view import changes
 from partita.drive.driver import Changes, Identity, Observation, ObservedGpu, ObservedInstance
 from partita.executor import ActionExecutor, Backoff
 from partita.jobs.queue.record import AttemptVerdict, JobState

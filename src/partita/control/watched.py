@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from partita.control.executor import changes
+from partita.control.cluster_view import changes
 from partita.drive.driver import Observation
 
 if TYPE_CHECKING:

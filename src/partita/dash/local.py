@@ -12,7 +12,7 @@ from collections import defaultdict
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
-from partita.control.executor import ClusterView, serving, snapshot
+from partita.control.cluster_view import ClusterView, serving, snapshot
 from partita.control.held import NOTHING_HELD, held_as_stored, held_as_told
 from partita.control.journal import END, FILE, Journal, JournalError, Position, State, holder
 from partita.dash.gateway_watch import GatewayWatch

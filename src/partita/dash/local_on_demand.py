@@ -16,7 +16,7 @@ from contextlib import closing, suppress
 from threading import Thread
 from typing import TYPE_CHECKING, TypeVar
 
-from partita.control.executor import snapshot
+from partita.control.cluster_view import snapshot
 from partita.control.journal import FILE, Journal, State, holder
 from partita.dash import energy as energies
 from partita.dash import jobs as queue

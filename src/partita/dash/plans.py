@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from partita import registry
+from partita.control.cluster_view import deployed, snapshot
 from partita.control.controller import ordered, request, standing_rates
-from partita.control.executor import deployed, snapshot
 from partita.control.goal import fingerprint, goal_for, refuse_missing
 from partita.dash.model import (
     Difference,

@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from partita.control.executor import deployed
+from partita.control.cluster_view import deployed
 from partita.control.reconciler import free_gpus
 from partita.control.sharing import without
 from partita.documents.codec import written

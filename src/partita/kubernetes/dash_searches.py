@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from partita.control.executor import deployed
+from partita.control.cluster_view import deployed
 from partita.control.reconciler import free_gpus
 from partita.control.sharing import without
 from partita.dash.model import Explanation

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from partita.control.executor import deployed, serving, snapshot
+from partita.control.cluster_view import deployed, serving, snapshot
 from partita.control.sharing import without
 from partita.dash.local import (
     MOST_OF_A_GPU,

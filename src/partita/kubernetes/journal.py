@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from partita.control.executor import deployed
+from partita.control.cluster_view import deployed
 from partita.control.goal import Goal
 from partita.control.journal import JournalError, State
 from partita.control.reconciler import Demand, Planned
@@ -52,7 +52,7 @@ from partita.kubernetes.resources import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from partita.control.executor import ClusterView, Key, Snapshot
+    from partita.control.cluster_view import ClusterView, Key, Snapshot
     from partita.drive.driver import ActionResult
     from partita.kubernetes.action_log import ActionLog, Name
     from partita.kubernetes.api import Cache, KubernetesApi

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from partita import registry
+from partita.control.cluster_view import changes, deployed
 from partita.control.controller import Controller, StopRequestedError, standing_rates
-from partita.control.executor import TransitionExecutor, changes, deployed
+from partita.control.executor import TransitionExecutor
 from partita.control.goal import goal_for
 from partita.control.journal import JournalError, State
 from partita.control.metrics import ClusterFacts, ServiceNumbers, promises

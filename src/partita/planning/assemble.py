@@ -18,17 +18,8 @@ from partita.deadline import Deadline
 from partita.errors import PartitaError
 from partita.mig.layout import Placement, layout_of
 from partita.planning.compact import simplify_cuts
-from partita.planning.plan import (
-    GpuConfig,
-    Instance,
-    Objective,
-    Plan,
-    PlannedGpu,
-    ServiceCapacity,
-    Solver,
-    gpus_used,
-)
-from partita.planning.problem import WATTS_PER_GPU, merge_pools
+from partita.planning.plan import Instance, Objective, Plan, PlannedGpu, ServiceCapacity, Solver
+from partita.planning.problem import WATTS_PER_GPU, GpuConfig, gpus_used, merge_pools
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -28,8 +28,8 @@ from partita.planning.compact import (
 )
 from partita.planning.mig_serving import greedy_configs
 from partita.planning.on_nodes import nodes_there, solve_on_nodes
-from partita.planning.plan import GpuConfig, Plan, ServiceCapacity, Solver, gpus_used
-from partita.planning.problem import domains_there, merge_pools
+from partita.planning.plan import Plan, ServiceCapacity, Solver
+from partita.planning.problem import GpuConfig, domains_there, gpus_used, merge_pools
 from partita.planning.shared_gpus import MOST_SHARING, config_value, solve_shared
 from partita.planning.surviving import place_surviving
 

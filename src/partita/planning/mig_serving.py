@@ -23,7 +23,8 @@ from partita.errors import InfeasibleError, InputError
 from partita.planning.assemble import assemble
 from partita.planning.bound import lower_bound, relax
 from partita.planning.compact import reached
-from partita.planning.plan import GpuConfig, Plan, Solver, gpus_used
+from partita.planning.plan import Plan, Solver
+from partita.planning.problem import GpuConfig, gpus_used
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -19,7 +19,7 @@ import numpy as np
 from partita.milp import INFINITY, Program
 from partita.planning.assemble import pack
 from partita.planning.compact import Counts, round_up
-from partita.planning.plan import GpuConfig
+from partita.planning.problem import GpuConfig
 from partita.planning.shared_gpus import meets_rates
 
 if TYPE_CHECKING:

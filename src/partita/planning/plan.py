@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from partita.mig.layout import Placement
     from partita.perf.operating_point import OperatingPoint
     from partita.planning.problem import Level, Problem
@@ -178,24 +175,3 @@ class Planner(Protocol):
             InfeasibleError: no plan meets all services with the GPUs there are.
         """
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class GpuConfig:
-    """One GPU's cut with a service on each instance, before starts and names are chosen.
-
-    Attributes:
-        pool: index of its pool.
-        assignment: what runs on it: pairs of (index of size, index of service), sorted.
-    """
-
-    pool: int
-    assignment: tuple[tuple[int, int], ...]
-
-
-def gpus_used(configs: Mapping[GpuConfig, int]) -> Counter[int]:
-    """Return how many GPUs of each pool have a configuration."""
-    used: Counter[int] = Counter()
-    for config, n in configs.items():
-        used[config.pool] += n
-    return used

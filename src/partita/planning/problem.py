@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from partita.mig.layout import maximal_multisets
-from partita.planning.plan import GpuConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,6 +33,27 @@ ObjectiveName = Literal["gpus", "cost", "watts"]
 
 Level = Literal["gpu", "node", "rack", "zone"]
 """What can be lost at once, from small to large: one contains whole ones of those before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class GpuConfig:
+    """One GPU's cut with a service on each instance, before starts and names are chosen.
+
+    Attributes:
+        pool: index of its pool.
+        assignment: what runs on it: pairs of (index of size, index of service), sorted.
+    """
+
+    pool: int
+    assignment: tuple[tuple[int, int], ...]
+
+
+def gpus_used(configs: Mapping[GpuConfig, int]) -> Counter[int]:
+    """Return how many GPUs of each pool have a configuration."""
+    used: Counter[int] = Counter()
+    for config, n in configs.items():
+        used[config.pool] += n
+    return used
 
 
 @dataclass(frozen=True, slots=True)

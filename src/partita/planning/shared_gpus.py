@@ -14,8 +14,7 @@ import numpy as np
 from partita.deadline import Deadline
 from partita.milp import INFINITY, Program
 from partita.planning.compact import reached, round_up
-from partita.planning.plan import GpuConfig, gpus_used
-from partita.planning.problem import RATE_SLACK
+from partita.planning.problem import RATE_SLACK, GpuConfig, gpus_used
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

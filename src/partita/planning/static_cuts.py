@@ -11,7 +11,8 @@ from partita.deadline import Deadline
 from partita.planning.assemble import assemble
 from partita.planning.bound import lower_bound
 from partita.planning.mig_serving import gpus_left, short_of_gpus
-from partita.planning.plan import GpuConfig, Plan, Solver
+from partita.planning.plan import Plan, Solver
+from partita.planning.problem import GpuConfig
 
 if TYPE_CHECKING:
     import numpy as np

@@ -19,8 +19,7 @@ import numpy as np
 from partita.planning.assemble import pack
 from partita.planning.compact import Counts
 from partita.planning.on_nodes import PoolNode
-from partita.planning.plan import GpuConfig
-from partita.planning.problem import RATE_SLACK
+from partita.planning.problem import RATE_SLACK, GpuConfig
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from partita.errors import InfeasibleError
 from partita.planning.assemble import assemble
 from partita.planning.exact import TooFewGpusError
-from partita.planning.plan import GpuConfig, Objective, Plan, ServiceCapacity, Solver
-from partita.planning.problem import Service, Size
+from partita.planning.plan import Objective, Plan, ServiceCapacity, Solver
+from partita.planning.problem import GpuConfig, Service, Size
 from partita.serve.reserving.reservation import (
     GpuReservation,
     Reserver,
