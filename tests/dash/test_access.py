@@ -165,7 +165,7 @@ def test_a_form_of_another_page_is_no_json(open_: Client) -> None:
 @pytest.mark.parametrize(
     ("headers", "body", "status", "told"),
     [
-        ({"content-encoding": "gzip"}, gzip.compress(b'{"token": "x"}'), 415, "encoded with gzip"),
+        ({"content-encoding": "gzip"}, gzip.compress(b'{"token": "x"}', mtime=0), 415, "encoded with gzip"),
         ({"content-type": "application/json; charset=latin-1"}, b'{"token": "x"}', 415, "not latin-1"),
         ({}, b'{"token": "\xe9"}', 400, "no UTF-8"),
         ({}, '{"token": "x"}'.encode("utf-16"), 400, "no UTF-8"),
