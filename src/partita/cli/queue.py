@@ -207,9 +207,9 @@ def jobs_on_instances() -> dict[tuple[str, str], str]:
     try:
         with QueueClient(jobs_folder(state_path()), _SOON_S) as daemon:
             jobs = daemon.ask("instances")["jobs"]
+            return {(job["gpu"], job["instance"]): job["id"] for job in jobs}
     except PartitaError:
         return {}
-    return {(job["gpu"], job["instance"]): job["id"] for job in jobs}
 
 
 def shown_job(name: str | None, command: str | None) -> str:
@@ -229,7 +229,7 @@ def tell_each(jobs: Sequence[dict[str, Any]], words: dict[str, str], *, quiet: b
     if quiet:
         return
     for job in jobs:
-        text = words.get(job["was"], words[""]).format(**job)
+        text = words.get(job["was"], words[""]).format_map(job)
         echo(f"job {job['id']}: {inline(text)}", err=True)
 
 

@@ -161,7 +161,7 @@ def _job(row: Mapping[str, Any]) -> Job:
         row.get("instance"),
         _memory(row),
         tuple(map(_attempt, tries)),
-        row["name"] or "",
+        row.get("name") or "",
     )
 
 

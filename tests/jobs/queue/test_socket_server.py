@@ -14,7 +14,7 @@ import pytest
 from partita.errors import InputError, PartitaError
 from partita.jobs.queue import socket_server
 from partita.jobs.queue.answers import QueueAnswer
-from partita.jobs.queue.client import FILE, NoDaemonError, QueueClient, address
+from partita.jobs.queue.client import FILE, NoDaemonError, OtherVersionError, QueueClient, address
 from partita.jobs.queue.socket_server import MOST_CLIENTS, MOST_REQUEST, SocketServer
 
 if TYPE_CHECKING:
@@ -197,3 +197,35 @@ def test_a_buffer_that_is_full_between_two_pieces_does_not_end_the_answer(
                 heard += peer.recv(65536)
                 server.poll(0.0)
     assert len(heard) > 3_000
+
+
+def test_what_a_daemon_of_another_version_does_not_tell_is_said(tmp_path: Path) -> None:
+    with serving(tmp_path), QueueClient(tmp_path) as client:
+        found = client.ask("who")
+    assert found.get("idle") is None
+    with pytest.raises(OtherVersionError, match="does not tell `idle`") as told:
+        found["idle"]
+    assert "restart it" in (told.value.hint or "")
+    assert "jobs survive" in (told.value.hint or "")
+    with pytest.raises(OtherVersionError, match="does not tell `instance`"):
+        found["heard"]["instance"]  # inside it, too
+
+
+@pytest.mark.parametrize("said", [b"hello\n", b"[1]\n", b"{}\n"])
+def test_an_answer_that_is_none_is_said(tmp_path: Path, said: bytes) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        with address(tmp_path / FILE) as short:
+            listener.bind(short)
+        listener.listen()
+
+        def answer_once() -> None:
+            peer, _ = listener.accept()
+            with peer:
+                peer.recv(65536)
+                peer.sendall(said)
+
+        thread = threading.Thread(target=answer_once)
+        thread.start()
+        with QueueClient(tmp_path) as client, pytest.raises(OtherVersionError):
+            client.ask("who")
+        thread.join()

@@ -10,7 +10,7 @@ import json
 import os
 import socket
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from partita.errors import InputError, PartitaError
 
@@ -49,6 +49,20 @@ class BusyDaemonError(NoDaemonError):
     """A daemon is there, and has not answered in time."""
 
 
+class OtherVersionError(PartitaError):
+    """A daemon tells less than this program needs."""
+
+
+_RESTART = "the daemon is of another version: restart it (jobs survive)"
+
+
+class _Told(dict[str, Any]):
+    """An object of an answer: reading a field that it lacks is an error, as daemons of other versions say less."""
+
+    def __missing__(self, name: str) -> NoReturn:
+        raise OtherVersionError(f"the daemon does not tell `{name}`", hint=_RESTART)
+
+
 class QueueClient:
     """A connection to the daemon of a state folder, opened by the first request.
 
@@ -82,6 +96,8 @@ class QueueClient:
 
         Raises:
             NoDaemonError: no daemon answers.
+            OtherVersionError: it does not tell what every daemon of this version tells; raised also where a field
+                of the answer is read that is not there.
             PartitaError: the daemon refused; the error says why.
         """
         try:
@@ -89,11 +105,13 @@ class QueueClient:
         except (OSError, EOFError) as error:
             self.close()
             raise self._no_daemon(error) from None
-        if answer.pop("ok"):
+        ok = answer["ok"]
+        del answer["ok"]
+        if ok:
             return answer
         refusal = answer["error"]
-        kind = InputError if refusal["exit_code"] == InputError.exit_code else PartitaError
-        raise kind(refusal["what"], where=refusal["where"], hint=refusal["hint"])
+        kind = InputError if refusal.get("exit_code") == InputError.exit_code else PartitaError
+        raise kind(refusal["what"], where=refusal.get("where"), hint=refusal.get("hint"))
 
     def _exchange(self, request: bytes) -> dict[str, Any]:
         if self._peer is None:
@@ -108,7 +126,12 @@ class QueueClient:
                 raise EOFError
             self._heard += data
         line, _, self._heard = self._heard.partition(b"\n")
-        found: dict[str, Any] = json.loads(line)
+        try:
+            found = json.loads(line, object_hook=_Told)
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise OtherVersionError("the answer of the daemon cannot be read", hint=_RESTART)
         return found
 
     def _no_daemon(self, error: OSError | EOFError) -> NoDaemonError:
