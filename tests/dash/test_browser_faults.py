@@ -116,7 +116,7 @@ def test_what_goes_away_under_its_open_page_is_said_to_be_gone(visit: Callable[.
             until(each.page, LIVE)
         source.vanish(gpu="node-1/gpu-7", service="ocr")
         served.look()
-        service.page.wait_for_selector("text=No service is called ocr.")
+        service.page.wait_for_selector("text=No service is called ocr now.")
         gpu.page.wait_for_selector(".trouble:has-text('no GPU')")
         gpu.page.keyboard.press("1")
         gpu.page.wait_for_selector("table[aria-rowcount='16']")

@@ -1,13 +1,13 @@
 // One GPU: how it is cut and what runs on it now, how it was cut before, its events, and who used its energy.
 import { useLayoutEffect } from "preact/hooks";
-import { STATE_WORDS, inkOn, STATES } from "../colours";
+import { STATE_WORDS, css, inkOn, STATES } from "../colours";
 import { fleet, loadFleet } from "../fleet";
 import { duration, milliseconds, number, scaled, share, time } from "../format";
 import type * as api from "../model";
 import { EVENT_COLUMNS } from "../parts/events";
 import { Table, type Column } from "../parts/table";
 import { Bar, Loaded, State, Tile, Tiles } from "../parts/tiles";
-import { dark, link, route, source, useDocument } from "../state";
+import { link, route, source, useDocument } from "../state";
 
 export function GpuPage() {
   const path = `gpus/${encodeURIComponent(route.value.rest)}`;
@@ -113,7 +113,7 @@ function Cut({ model, slices }: { model: string; slices: readonly Slice[] }) {
             gridRow: 1,
             gridColumn: `${one.start + 1} / span ${size(one.profile)}`,
             background: `var(--${one.state})`,
-            color: inkOn(STATES[one.state][dark.value ? 1 : 0]),
+            color: css([inkOn(STATES[one.state][0]), inkOn(STATES[one.state][1])]),
           }}
         >
           {one.words}
