@@ -22,6 +22,7 @@ from partita.documents.codec import (
     check,
     convert,
     path_of,
+    printable,
 )
 from partita.documents.text import parse
 from partita.errors import InputError, PartitaError, nearest
@@ -45,6 +46,7 @@ Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 
 
 Name = Annotated[str, Meta(min_length=1, max_length=253), check(addressable)]
+FileName = Annotated[str, Meta(min_length=1, max_length=253), check(printable)]
 Loss = Literal["gpu", "node", "rack", "zone"]
 _HISTOGRAM = "for example histogram: {1: 0.5, 8: 0.5}"
 
@@ -500,7 +502,7 @@ class Workload(Value):
         ),
     ]
     performance: Annotated[
-        tuple[Name, ...],
+        tuple[FileName, ...],
         Meta(
             description="Performance tables, CSV or Parquet, relative to this file.", examples=[["perf.csv"]]
         ),

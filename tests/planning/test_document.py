@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-NAMES = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1, max_size=12)
+NAMES = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1, max_size=12).filter(
+    lambda name: name not in (".", "..")
+)
 NUMBERS = st.floats(0, 1e12, allow_nan=False)
 FIGURES = NUMBERS.map(lambda value: float(f"{value:.12g}"))
 """What planners compute is written to twelve digits; measurements are written in full."""
