@@ -13,7 +13,7 @@ from partita.dash.model import Fault, Role
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from playwright.sync_api import Page
+    from playwright.sync_api import Page, Route
     from tests.dash.browser import Watched
 
 PAGES = {
@@ -76,6 +76,56 @@ def test_the_bound_follows_a_slider_first_and_then_the_plan(look: Callable[..., 
     assert asked[-1]["services"] == {"chat": {"rate": 3000, "latency_ms": None, "quantile": None}}
     page.click("text=All as it is now")
     until(page, "document.querySelector('.tile .figure').textContent === '10'")
+
+
+def others_move(page: Page, step: int) -> None:
+    """Move another slider than the one in use, and wait until its answer is drawn."""
+    page.evaluate(
+        """(step) => {
+            const slider = document.querySelectorAll("fieldset")[1].querySelector("input[type=range]");
+            slider.value = 100 + 40 * step;
+            slider.dispatchEvent(new Event("input", { bubbles: true }));
+        }""",
+        step,
+    )
+    until(page, lambda: page.locator(".tile .note").first.inner_text() == f"now 10, +{(3, 11)[step - 1]}")
+    until(page, "document.querySelector('.answer').ariaBusy === 'false'")
+
+
+RATE = "fieldset >> nth=0 >> input[type=number] >> nth=0"
+
+
+@pytest.mark.parametrize(("field", "typed"), [(RATE, ["3", "e", "3"]), ("input[type=search]", list("day"))])
+def test_what_somebody_types_stays_while_answers_come(
+    look: Callable[..., Watched], field: str, typed: list[str]
+) -> None:
+    answers = Answers(name="chat")
+    page = look(answers, "what-if").page
+    until(page, "document.querySelector('.answer').ariaBusy === 'false'")
+    page.fill(field, "")
+    for step, letter in enumerate(typed):
+        if step:
+            others_move(page, step)
+        page.keyboard.type(letter)
+    until(page, lambda: page.input_value(field) == "".join(typed))
+    page.keyboard.press("Tab")
+    if field == RATE:
+        until(page, lambda: page.input_value(field) == "3000")
+        until(page, lambda: answers.sent[-1][2]["services"].get("chat", {}).get("rate") == 3000)
+        page.fill(field, "")
+        page.keyboard.press("Tab")
+        until(page, lambda: page.input_value(field) == "3000")  # nothing is no number
+
+
+def test_each_step_of_a_slider_is_another_number(look: Callable[..., Watched]) -> None:
+    page = look(Answers(name="chat"), "what-if").page
+    for nth, values in ((0, ("25", "24", "23")), (1, ("2.55", "2.5", "2.45"))):
+        pool = "fieldset:has(legend:has-text('a100-80gb'))"
+        field = f"{pool} >> input[type=number] >> nth={nth}"
+        page.focus(f"{pool} >> input[type=range] >> nth={nth}")
+        for key, value in zip(("ArrowRight", "ArrowLeft", "ArrowLeft"), values, strict=True):
+            page.keyboard.press(key)
+            until(page, lambda field=field, value=value: page.input_value(field) == value)  # type: ignore[misc]
 
 
 def test_one_of_several_workloads_is_asked_about(look: Callable[..., Watched]) -> None:
@@ -278,6 +328,35 @@ def test_a_job_says_why_and_what_to_do_and_is_submitted_and_cancelled(look: Call
     page.click("button >> text=Cancel the job")
     until(page, "document.querySelector('h1').textContent === '7'")
     until(page, lambda: answers.sent[-1] == ("POST", "jobs/7/cancel", None))
+
+
+def test_the_next_job_is_typed_while_one_is_submitted(look: Callable[..., Watched]) -> None:
+    page = look(Answers(), "jobs").page
+    page.click("summary >> text=Submit a job")
+    page.fill("input[name=command]", "python one.py")
+    asked: list[Route] = []
+    page.route("**/api/v1/jobs", lambda route: asked.append(route))  # noqa: PLW0108 -- playwright marks it
+    page.keyboard.press("Enter")
+    until(page, lambda: asked)
+    page.fill("input[name=command]", "python two.py")
+    asked.pop().fallback()
+    page.wait_for_selector("text=9 submitted")
+    assert page.input_value("input[name=command]") == "python two.py"
+    page.unroute("**/api/v1/jobs")
+    page.click("button >> text=Submit")
+    until(page, lambda: page.input_value("input[name=command]") == "")
+
+
+def test_a_token_is_typed_on_when_the_page_asks_for_it(look: Callable[..., Watched]) -> None:
+    page = look(Answers(role=Role.READ), "jobs").page
+    page.click("button >> text=Sign in")
+    page.fill("input[name=token]", "sec")
+    refused = '{"error": "no token was sent"}'
+    page.route("**/api/v1/energy*", lambda route: route.fulfill(status=401, body=refused))
+    page.evaluate("location.hash = '#/energy'")
+    shows(page, "This dashboard asks for a token", ".way-in")
+    page.keyboard.type("ret")
+    assert page.input_value("input[name=token]") == "secret"
 
 
 def test_idle_gpus_are_a_row_and_what_is_not_measured_is_not_zero(look: Callable[..., Watched]) -> None:

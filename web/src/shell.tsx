@@ -105,8 +105,15 @@ export function Shell() {
       {help.value && <Keys />}
       <main id="main" tabIndex={-1}>
         {trouble.value && !refused && <Trouble error={trouble.value} />}
-        {refused && <WayIn why="This dashboard asks for a token. Whoever runs it has one for you." />}
-        {!refused && entering.value && <WayIn why="With a token that may write you pause and approve changes, and submit and cancel jobs." />}
+        {(refused || entering.value) && (
+          <WayIn
+            why={
+              refused
+                ? "This dashboard asks for a token. Whoever runs it has one for you."
+                : "With a token that may write you pause and approve changes, and submit and cancel jobs."
+            }
+          />
+        )}
         {fault.value && (
           <div class="trouble" role="alert">
             <p>Not all can be seen now, and what is shown may be older: {fault.value.error}</p>

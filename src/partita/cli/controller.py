@@ -59,6 +59,7 @@ DashPort = Annotated[
     int,
     typer.Option(
         "--dash-port",
+        metavar="PORT",
         min=0,
         max=65535,
         help="Port of the dashboard and the API /api/v1; 0 for none.",
@@ -141,36 +142,51 @@ def controller(
         ),
     ] = "partita-controller",
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port of /healthz, /readyz and /metrics; 0 for none.")
+        int,
+        typer.Option(
+            metavar="PORT", min=0, max=65535, help="Port of /healthz, /readyz and /metrics; 0 for none."
+        ),
     ] = 8080,
     dead_band: Annotated[
         float,
         typer.Option(
             "--dead-band",
+            metavar="FRACTION",
             min=0.0,
             help="Plan again when a rate differs from the planned one by more than this fraction.",
         ),
     ] = 0.1,
     hold: Annotated[
-        float, typer.Option("--hold", min=0.0, help="Seconds for which a plan is held at least.")
+        float,
+        typer.Option("--hold", metavar="SECONDS", min=0.0, help="Seconds for which a plan is held at least."),
     ] = 300.0,
     poll: Annotated[
         float,
-        typer.Option("--poll", min=0.1, help="Seconds between two checks of a Workload without events."),
+        typer.Option(
+            "--poll",
+            metavar="SECONDS",
+            min=0.1,
+            help="Seconds between two checks of a Workload without events.",
+        ),
     ] = 5.0,
     time_limit: Annotated[
-        float, typer.Option("--time-limit", min=0.1, help="Seconds of search for each plan.")
+        float,
+        typer.Option("--time-limit", metavar="SECONDS", min=0.1, help="Seconds of search for each plan."),
     ] = 30.0,
     start_timeout: Annotated[
         float,
         typer.Option(
-            "--start-timeout", min=1.0, help="Seconds after which a pod that is not ready is given up."
+            "--start-timeout",
+            metavar="SECONDS",
+            min=1.0,
+            help="Seconds after which a pod that is not ready is given up.",
         ),
     ] = 600.0,
     node_timeout: Annotated[
         float,
         typer.Option(
             "--node-timeout",
+            metavar="SECONDS",
             min=0.0,
             help="Seconds after which a node that is not ready counts as gone, while most are ready.",
         ),

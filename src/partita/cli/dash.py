@@ -90,8 +90,7 @@ PublicUrl = Annotated[
     typer.Option(
         "--public-url",
         metavar="URL",
-        help="Address by which browsers reach a proxy in front of this one, which ends TLS: "
-        "https://gpus.example.org/partita/.",
+        help="Address, with its path, by which browsers reach a proxy in front of this one, which ends TLS.",
     ),
 ]
 

@@ -28,11 +28,15 @@ def mig_manager(
     config_map: Annotated[
         str,
         typer.Option(
-            metavar="NAME", help="ConfigMap that mig-manager mounts: the operator's migManager.config.name."
+            metavar="NAME",
+            help="ConfigMap that mig-manager mounts: name of migManager.config in the operator's values.",
         ),
     ] = "partita-mig-parted-config",
     timeout: Annotated[
-        float, typer.Option(min=1.0, help="Seconds that a node may take, with a reboot if it needs one.")
+        float,
+        typer.Option(
+            metavar="SECONDS", min=1.0, help="Seconds that a node may take, with a reboot if it needs one."
+        ),
     ] = 900.0,
 ) -> None:
     """Cut the empty nodes of a cluster without a DRA driver, through the GPU operator's mig-manager.

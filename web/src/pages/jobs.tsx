@@ -242,7 +242,8 @@ function Submit() {
         name: said("name"),
       })) as api.Accepted;
       error.value = null;
-      form.reset();
+      // Whoever has typed the next one meanwhile keeps it.
+      if ([...new FormData(form)].every(([name, value]) => value === given.get(name))) form.reset();
     } catch (caught) {
       error.value = caught as Error;
     }

@@ -4,6 +4,7 @@ import { useLayoutEffect, useMemo, useRef } from "preact/hooks";
 import { milliseconds, number, plural } from "../format";
 import type * as api from "../model";
 import { ApplyDialog } from "../parts/apply";
+import { NumberField } from "../parts/field";
 import { Table, type Column } from "../parts/table";
 import { Loaded, Tile, Tiles, Trouble, WorkloadChoice } from "../parts/tiles";
 import { documentOf, has, mayWrite, source } from "../state";
@@ -181,13 +182,14 @@ interface SliderProps {
   readonly set: (value: number | null) => void;
 }
 
-const STEPS = 200;
+const STEPS = 200; // of a slider whose equal ways are equal factors
 
 /** A slider and a field for one number; as it is now where it was not moved. */
 function Slider({ label, value, now, least, most, step, factor = false, set }: SliderProps) {
   const changed = now === null || Math.abs(value - now) > 1e-9 * Math.max(1, Math.abs(now));
   const low = factor ? Math.log(least) : least;
   const high = factor ? Math.log(most) : most;
+  const steps = factor ? STEPS : Math.round((high - low) / step); // each step is another number
   const at = ((factor ? Math.log(Math.max(least, value)) : value) - low) / (high - low);
   const rounded = (given: number) => {
     const unit = factor ? 10 ** Math.floor(Math.log10(given) - 2) : step;
@@ -201,19 +203,9 @@ function Slider({ label, value, now, least, most, step, factor = false, set }: S
     <div class={changed ? "slider changed" : "slider"}>
       <label>
         <span>{label}</span>
-        <input type="range" min={0} max={STEPS} step={1} value={Math.round(at * STEPS)} aria-valuetext={number(value)} onInput={(event) => moved(Number(event.currentTarget.value) / STEPS)} />
+        <input type="range" min={0} max={steps} step={1} value={Math.round(at * steps)} aria-valuetext={number(value)} onInput={(event) => moved(Number(event.currentTarget.value) / steps)} />
       </label>
-      <input
-        type="number"
-        aria-label={label}
-        min={0}
-        step="any"
-        value={value}
-        onChange={(event) => {
-          const given = event.currentTarget.valueAsNumber;
-          if (Number.isFinite(given) && given >= 0) set(given);
-        }}
-      />
+      <NumberField label={label} value={value} set={set} />
       <small>
         {now !== null && changed ? (
           <button type="button" class="plain" onClick={() => set(null)}>
