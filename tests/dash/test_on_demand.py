@@ -133,6 +133,10 @@ def test_a_plan_is_applied_by_a_process_of_its_own(api: Client, world: World, tm
     assert "--expect" in found[0]["command"]
     detail = api.get("/api/v1/transitions/2").data
     assert len(detail["actions"]) == found[0]["actions"]
+    begin = api.get("/api/v1/transitions/2?limit=1").data
+    assert (begin["actions"], begin["next"]) == (detail["actions"][:1], "1")
+    rest = api.get(f"/api/v1/transitions/2?limit=1000&after={begin['next']}").data
+    assert [*begin["actions"], *rest["actions"]] == detail["actions"]
     plan = api.get("/api/v1/plan").data
     assert (plan["gpus"], plan["bound"], plan["objective"]) == (1, 0.0, "gpus")
 

@@ -661,12 +661,16 @@ export interface Transition {
   readonly replans: number;
 }
 
-/** `GET /api/v1/transitions/{id}`. */
+/** `GET /api/v1/transitions/{id}?after=CURSOR&limit=N`: its actions by page, the earliest first. */
 export interface TransitionDetail {
   readonly transition: Transition;
   readonly actions: readonly ActionBar[];
+  /** On the first page alone, each with at most 1,000 steps predicted and actual: of more, steps are left out, but none of the lowest. */
   readonly capacity: readonly CapacityLine[];
+  /** On the first page alone: the newest 1,000. */
   readonly notes: readonly Event[];
+  /** Cursor of the next page of actions. */
+  readonly next: string | null;
 }
 
 /** `GET /api/v1/transitions?after=CURSOR&limit=N`. */

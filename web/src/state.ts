@@ -76,7 +76,10 @@ export class Document<T> {
   private running: Promise<void> | null = null;
   private again = false;
 
-  constructor(readonly path: string) {}
+  constructor(
+    readonly path: string,
+    private readonly read: (path: string) => Promise<unknown> = (path) => source.get(path),
+  ) {}
 
   /** Loads the document anew; what is asked for while it loads is loaded once more after it. */
   load(): Promise<void> {
@@ -96,7 +99,7 @@ export class Document<T> {
 
   private async fetch(): Promise<void> {
     try {
-      const data = (await source.get(this.path)) as T;
+      const data = (await this.read(this.path)) as T;
       batch(() => {
         this.data.value = data;
         this.error.value = null;
@@ -112,11 +115,11 @@ const documents = new Map<string, Document<unknown>>();
 const KEPT = 50; // documents of pages that were left
 
 /** The document of a path; loaded when first asked for. */
-export function documentOf<T>(path: string): Document<T> {
+export function documentOf<T>(path: string, read?: (path: string) => Promise<T>): Document<T> {
   let found = documents.get(path);
   if (found) documents.delete(path);
   else {
-    found = new Document(path);
+    found = new Document(path, read);
     void found.load();
   }
   documents.set(path, found);
@@ -128,8 +131,8 @@ export function documentOf<T>(path: string): Document<T> {
 }
 
 /** The document of a path for a component: fresh when it is first shown, and again after each of the events. */
-export function useDocument<T>(path: string, events: readonly (keyof Told)[] = [], seconds = 1): Document<T> {
-  const shown = useMemo(() => documentOf<T>(path), [path]);
+export function useDocument<T>(path: string, events: readonly (keyof Told)[] = [], seconds = 1, read?: (path: string) => Promise<T>): Document<T> {
+  const shown = useMemo(() => documentOf<T>(path, read), [path]);
   useLayoutEffect(() => {
     if (shown.data.peek()) void shown.load();
     let timer = 0;

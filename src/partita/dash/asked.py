@@ -25,6 +25,7 @@ from partita.dash.model import (
     WhatIfInputs,
 )
 from partita.dash.refusal import RequestFault
+from partita.dash.transitions import page_of
 from partita.documents.codec import Meta, Value
 from partita.errors import InputError, PartitaError
 from partita.jobs.queue.client import NoDaemonError
@@ -86,7 +87,8 @@ def _transitions(api: ApiState, call: Call) -> TransitionPage:
 
 
 def _transition(api: ApiState, call: Call) -> TransitionDetail:
-    return _transition_of(api, call.path)
+    query: Page = call.query
+    return page_of(_transition_of(api, call.path), query.after, query.limit)
 
 
 def _transition_of(api: ApiState, path: Mapping[str, str]) -> TransitionDetail:
@@ -97,7 +99,7 @@ def _transition_of(api: ApiState, path: Mapping[str, str]) -> TransitionDetail:
 
 _TRANSITION = IfMatch(
     lambda api, path: _transition_of(api, path).transition.version,
-    "the transition's `id.state`, as 12.running",
+    "the transition's id and state, such as `12.running`",
 )
 
 
@@ -170,7 +172,7 @@ def _job_of(api: ApiState, path: Mapping[str, str]) -> Job:
     return _asking_queue(lambda: _of(api).job(path["id"]))
 
 
-_JOB = IfMatch(lambda api, path: _job_of(api, path).version, "the job's `id.state`, as 12.waiting")
+_JOB = IfMatch(lambda api, path: _job_of(api, path).version, "the job's id and state, such as `12.waiting`")
 
 
 def _log(api: ApiState, call: Call) -> JobLog:
@@ -240,7 +242,8 @@ READ = (
     ),
     Endpoint(
         "GET", "/transitions/{id}", TransitionDetail, _transition,
-        "A transition's actions and capacities, predicted and actual.", part=Part.TRANSITIONS, slow=True,
+        "A transition's actions, by page, and capacities, predicted and actual.",
+        part=Part.TRANSITIONS, query=Page, slow=True,
     ),
     Endpoint(
         "GET", "/jobs", JobPage, _jobs, "Jobs by page: those that run, those that wait, those that are over.",

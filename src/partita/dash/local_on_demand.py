@@ -104,6 +104,7 @@ class LocalOnDemand(OnDemand):
         # The last answers and what they were made of: for ten thousand GPUs they take seconds.
         self._plan: tuple[Goal, Workload | None, PlanSummary] | None = None
         self._difference: tuple[Goal, bool, str, Difference] | None = None
+        self._transition: tuple[Journal, tuple[object, ...], TransitionDetail | None] | None = None
         self._file = None if source.workload_file is None else WorkloadFile(source.workload_file)
         self._searches = Searches()
         # The plans that what-ifs showed with their documents, by what was asked: they are what is applied.
@@ -170,7 +171,16 @@ class LocalOnDemand(OnDemand):
 
     def transition(self, number: str) -> TransitionDetail | None:
         """Return a transition in full; None if there is none of that id."""
-        return transitions.transition(self._opened(), number)
+        journal, kept = self._opened(), self._transition
+        if journal is None:
+            return None
+        # A pause is written by this process, too, which `version` does not count.
+        seen = number, journal.version(), journal.paused()
+        if kept is not None and kept[0] is journal and kept[1] == seen:
+            return kept[2]  # its next page is asked for
+        found = transitions.transition(journal, number)
+        self._transition = journal, seen, found
+        return found
 
     # Jobs and energy
 

@@ -466,12 +466,19 @@ class CapacityLine(Value):
 
 
 class TransitionDetail(Value):
-    """`GET /api/v1/transitions/{id}`."""
+    """`GET /api/v1/transitions/{id}?after=CURSOR&limit=N`: its actions by page, the earliest first."""
 
     transition: Transition
     actions: tuple[ActionBar, ...]
-    capacity: tuple[CapacityLine, ...]
-    notes: tuple[Event, ...]
+    capacity: Annotated[
+        tuple[CapacityLine, ...],
+        Meta(
+            description="On the first page alone, each with at most 1,000 steps predicted and actual: of more, "
+            "steps are left out, but none of the lowest."
+        ),
+    ]
+    notes: Annotated[tuple[Event, ...], Meta(description="On the first page alone: the newest 1,000.")]
+    next: Annotated[str | None, Meta(description="Cursor of the next page of actions.")] = None
 
 
 class JobAttempt(Value):

@@ -270,7 +270,7 @@ async def _matched(api: ApiState, request: Request, wanted: IfMatch) -> str:
                 hint=f'send If-Match: "{current}"',
             )
         raise RequestFault(
-            412, f"it has changed: {wanted.about} is {current} now", where="If-Match", hint="look again"
+            412, f"it has changed, and is `{current}` now", where="If-Match", hint="look again"
         )
     return current
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
     from partita.control.journal import GoalRecord, Journal, Progress, Ran, Record, RoundRecord
 
+_MOST_STEPS, _MOST_NOTES = 1000, 1000
+"""Of a service's capacity, and of a transition."""
+
 _STATES = {
     State.RUNNING: TransitionState.RUNNING,
     State.REACHED: TransitionState.REACHED,
@@ -72,6 +75,46 @@ def transition(journal: Journal | None, number: str) -> TransitionDetail | None:
         return None
     rounds, notes = journal.rounds(found[0].id), journal.notes(found[0].id)
     return detail(transition_of(found[0]), rounds, notes, rounds[0].at if rounds else found[0].at)
+
+
+def page_of(whole: TransitionDetail, after: str | None, limit: int) -> TransitionDetail:
+    """Return a page of a transition's actions; the first has its capacity and notes, too, and not without end.
+
+    Args:
+        whole: the transition with all of its actions.
+        after: how many actions the pages before had; None for the first page.
+        limit: most actions.
+
+    Raises:
+        InputError: `after` is no such number.
+    """
+    if after is not None and not _is_id(after):
+        raise InputError(
+            f"{after!r} is no cursor", where="after", hint="use `next` of the page before, or leave it out"
+        )
+    begin = int(after or 0)
+    following = begin + limit
+    first = after is None
+    return whole.replace(
+        actions=whole.actions[begin:following],
+        capacity=tuple(map(_thinned, whole.capacity)) if first else (),
+        notes=whole.notes[-_MOST_NOTES:] if first else (),
+        next=str(following) if following < len(whole.actions) else None,
+    )
+
+
+def _thinned(line: CapacityLine) -> CapacityLine:
+    return line.replace(predicted=_fewer(line.predicted), actual=_fewer(line.actual))
+
+
+def _fewer(steps: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
+    """Return at most so many steps: the first, the last, and of each run of others the lowest."""
+    if len(steps) <= _MOST_STEPS:
+        return steps
+    first, *inner, last = steps
+    size = -(-len(inner) // (_MOST_STEPS - 2))
+    runs = (inner[at : at + size] for at in range(0, len(inner), size))
+    return (first, *(min(run, key=lambda step: step[1]) for run in runs), last)
 
 
 def _is_id(text: str) -> bool:

@@ -96,8 +96,20 @@ const COLUMNS: readonly Column<api.Transition>[] = [
   { title: "Command", value: (one) => one.command, wide: true },
 ];
 
+/** A transition with its actions of all pages; the first page has its capacity and notes. */
+async function whole(path: string): Promise<api.TransitionDetail> {
+  const first = (await source.get(`${path}?limit=1000`)) as api.TransitionDetail;
+  const actions = [...first.actions];
+  for (let after = first.next; after !== null; ) {
+    const page = (await source.get(`${path}?limit=1000&after=${encodeURIComponent(after)}`)) as api.TransitionDetail;
+    for (const action of page.actions) actions.push(action);
+    after = page.next;
+  }
+  return { ...first, actions, next: null };
+}
+
 function One({ id }: { id: string }) {
-  const detail = useDocument<api.TransitionDetail>(`transitions/${encodeURIComponent(id)}`, ["transition", "event"]);
+  const detail = useDocument<api.TransitionDetail>(`transitions/${encodeURIComponent(id)}`, ["transition", "event"], 1, whole);
   return <Loaded of={detail}>{(found) => <Shown detail={found} />}</Loaded>;
 }
 
