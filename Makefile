@@ -9,7 +9,7 @@ PLANES ?= 5
 export PYTHONDONTWRITEBYTECODE =
 PROGRAMS = $(shell tests/kubernetes/control_plane/build.sh)
 RENDER = $(PROGRAMS)/helm template partita deploy/chart --namespace partita-system
-IMAGE ?= partita:$(shell sed -n 's/__version__ = "\(.*\)"/\1/p' src/partita/version.py)
+IMAGE ?= partita:$(shell sed -n 's/__version__ = "\(.*\)"/\1/p' src/partita/__init__.py)
 COMPILE = .venv/uv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' --constraints lock/held.txt
 

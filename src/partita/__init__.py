@@ -11,8 +11,6 @@
 
 from __future__ import annotations
 
-from partita.version import __version__ as __version__
-
 TYPE_CHECKING = False  # typing is a tenth of a job's watcher's memory, and every watcher imports this
 if TYPE_CHECKING:
     from partita.errors import InfeasibleError, InputError, PartitaError
@@ -46,6 +44,8 @@ if TYPE_CHECKING:
         Workload,
         read_workload,
     )
+
+__version__ = "0.1.0"
 
 __all__ = [
     "Batches",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from partita import __version__
 from partita.cli.commands import RegisteredCommands, finish
 from partita.cli.json_log import json_stderr, wants_json
 from partita.cli.options import GpusFile, hoisted, use_gpu_files
@@ -18,7 +19,6 @@ from partita.cli.safe_text import is_shown, shown
 from partita.errors import InputError, PartitaError
 from partita.interrupts import follows_interrupt
 from partita.registry import package_at_fault, require_current
-from partita.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable

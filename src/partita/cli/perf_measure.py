@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from partita import __version__
 from partita.cli.output import echo, stderr
 from partita.cli.perf_table import batch_sizes, write
 from partita.errors import InputError, PartitaError
@@ -30,7 +31,6 @@ from partita.perf.measure.device import (
 from partita.perf.measure.inputs import feed, parse_shapes
 from partita.perf.measure.measurement import Grid, MeasurementJournal, digest, journal_head, measure, to_table
 from partita.perf.reading import quantile_text
-from partita.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

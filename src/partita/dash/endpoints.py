@@ -6,6 +6,7 @@ import time
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Annotated
 
+from partita import __version__
 from partita.dash.asked import ASKED
 from partita.dash.endpoint import Call, Endpoint, SearchPage
 from partita.dash.model import (
@@ -26,7 +27,6 @@ from partita.dash.refusal import RequestFault
 from partita.dash.samples import FLEET, service_series
 from partita.documents.codec import Meta, Value
 from partita.errors import nearest
-from partita.version import __version__
 
 if TYPE_CHECKING:
     from partita.dash.state import ApiState, Encoded

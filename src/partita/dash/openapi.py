@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from partita import __version__
 from partita.dash import model
 from partita.dash.endpoints import ALL
 from partita.dash.model import Fault, Role
-from partita.version import __version__
 
 if TYPE_CHECKING:
     from partita.dash.endpoint import Endpoint

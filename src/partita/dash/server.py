@@ -27,6 +27,7 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route, Router
 from starlette.staticfiles import StaticFiles
 
+from partita import __version__
 from partita.dash.access import Guard
 from partita.dash.connections import Connection, Room, room_for
 from partita.dash.endpoint import Call
@@ -45,7 +46,6 @@ from partita.metrics import MetricsPage
 from partita.process.keeper import ending_signals
 from partita.serve.gateway.access import listening
 from partita.serve.worker.listening import server_context
-from partita.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

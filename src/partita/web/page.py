@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from partita import __version__
 from partita.dash.model import Index, Part, Role
 from partita.errors import counted
-from partita.version import __version__
 from partita.web.report import Column, ColumnKind, Report, Section, Table
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from partita import __version__
 from partita.planning.overview import VALUE_NAMES, amount, number, percent, survival, trade_rows, verdict
-from partita.version import __version__
 from partita.web.fleet import planned_gpus
 from partita.web.report import Column, ColumnKind, Report, Section, Table, figures_of
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from partita import __version__
 from partita.planning.overview import number, percent
-from partita.version import __version__
 from partita.web.report import Chart, Column, ColumnKind, Line, Report, Section, Table, figures_of
 
 if TYPE_CHECKING:

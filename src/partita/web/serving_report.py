@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from partita.version import __version__
+from partita import __version__
 from partita.web.report import Column, ColumnKind, Histogram, Report, Section, Table, figures_of
 
 if TYPE_CHECKING:

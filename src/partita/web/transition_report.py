@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from partita import __version__
 from partita.dash.model import (
     ActionBar,
     CapacityLine,
@@ -16,7 +17,6 @@ from partita.dash.model import (
 from partita.dash.model import Transition as TransitionSummary
 from partita.errors import counted
 from partita.transition.overview import gpu_changes, service_changes, timeline
-from partita.version import __version__
 from partita.web.fleet import changed_gpus
 from partita.web.report import Bar as ReportBar
 from partita.web.report import Column, ColumnKind, Report, Section, Table, TransitionPart, figures_of

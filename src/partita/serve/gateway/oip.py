@@ -11,8 +11,8 @@ from math import isfinite
 from struct import Struct
 from typing import TYPE_CHECKING, Any
 
+from partita import __version__
 from partita.serve.tensors import APART, ITEM_BYTES, Query, TensorSpec
-from partita.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence

@@ -15,10 +15,10 @@ import time
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from partita import __version__
 from partita.errors import InputError
 from partita.serve.dispatching.query import PendingQuery
 from partita.serve.trace_context import TraceContext
-from partita.version import __version__
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
