@@ -269,6 +269,22 @@ def test_a_process_that_ends_while_it_is_looked_at_is_no_strangers(
     assert not world.instances()[0].busy
 
 
+def test_an_instance_that_is_destroyed_while_it_is_looked_at_is_no_strangers(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.create("3g.20gb@4")
+    listed = instances.running_processes
+
+    def meanwhile(device: object) -> dict[int, set[int]]:
+        monkeypatch.setattr(instances, "running_processes", listed)
+        assert world.destroy("3g.20gb@4") is None
+        return listed(device)
+
+    monkeypatch.setattr(instances, "running_processes", meanwhile)
+    assert [each.ours for each in world.instances()] == [True]
+    assert not world.instances()
+
+
 def test_foreign_instances_are_seen_and_left_alone_until_adopted(nvml: FakeNvml, world: World) -> None:
     nvml.foreign(0, "3g.20gb@4")
     assert not world.instances()[0].ours

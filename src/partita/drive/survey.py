@@ -257,7 +257,7 @@ def _gpu(device: NvmlDevice, state: Path) -> RealGpu:
         return gpu
     placed = [(device.placed(each)[1], each.identity) for each in found]
     record = state / "owned.sqlite3"
-    ours = OwnedInstances(record).ours(placed) if record.is_file() else set()
+    ours = OwnedInstances(record).known().ours(placed) if record.is_file() else set()
     busy = running_processes(handle)
     instances = tuple(
         ObservedInstance(

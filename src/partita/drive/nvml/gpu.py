@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import closing, contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pynvml as nvml
@@ -34,7 +34,7 @@ from partita.store import Database, DatabaseFormat
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from partita.drive.nvml.devices import NvmlDevice
@@ -191,10 +191,14 @@ class NvmlGpu:
         return next((each for each in seen if each.placement == placement), None)
 
     def _instances(self, handle: object, *, ask: bool) -> tuple[ObservedInstance, ...]:
+        # Before the list, since an instance of ours may be destroyed, and forgotten, while it is made.
+        known = self._owned.known()
         found = instances.list_instances(handle, self.device.offers, self._gone)
         running = instances.running_processes(handle)
         placed = [(self._placement(each), each.identity) for each in found]
-        ours = self._owned.ours(placed)
+        ours = known.ours(placed)
+        if len(ours) < len(placed):  # one may have been created meanwhile
+            ours |= self._owned.known().ours(placed)
         return tuple(
             self._instance(
                 handle, at, running.get(identity.instance_id, set()), ours=identity in ours, ask=ask
@@ -372,6 +376,22 @@ _FORMAT = DatabaseFormat(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class KnownInstances:
+    """The instances that were ours at one time: ids of GPU instance and MIG device by GPU, start and profile."""
+
+    ids: Mapping[tuple[str, int, str], tuple[int | None, str | None]]
+
+    def ours(self, found: Iterable[tuple[Placement, Identity]]) -> set[Identity]:
+        """Return the identities of those instances that are ours."""
+        mine = set()
+        for placement, identity in found:
+            key = (identity.gpu_uuid, placement.start, placement.profile)
+            if key in self.ids and _same_instance(identity, *self.ids[key]):
+                mine.add(identity)
+        return mine
+
+
 class OwnedInstances:
     """The record of our instances.
 
@@ -416,18 +436,12 @@ class OwnedInstances:
             gone = [(gpu_uuid, start, gi_id) for start, gi_id in rows.fetchall() if gi_id not in there]
             db.executemany("DELETE FROM owned WHERE gpu_uuid = ? AND start = ? AND gi_id = ?", gone)
 
-    def ours(self, found: Iterable[tuple[Placement, Identity]]) -> set[Identity]:
-        """Return the identities of those instances that are ours."""
+    def known(self) -> KnownInstances:
+        """Return the instances that are ours now."""
         query = "SELECT gpu_uuid, start, profile, gi_id, mig_uuid FROM owned WHERE boot IS NULL OR boot = ?"
         with closing(Database(self._path, _FORMAT)) as file, file.reading() as db:
             rows = db.execute(query, (boot_id(),)).fetchall()
-        known = {(row[0], row[1], row[2]): (row[3], row[4]) for row in rows}
-        mine = set()
-        for placement, identity in found:
-            key = (identity.gpu_uuid, placement.start, placement.profile)
-            if key in known and _same_instance(identity, *known[key]):
-                mine.add(identity)
-        return mine
+        return KnownInstances({(row[0], row[1], row[2]): (row[3], row[4]) for row in rows})
 
     def _write(self, gpu_uuid: str, placement: Placement, gi_id: int | None, mig_uuid: str | None) -> None:
         row = (gpu_uuid, placement.start, placement.profile, gi_id, mig_uuid, boot_id())
