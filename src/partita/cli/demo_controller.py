@@ -32,6 +32,8 @@ MEMORY_SCALE = 1 / 256
 """Memory of simulated instances over that of real ones: jobs are real processes, and take little."""
 
 _HOLD_S = 5.0
+_AGAIN_S = 10.0
+"""Seconds until SIGTERM is sent once more; `run` then leaves at once."""
 
 
 def main(workload: Path, rates: Path) -> None:
@@ -74,9 +76,11 @@ def _end_with_parent(folder: Path, alone: threading.Event) -> None:
         pass
     from partita.cli.live_demo import end_jobs  # noqa: PLC0415 -- needed by nobody else here
 
-    end_jobs(folder)
     alone.set()
-    os.kill(os.getpid(), signal.SIGTERM)
+    while True:  # until this process has ended: what a handler raises in a callback of the solver is lost
+        end_jobs(folder)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_AGAIN_S)
 
 
 if __name__ == "__main__":
