@@ -342,7 +342,7 @@ def print_way(console: Console, data: dict[str, Any]) -> None:
         console.print("nothing to do: all runs as the plan wants it")
         return
     kinds = ", ".join(f"{n} {kind.partition('_')[0]}" for kind, n in actions.items())
-    moves = f"{counted(data['moves'], 'move')}"
+    moves = counted(data["moves"], "move")
     console.print(
         f"{moves}, {sum(actions.values())} actions, about {data['seconds']:.0f} s: {kinds}", markup=False
     )

@@ -153,7 +153,7 @@ def _promise(spec: ServiceSpec) -> str:
 
 
 def _shared(found: SharedBy) -> str:
-    others = f"{counted(len(found.others), 'other service')}"
+    others = counted(len(found.others), "other service")
     named = ", ".join(found.others[:_MOST_NAMED]) + (", ..." if len(found.others) > _MOST_NAMED else "")
     return (
         f"shares {found.placement} of {found.gpu} with {others} ({named}): {found.memory_mb:,.0f} MB of models, "

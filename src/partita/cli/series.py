@@ -113,7 +113,7 @@ def show_series(
 
 
 def _plans(count: int) -> str:
-    return f"{counted(count, 'plan')}"
+    return counted(count, "plan")
 
 
 class SeriesTable:

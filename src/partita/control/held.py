@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from partita.control.cluster_view import changes
 from partita.control.sharing import without
-from partita.drive.driver import Observation
+from partita.drive.driver import Observation, PassingDriver
+from partita.errors import counted
 from partita.jobs.queue.client import FILE as SOCKET
 from partita.jobs.queue.client import NoDaemonError, QueueClient
 from partita.jobs.queue.folders import ATTEMPTS, jobs_folder
@@ -21,9 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from partita.control.sharing import Place
-    from partita.drive.driver import ActionResult, Changes, Driver
-    from partita.sim.clock import Clock
-    from partita.transition.transition import Action
+    from partita.drive.driver import Changes, Driver
 
 PATIENCE_S = 5.0
 """How long the queue may take to answer."""
@@ -74,8 +73,8 @@ class HeldByJobs:
         ids = sorted(self.jobs.values(), key=lambda each: [int(part) for part in each.split("_")])
         gpus = {gpu for gpu, _ in self.jobs}
         return (
-            f"{len(ids)} job{'s' * (len(ids) > 1)} ({', '.join(ids[:_SHOWN])}{', ...' * (len(ids) > _SHOWN)}) on "
-            f"{len(gpus)} GPU{'s' * (len(gpus) > 1)}: their slices stay as they are"
+            f"{counted(len(ids), 'job')} ({', '.join(ids[:_SHOWN])}{', ...' * (len(ids) > _SHOWN)}) on "
+            f"{counted(len(gpus), 'GPU')}: their slices stay as they are"
         )
 
 
@@ -131,7 +130,7 @@ def held_as_stored(state: Path) -> HeldByJobs:
     )
 
 
-class DriverBesideJobs:
+class DriverBesideJobs(PassingDriver):
     """A cluster's driver as those use it who change services, or ask what a change would do, beside jobs.
 
     Args:
@@ -141,7 +140,7 @@ class DriverBesideJobs:
     """
 
     def __init__(self, inner: Driver, state: Path, tell: Callable[[str], None]) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._state = state
         self._tell = tell
         self._read: HeldByJobs | None = None
@@ -155,11 +154,6 @@ class DriverBesideJobs:
                 self._tell(told)
         return self._read
 
-    @property
-    def clock(self) -> Clock:
-        """The clock of this cluster."""
-        return self._inner.clock
-
     def observe(self) -> Observation:
         """Return the cluster as it is now."""
         return self._held.seen_by_services(self._inner.observe())
@@ -168,15 +162,3 @@ class DriverBesideJobs:
         """Return what has changed, as `changes` does."""
         found = changes(self._inner, mark, touched)
         return replace(found, gpus=self._held.seen_by_services(Observation(found.gpus)).gpus)
-
-    def begin(self, action: Action) -> None:
-        """Begin an action."""
-        self._inner.begin(action)
-
-    def wait(self, until: float | None = None) -> tuple[ActionResult, ...]:
-        """Return the actions that ended."""
-        return self._inner.wait(until)
-
-    def adopt(self, gpu: str, placement: Placement) -> None:
-        """Make someone else's instance ours."""
-        self._inner.adopt(gpu, placement)

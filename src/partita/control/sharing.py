@@ -14,7 +14,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Protocol
 
 from partita.control.cluster_view import changes
-from partita.drive.driver import Changes, Identity, Observation, ObservedGpu, ObservedInstance
+from partita.drive.driver import Changes, Identity, Observation, ObservedGpu, ObservedInstance, PassingDriver
 from partita.executor import ActionExecutor, Backoff
 from partita.jobs.queue.record import AttemptVerdict, JobState
 from partita.mig.catalogue import gpu_model
@@ -166,26 +166,13 @@ class SharedDriver:
             self._dispatch(each)
 
 
-class TenantDriver:
-    """The tenant's view of the cluster, a `Driver`: it shows the whole cluster, and never blocks."""
+class TenantDriver(PassingDriver):
+    """The tenant's view of the cluster, a `Driver`: it shows all of it, services included, and never blocks."""
 
     def __init__(self, inner: Driver, look: Callable[[], None]) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._look = look
         self._ended: list[ActionResult] = []
-
-    @property
-    def clock(self) -> Clock:
-        """The clock of this cluster."""
-        return self._inner.clock
-
-    def observe(self) -> Observation:
-        """Return the cluster as it is now, services included."""
-        return self._inner.observe()
-
-    def begin(self, action: Action) -> None:
-        """Begin an action."""
-        self._inner.begin(action)
 
     def wait(self, until: float | None = None) -> tuple[ActionResult, ...]:
         """Return the actions that have ended; time passes only while the services' controller waits."""
@@ -193,10 +180,6 @@ class TenantDriver:
         self._look()
         found, self._ended = tuple(self._ended), []
         return found
-
-    def adopt(self, gpu: str, placement: Placement) -> None:
-        """Make someone else's instance ours."""
-        self._inner.adopt(gpu, placement)
 
     def deliver(self, ended: ActionResult) -> None:
         """Take in an ended action that is not the services'."""

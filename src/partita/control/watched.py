@@ -6,18 +6,15 @@ import time
 from typing import TYPE_CHECKING
 
 from partita.control.cluster_view import changes
-from partita.drive.driver import Observation
+from partita.drive.driver import Observation, PassingDriver
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from partita.drive.driver import ActionResult, Changes, Driver, ObservedGpu
-    from partita.mig.layout import Placement
-    from partita.sim.clock import Clock
-    from partita.transition.transition import Action
+    from partita.drive.driver import Changes, Driver, ObservedGpu
 
 
-class WatchedDriver:
+class WatchedDriver(PassingDriver):
     """A driver, as it is, whose observations others may read in other threads.
 
     Args:
@@ -25,14 +22,9 @@ class WatchedDriver:
     """
 
     def __init__(self, inner: Driver) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._gpus: dict[str, ObservedGpu] = {}
         self._seen: tuple[Observation, float] | None = None
-
-    @property
-    def clock(self) -> Clock:
-        """The clock of the cluster."""
-        return self._inner.clock
 
     @property
     def seen(self) -> tuple[Observation, float] | None:
@@ -54,15 +46,3 @@ class WatchedDriver:
         self._gpus.update((gpu.id, gpu) for gpu in found.gpus)
         self._seen = Observation(tuple(self._gpus.values())), time.time()
         return found
-
-    def begin(self, action: Action) -> None:
-        """Begin an action."""
-        self._inner.begin(action)
-
-    def wait(self, until: float | None = None) -> tuple[ActionResult, ...]:
-        """Return the actions that ended."""
-        return self._inner.wait(until)
-
-    def adopt(self, gpu: str, placement: Placement) -> None:
-        """Make someone else's instance ours."""
-        self._inner.adopt(gpu, placement)

@@ -289,6 +289,38 @@ class Driver(Protocol):
         ...
 
 
+class PassingDriver:
+    """A `Driver` that passes all on to another one; a subclass does something of its own besides.
+
+    Args:
+        inner: drives the cluster.
+    """
+
+    def __init__(self, inner: Driver) -> None:
+        self._inner = inner
+
+    @property
+    def clock(self) -> Clock:
+        """The clock of this cluster."""
+        return self._inner.clock
+
+    def observe(self) -> Observation:
+        """Return the cluster as it is now."""
+        return self._inner.observe()
+
+    def begin(self, action: Action) -> None:
+        """Begin an action."""
+        self._inner.begin(action)
+
+    def wait(self, until: float | None = None) -> tuple[ActionResult, ...]:
+        """Return the actions that ended."""
+        return self._inner.wait(until)
+
+    def adopt(self, gpu: str, placement: Placement) -> None:
+        """Make someone else's instance ours."""
+        self._inner.adopt(gpu, placement)
+
+
 class ClosableDriver(Driver, Protocol):
     """A driver as a package registers it in the group `partita.drivers`, for the command line's clusters."""
 

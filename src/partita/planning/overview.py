@@ -182,7 +182,7 @@ VALUE_NAMES = {"gpus": "GPUs", "cost": "cost per hour", "watts": "watts"}
 
 def amount(plan: Plan) -> str:
     """Return what the plan takes in words: `12 GPUs`, with cost or watts if those were minimised."""
-    gpus = f"{counted(len(plan.gpus), 'GPU')}"
+    gpus = counted(len(plan.gpus), "GPU")
     models = Counter(gpu.model for gpu in plan.gpus)
     if len(models) > 1:
         gpus += f" ({', '.join(f'{n:,} {model}' for model, n in models.most_common())})"

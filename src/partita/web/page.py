@@ -86,9 +86,7 @@ def table_report(title: str, columns: Mapping[str, Sequence[Any]]) -> Report:
         good=True,
         figures=(),
         sections=(
-            Section(
-                title=f"{counted(n, 'row')}", table=Table(tuple(_column(*each) for each in columns.items()))
-            ),
+            Section(title=counted(n, "row"), table=Table(tuple(_column(*each) for each in columns.items()))),
         ),
         footer="",
         version=__version__,
