@@ -90,6 +90,38 @@ def test_generators_of_clients_can_read_it() -> None:
     assert not [key for key, value in values(document()) if key == "items" and not isinstance(value, dict)]
 
 
+def sent(part: Any, schemas: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The fields of all objects that are in the bodies of requests, each with the name of its object."""
+    for key, value in values(part):
+        if key == "$ref":
+            name = value.rpartition("/")[2]
+            fields = schemas[name].get("properties", {})
+            yield from ((f"{name}.{field}", of) for field, of in fields.items())
+            yield from sent(fields, schemas)
+
+
+def test_what_clients_send_has_no_field_with_a_default_as_some_generators_have_those_always_be_sent() -> None:
+    made = document()
+    bodies = [
+        of["requestBody"] for path in made["paths"].values() for of in path.values() if "requestBody" in of
+    ]
+    fields = dict(sent(bodies, made["components"]["schemas"]))
+    assert {"Submit.name", "Apply.change", "WorkloadChange.pools", "ServiceWhatIf.rate"} <= fields.keys()
+    assert not [name for name, of in fields.items() if "default" in of]
+    assert fields["WhatIf.seconds"]["description"].endswith("By default `10.0`.")
+
+
+def test_what_clients_receive_says_its_defaults() -> None:
+    assert document()["components"]["schemas"]["Job"]["properties"]["attempts"]["default"] == []
+
+
+def test_objects_of_any_fields_are_not_taken_for_empty_ones() -> None:
+    parts = [
+        value for _, value in values(document()) if isinstance(value, dict) and value.get("type") == "object"
+    ]
+    assert not [each for each in parts if not each.keys() & {"properties", "additionalProperties"}]
+
+
 def test_all_that_it_refers_to_is_there() -> None:
     made = document()
     for reference in [value for key, value in values(made) if key == "$ref"]:

@@ -697,13 +697,13 @@ export interface WhatIf {
   readonly services?: Readonly<Record<string, ServiceWhatIf>>;
   /** Changes by pool. */
   readonly pools?: Readonly<Record<string, PoolWhatIf>>;
-  /** Return the bound alone, or the plan. */
+  /** Return the bound alone, or the plan. By default `"plan"`. */
   readonly until?: string;
-  /** Time limit of the search. */
+  /** Time limit of the search. By default `10.0`. */
   readonly seconds?: number;
   /** Who asks: a search that was asked for under the same name is ended. */
   readonly client?: string;
-  /** Return the plan's document, too, which can be applied. */
+  /** Return the plan's document, too, which can be applied. By default `false`. */
   readonly document?: boolean;
   /** Which one is asked about, where there are several. */
   readonly workload?: string;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +91,53 @@ def document() -> dict[str, Any]:
     }
     plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(made))
     _leave_out_false_items(plain)
+    _let_be_left_out(plain)
+    _open_free_objects(plain)
     return plain
+
+
+def _let_be_left_out(made: dict[str, Any]) -> None:
+    """Say the defaults of what clients send in words: some generators have every field with a `default` be sent."""
+    schemas = made["components"]["schemas"]
+    bodies = [
+        each["requestBody"]
+        for path in made["paths"].values()
+        for each in path.values()
+        if "requestBody" in each
+    ]
+    for name in _referred(bodies, schemas):
+        for field in schemas[name].get("properties", {}).values():
+            default = field.pop("default", None)
+            if default not in (None, "", {}, []):
+                told = f"By default `{json.dumps(default)}`."
+                field["description"] = f"{field['description']} {told}" if "description" in field else told
+
+
+def _referred(part: object, schemas: dict[str, Any], found: frozenset[str] = frozenset()) -> frozenset[str]:
+    """Return the names of all schemas that a part of the document refers to, also through others."""
+    if isinstance(part, list):
+        for each in part:
+            found = _referred(each, schemas, found)
+    elif isinstance(part, dict):
+        for key, value in part.items():
+            name = value.rpartition("/")[2] if key == "$ref" else ""
+            if name and name not in found:
+                found = _referred(schemas[name], schemas, found | {name})
+            else:
+                found = _referred(value, schemas, found)
+    return found
+
+
+def _open_free_objects(part: object) -> None:
+    """Say of objects without declared fields that they may have any: some generators take them for empty ones."""
+    if isinstance(part, dict):
+        if part.get("type") == "object" and "properties" not in part:
+            part.setdefault("additionalProperties", True)
+        for each in part.values():
+            _open_free_objects(each)
+    elif isinstance(part, list):
+        for each in part:
+            _open_free_objects(each)
 
 
 def _leave_out_false_items(part: object) -> None:
