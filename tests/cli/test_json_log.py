@@ -85,7 +85,7 @@ NOISY = textwrap.dedent("""
             "raise InputError('it is wrong', where='FILE', hint='mend it')",
             (),
             2,
-            ("info", "hint: mend it"),
+            ("error", "FILE: it is wrong"),
         ),
         ("raise ValueError('a fault')", ("--debug",), 1, ("error", "ValueError: a fault")),
         ("raise KeyboardInterrupt", (), 130, ("error", "ZeroDivisionError: division by zero")),
@@ -111,28 +111,91 @@ def test_every_line_is_json(
 
 
 @pytest.mark.parametrize(
-    ("words", "code"),
+    ("words", "expected"),
     [
-        (("serve", "--log-format", "json", "-f", "missing.yaml"), 2),
-        (("serve", "--log-format", "json"), 2),
-        (("serve", "--log-format=json", "--no-such-option"), 2),
-        (("run", "-f", "missing.yaml", "--log-format", "json"), 2),
-        (("daemon", "--log-format", "json", "--keep", "long"), 2),
+        ("serve --log-format json", ("partita serve", "Missing option '-f' / '--file'.")),
+        ("serve --log-format=json --no-such", ("partita serve", "No such option: --no-such")),
+        ("run -f w.yaml --log-format json --clock moon", ("partita run", "Invalid value for '--clock'")),
+        ("daemon --log-format json extra", ("partita daemon", "Got unexpected extra argument")),
+        ("dash --log-format json --port many", ("partita dash", "Invalid value for '--port'")),
+        ("controller --log-format json --no-such", ("partita controller", "No such option: --no-such")),
+        ("no-such-command --log-format json", ("partita", "No such command 'no-such-command'.")),
+        ("serve --log-format json -f missing.yaml", ("missing.yaml", "no such file")),
+        ("daemon --log-format json --keep long", ("--keep", "'long' is not a time")),
+        ("dash --log-format json --\u0007=1", (None, "there is no option")),
     ],
+    ids=lambda each: each if isinstance(each, str) else "",
 )
-def test_so_are_errors_before_a_command_runs(
-    words: tuple[str, ...],
-    code: int,
+def test_an_error_before_a_command_runs_is_one_object(
+    words: str,
+    expected: tuple[str | None, str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
+    where, told = expected
     monkeypatch.chdir(tmp_path)
     with open(2, "w", closefd=False) as stderr:  # the descriptor itself, as in a process
         monkeypatch.setattr(sys, "stderr", stderr)
-        done = Commands(tmp_path, monkeypatch, capfd)(*words)
-    assert done.code == code, done.err
-    assert lines(done.err)
+        done = Commands(tmp_path, monkeypatch, capfd)(*words.split())
+    assert done.code == 2, done.err
+    (found,) = lines(done.err)
+    assert found["level"] == "error"
+    assert told in found["message"]
+    assert found.get("where") == where
+    assert found.get("hint") or where is None
+
+
+QUIET = textwrap.dedent(r"""
+    import logging, subprocess, sys, textwrap, warnings
+    from partita.cli import main
+
+    CHILD = '''
+    import os, traceback
+    try:
+        try: 1 / 0
+        except ZeroDivisionError as error: raise ValueError("a consequence") from error
+    except ValueError:
+        os.write(2, traceback.format_exc().encode())  # at once, however slow the machine is
+    '''
+
+    def command(*_, **__):
+        logging.getLogger("some.library").warning("of %s", "a library")
+        warnings.warn("of Python", stacklevel=1)
+        subprocess.run([sys.executable, "-c", textwrap.dedent(CHILD)], check=False)
+        print("after it", file=sys.stderr)
+        LAST
+
+    sys.argv = ["partita", "run", "--log-format=json", *sys.argv[1:]]
+    main._run(lambda: command, "partita")
+""")
+
+
+@pytest.mark.parametrize(
+    ("last", "words", "code", "end"),
+    [
+        ("pass", (), 0, None),
+        ("raise KeyboardInterrupt", (), 130, None),
+        ("raise ValueError('a fault')", (), 1, "a fault in partita itself: ValueError: a fault"),
+        ("raise ValueError('a fault')", ("--debug",), 1, "ValueError: a fault"),
+        ("raise __import__('typer').Abort", (), 1, "aborted: nobody answers what was asked"),
+        ("return 3", (), 3, None),
+    ],
+    ids=["done", "interrupted", "fault", "fault with a traceback", "aborted", "told by its code"],
+)
+def test_where_nobody_listens_to_loggers_each_thing_is_one_object_of_its_level(
+    last: str, words: tuple[str, ...], code: int, end: str | None, tmp_path: Path
+) -> None:
+    found = logged("-c", QUIET.replace("LAST", last), *words, code=code, folder=tmp_path)
+    told = [(each["level"], each["logger"], each["message"]) for each in found]
+    assert told[:4] == [
+        ("warning", "some.library", "of a library"),
+        ("warning", "partita", "of Python"),
+        ("error", "stderr", "ValueError: a consequence"),
+        ("info", "stderr", "after it"),
+    ]
+    assert "direct cause" in found[2]["exception"]
+    assert told[4:] == ([] if end is None else [("error", "partita", end)])
 
 
 def test_who_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:

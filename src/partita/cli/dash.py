@@ -21,6 +21,7 @@ from partita.cli.safe_text import shown
 from partita.drive.driver import EnergyMeter
 from partita.drive.state import state_path
 from partita.errors import InputError
+from partita.log_lines import JsonFormatter
 from partita.serve.worker.listening import read_token
 
 if TYPE_CHECKING:
@@ -154,7 +155,6 @@ def dash(
 
     It changes nothing by itself, and may run beside a controller, a daemon and a gateway. SIGTERM or Ctrl-C end it.
     """
-    del log_format  # read in main()
     if lacking := missing():
         raise InputError(f"{', '.join(lacking)} is not installed", hint='pip install "partita[dash]"')
     from partita.dash.access import read_access  # noqa: PLC0415 -- of an extra
@@ -200,7 +200,7 @@ def dash(
         on_demand = LocalOnDemand(source, driver, Lock())
         stack.callback(on_demand.close)
         history = stack.enter_context(closing(History(shown.folder / FILE)))
-        stack.enter_context(_logged())
+        stack.enter_context(_logged(as_json=log_format is LogFormat.JSON))
         serve(source, access, history, partial(_tell, access.public, demo), on_demand)
 
 
@@ -262,10 +262,12 @@ class _ShownFormatter(logging.Formatter):
 
 
 @contextmanager
-def _logged() -> Iterator[None]:
+def _logged(*, as_json: bool) -> Iterator[None]:
     """While the block runs, write what the server notes to stderr."""
     log, handler = logging.getLogger("partita.dash"), logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_ShownFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(
+        JsonFormatter() if as_json else _ShownFormatter("%(asctime)s %(message)s", "%H:%M:%S")
+    )
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:

@@ -16,6 +16,8 @@ import traceback
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from partita.cli.safe_text import json_shown
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -24,7 +26,17 @@ _CHUNK = 1 << 16
 _OPTION = "--log-format"
 _TRACEBACK = "Traceback (most recent call last):"
 _FIELDS = {"time", "level", "logger", "message"}
-_LEVELS = {"error: ": "error", "warning: ": "warning", "note: ": "info", "hint: ": "info"}
+_CHAINED = ("During handling of the above exception, ", "The above exception was the direct cause ")
+_CHAIN_S = 0.2
+"""Seconds within which a traceback is followed by that of its consequence; its lines come in several writes."""
+_LEVELS = {
+    "error: ": "error",
+    "warning: ": "warning",
+    "note: ": "info",
+    "hint: ": "info",
+    "Exception ignored in": "error",
+    "Exception in thread": "error",
+}
 
 
 def wants_json(arguments: Sequence[str]) -> bool:
@@ -47,22 +59,60 @@ def json_stderr() -> Iterator[None]:
     Raises:
         SystemExit: with 1, in the place of any other exception.
     """
+    import logging  # noqa: PLC0415 -- `partita --help` needs none of it
+
+    from partita.log_lines import JsonFormatter  # noqa: PLC0415 -- likewise
+
     lines = _JsonLines()
+    last_resort, thread_hook = logging.lastResort, threading.excepthook
+    handler = logging.StreamHandler(sys.stderr)  # of loggers that nobody else listens to
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(JsonFormatter())
+    logging.lastResort = handler
+    threading.excepthook = _tell_of_thread
     try:
         yield
     except SystemExit:
         raise
     except BaseException as error:  # noqa: BLE001 -- Python would print it after this block
-        sys.stderr.write("".join(traceback.format_exception(error)))
+        _tell_exception(error)
         raise SystemExit(1) from None
     finally:
+        logging.lastResort, threading.excepthook = last_resort, thread_hook
         lines.close()
+
+
+def tell(level: str, message: str, **more: str | None) -> None:
+    """Write a line of our own to stderr.
+
+    Args:
+        level: `info`, `warning` or `error`.
+        message: what happened.
+        more: fields of its own; those that are None are left out.
+    """
+    from partita.log_lines import log_line  # noqa: PLC0415 -- with logging, which `partita --help` needs not
+
+    with suppress(OSError, ValueError):  # nobody reads it any more
+        sys.stderr.write(json_shown(log_line(time.time(), level, "partita", message, **more)) + "\n")
+
+
+def _tell_exception(error: BaseException, **more: str | None) -> None:
+    last = traceback.format_exception_only(error)[-1].rstrip()
+    tell("error", last, exception="".join(traceback.format_exception(error)).rstrip(), **more)
+
+
+def _tell_of_thread(found: threading.ExceptHookArgs) -> None:
+    if found.exc_value is not None and not isinstance(found.exc_value, SystemExit):
+        _tell_exception(found.exc_value, thread=found.thread.name if found.thread else None)
 
 
 class _JsonLines:
     """The pipe, and a thread that reads it."""
 
     def __init__(self) -> None:
+        from partita.log_lines import log_line  # noqa: PLC0415 -- with logging, which `partita --help` needs not
+
+        self._line = log_line
         self._real = os.dup(_STDERR)
         self._out, into = os.pipe()
         os.set_blocking(self._out, False)
@@ -70,6 +120,9 @@ class _JsonLines:
         os.close(into)
         self._ended, self._end = os.pipe()
         self._traceback: list[str] = []
+        self._over = (
+            False  # whether its last line has come, unless another one follows that is its consequence
+        )
         self._thread = threading.Thread(target=self._read, name="log", daemon=True)
         self._thread.start()
 
@@ -88,8 +141,11 @@ class _JsonLines:
         left, ending = b"", False
         while True:
             if not ending:
-                ready, _, _ = select.select([self._out, self._ended], [], [])
+                patience = _CHAIN_S if self._over else None
+                ready, _, _ = select.select([self._out, self._ended], [], [], patience)
                 ending = self._ended in ready
+                if not ready:
+                    self._tell_traceback()
             try:
                 data = os.read(self._out, _CHUNK)
             except BlockingIOError:
@@ -104,10 +160,12 @@ class _JsonLines:
 
     def _take(self, line: bytes) -> None:
         text = line.decode("utf-8", "backslashreplace").rstrip("\r")
+        if self._over and text and text != _TRACEBACK and not text.startswith(_CHAINED):
+            self._tell_traceback()
         if self._traceback:
             self._traceback.append(text)
-            if not text.startswith(" "):
-                self._tell_traceback()
+            if text:
+                self._over = not text.startswith((" ", _TRACEBACK, *_CHAINED))
         elif text == _TRACEBACK:
             self._traceback = [text]
         elif _is_object(text):
@@ -117,16 +175,13 @@ class _JsonLines:
             self._tell(level, text)
 
     def _tell_traceback(self) -> None:
-        lines, self._traceback = self._traceback, []
-        if lines:
-            self._tell("error", lines[-1], exception="\n".join(lines))
+        lines, self._traceback, self._over = self._traceback, [], False
+        text = "\n".join(lines).rstrip()
+        if text:
+            self._tell("error", text.rpartition("\n")[2], exception=text)
 
     def _tell(self, level: str, text: str, **more: str) -> None:
-        now = time.time()
-        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
-        moment = f"{seconds}.{int(now % 1 * 1000):03d}Z"
-        told = {"time": moment, "level": level, "logger": "stderr", "message": text, **more}
-        self._write(json.dumps(told, ensure_ascii=False))
+        self._write(self._line(time.time(), level, "stderr", text, **more))
 
     def _write(self, text: str) -> None:
         data = text.encode("utf-8", "backslashreplace") + b"\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import nullcontext
+from functools import partial
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,7 @@ import typer
 
 from partita import __version__
 from partita.cli.commands import RegisteredCommands, finish
-from partita.cli.json_log import json_stderr, wants_json
+from partita.cli.json_log import json_stderr, tell, wants_json
 from partita.cli.options import GpusFile, hoisted, use_gpu_files
 from partita.cli.output import ReaderGoneError, echo, fill_gaps, guard_stdout
 from partita.cli.safe_text import is_shown, shown
@@ -119,19 +120,30 @@ def _run(make: Callable[[], Any], name: str) -> None:
         sys.stderr.reconfigure(
             errors="backslashreplace"
         )  # a terminal that cannot show a name still shows the rest
-    with json_stderr() if wants_json(arguments) else nullcontext():
-        _carry_out(make, name, arguments, debug=debug)
+    as_json = wants_json(arguments)
+    with json_stderr() if as_json else nullcontext():
+        _carry_out(make, name, arguments, debug=debug, as_json=as_json)
 
 
-def _carry_out(make: Callable[[], Any], name: str, arguments: list[str], *, debug: bool) -> None:
+_Refusal: Any = typer.BadParameter.__mro__[2]
+"""What typer raises where the words of a command are wrong; it has no public name."""
+
+
+def _carry_out(
+    make: Callable[[], Any], name: str, arguments: list[str], *, debug: bool, as_json: bool
+) -> None:
+    report = partial(_report, as_json=as_json)
     try:
         _require_shown(arguments)
         require_current()
-        make()(hoisted(arguments), auto_envvar_prefix="PARTITA", prog_name=name)
+        settings = {"auto_envvar_prefix": "PARTITA", "prog_name": name}
+        # For people, typer tells what is wrong with the words, and ends the process.
+        code = make()(hoisted(arguments), standalone_mode=not as_json, **settings)
+        sys.exit(code if isinstance(code, int) else 0)
     except PartitaError as error:
         if debug:
             raise
-        _report(error)
+        report(error.what, where=error.where, hint=error.hint)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -140,26 +152,38 @@ def _carry_out(make: Callable[[], Any], name: str, arguments: list[str], *, debu
     except BrokenPipeError:
         sys.stderr.close()  # the reader of what we tell is gone
         sys.exit(141)
+    except typer.Abort:
+        report("aborted: nobody answers what was asked")
+        sys.exit(1)
+    except _Refusal as error:
+        path = getattr(getattr(error, "ctx", None), "command_path", name)
+        report(error.format_message(), where=path, hint=f"{path} --help")
+        sys.exit(error.exit_code)
     except Exception as error:
         if debug:
             raise
         if follows_interrupt(error):
             sys.exit(130)
         package = package_at_fault(error)
-        _tell("error", f"a fault in {package or 'partita itself'}: {type(error).__name__}: {error}")
         makers = f" to its makers, or: pip uninstall {package.split()[0]}" if package else ""
-        _tell("hint", f"run it again with --debug and report the traceback{makers}")
+        report(
+            f"a fault in {package or 'partita itself'}: {type(error).__name__}: {error}",
+            hint=f"run it again with --debug and report the traceback{makers}",
+        )
         sys.exit(1)
 
 
-def _report(error: PartitaError) -> None:
-    where = f"{error.where}: " if error.where else ""
-    _tell("error", f"{where}{error.what}")
-    if error.hint:
-        _tell("hint", error.hint)
+def _report(what: str, *, where: str | None = None, hint: str | None = None, as_json: bool) -> None:
+    text = f"{where}: {what}" if where else what
+    if as_json:
+        tell("error", text, where=where or None, hint=hint or None)
+        return
+    _write("error", text)
+    if hint:
+        _write("hint", hint)
 
 
-def _tell(kind: str, text: str) -> None:
+def _write(kind: str, text: str) -> None:
     """Write a message; no line of it can be taken for another one's first."""
     first, *more = shown(text).split("\n")
     lines = [f"{kind}: {first}", *(each if each.startswith("  ") else f"  {each}" for each in more)]

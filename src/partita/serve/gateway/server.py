@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import logging
 import resource
 import sys
 import time
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import uvloop
 
+from partita.log_lines import JsonFormatter
 from partita.process.keeper import ending_signals
 from partita.serve.gateway.access import Authenticator, host_and_port, listening
 from partita.serve.gateway.addresses import OPEN
@@ -300,7 +300,6 @@ async def _tell_silence(gateway: Gateway) -> None:
 # The log on stderr
 
 _LEVELS = {"": logging.WARNING, "partita": logging.INFO, "asyncio": logging.ERROR, "grpc": logging.ERROR}
-_KEPT = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
 
 @contextmanager
@@ -321,24 +320,6 @@ def logged(*, as_json: bool) -> Iterator[None]:
         logging.getLogger().removeHandler(handler)
         for (logger, _), level in zip(loggers, before, strict=True):
             logger.setLevel(level)
-
-
-class JsonFormatter(logging.Formatter):
-    """Formats each record as a JSON object on one line, with the fields of `extra`."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the line."""
-        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        told: dict[str, Any] = {
-            "time": f"{seconds}.{int(record.msecs):03d}Z",
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        told.update({key: value for key, value in vars(record).items() if key not in _KEPT})
-        if record.exc_info:
-            told["exception"] = self.formatException(record.exc_info)
-        return json.dumps(told, ensure_ascii=False, default=str)
 
 
 class TextFormatter(logging.Formatter):
