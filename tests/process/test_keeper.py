@@ -236,3 +236,29 @@ os.kill(os.getpid(), signal.SIGKILL)
     pid, ours = log.read_text().split()
     assert ours == "True"
     until(lambda: table.started_at(int(pid)) is None)
+
+
+TOLD = """
+import signal, time
+from partita.process.keeper import SignalEvent
+events = [SignalEvent()]
+def tell(*_):
+    events[-1].set()
+    events.append(SignalEvent())
+signal.signal(signal.SIGALRM, tell)
+signal.setitimer(signal.ITIMER_REAL, 0.001, 0.0001)
+while len(events) <= 3000:
+    events[-1].wait(0.0)
+signal.setitimer(signal.ITIMER_REAL, 0.0)
+waited = SignalEvent()
+assert not waited.wait(0.001)
+signal.signal(signal.SIGALRM, lambda *_: waited.set())
+signal.setitimer(signal.ITIMER_REAL, 0.01)
+assert waited.wait(60.0)
+assert waited.is_set() and waited.wait()
+"""
+
+
+def test_a_handler_may_tell_whoever_it_interrupts_while_that_one_waits() -> None:
+    """With `threading.Event` the handler would wait for a lock that its own thread holds."""
+    subprocess.run([sys.executable, "-c", TOLD], check=True, timeout=240)

@@ -6,9 +6,8 @@ import random
 import shlex
 import signal
 import sys
-import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -44,7 +43,7 @@ from partita.executor import Backoff
 from partita.mig.layout import Placement
 from partita.planning.overview import plan_line
 from partita.planning.plan import Plan
-from partita.process.keeper import ending_signals
+from partita.process.keeper import SignalEvent, ending_signals
 from partita.transition.between import whole_nodes
 from partita.transition.deployment import Layouts
 from partita.transition.transition import MEASURED
@@ -71,7 +70,7 @@ class Stop:
     """Whether someone has asked the command to stop; calling it tells."""
 
     def __init__(self) -> None:
-        self._asked = threading.Event()
+        self._asked = SignalEvent()
 
     def __call__(self) -> bool:
         """Say whether it was asked."""
@@ -82,7 +81,8 @@ class Stop:
         if self():
             signal.default_int_handler(number, frame)
         self._asked.set()
-        sys.stderr.write("\nstopping: waiting for what is under way; once more to leave at once\n")
+        with suppress(RuntimeError):  # the interrupted code writes to stderr itself at this moment
+            sys.stderr.write("\nstopping: waiting for what is under way; once more to leave at once\n")
 
     def wait(self, seconds: float) -> None:
         """Wait so long, or until asked."""

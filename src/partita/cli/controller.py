@@ -28,7 +28,7 @@ from partita.kubernetes.rights import CONTROLLER, DASH, missing_rights
 from partita.kubernetes.silence import NODE_TIMEOUT_S
 from partita.kubernetes.workload_session import ControllerSettings
 from partita.metrics import serving_pages
-from partita.process.keeper import ending_signals
+from partita.process.keeper import SignalEvent, ending_signals
 from partita.serve.worker.listening import read_token
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ def controller(
     """
     del log_format  # read in main()
     api = open_api(kubeconfig, context)
-    stop = threading.Event()
+    stop = SignalEvent()
     leader = Leader(api, lease, _tell)
     settings = ControllerSettings(
         namespace=namespace,

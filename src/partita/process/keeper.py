@@ -17,6 +17,7 @@ import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import IO, TYPE_CHECKING
 
 from partita.process import table
@@ -36,6 +37,35 @@ def ending_signals() -> tuple[signal.Signals, ...]:
     """Return the signals that ask a program to end: SIGHUP is none where the program was begun with `nohup`."""
     hung_up = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
     return (signal.SIGTERM, signal.SIGINT, *hung_up)
+
+
+class SignalEvent(threading.Event):
+    """An event that the handler of a signal may set; the main thread alone waits for it, and it is never cleared.
+
+    `threading.Event.set` takes a lock. A handler runs in the main thread, which may hold that lock in `wait` at this
+    moment: it would wait for itself for ever. `SimpleQueue.put` may interrupt `SimpleQueue.get`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told = False
+        self._news: SimpleQueue[None] = SimpleQueue()
+
+    def is_set(self) -> bool:
+        """Say whether it was set."""
+        return self._told
+
+    def set(self) -> None:
+        """Set it, and wake who waits for it."""
+        self._told = True
+        self._news.put(None)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it is set, for at most so many seconds; say whether it is set."""
+        if not self._told:
+            with suppress(Empty):
+                self._news.get(timeout=timeout)
+        return self._told
 
 
 @contextmanager

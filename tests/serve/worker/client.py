@@ -142,6 +142,7 @@ def gateway(spec: WorkerSpec) -> Iterator[Gateway]:
     with connected(Path(spec.folder), spec.socket_name, PATIENCE_S) as stream:
         frames = Frames(stream)
         first = frames.next()
-        assert first is not None
+        if first is None:
+            raise ConnectionResetError("the worker left before it said hello")
         assert first.kind == FrameKind.HELLO
         yield Gateway(stream, frames, Hello.unpacked(first.header), count(1))
