@@ -10,6 +10,7 @@ import tempfile
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from stat import S_ISREG
 from typing import TYPE_CHECKING, Any, TextIO
 
 from partita.errors import InputError, PartitaError
@@ -31,6 +32,17 @@ def home() -> Path:
         return Path.home()
     except RuntimeError:  # no HOME, and a user id of no account
         return Path("/")
+
+
+def file_stamp(path: Path) -> tuple[int, int, int, int] | None:
+    """Return what changes when a file's contents, owner or mode may have changed; None for what is no file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    if not S_ISREG(found.st_mode):
+        return None  # a pipe can be read once
+    return found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size
 
 
 def read_text(path: Path | str) -> str:

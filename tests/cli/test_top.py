@@ -31,7 +31,7 @@ from partita.dash.access import Access
 from partita.drive.simulated import SimulatedCluster
 from partita.drive.state import CLUSTER, VARIABLE
 from partita.errors import InputError, PartitaError
-from partita.serve.gateway.access import Tls
+from partita.serve.tls import Tls
 
 
 @pytest.mark.parametrize("width", [80, 160])
@@ -116,8 +116,12 @@ def test_tls_and_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             ) as told:
                 ApiClient(url, "r" * 32, ca).get("")
             assert "--ca" in (told.value.hint or "")
-        with pytest.raises(PartitaError, match="no API answers there"):
+        with pytest.raises(PartitaError, match="this port speaks TLS") as told:
             ApiClient(url.replace("https", "http"), "r" * 32).get("")
+        assert told.value.hint == "use its https:// address"
+    with serving(Empty()) as made, pytest.raises(PartitaError, match="speaks no TLS") as told:
+        ApiClient(made.url.replace("http", "https"), None, cert).get("")
+    assert told.value.hint == f"if that is right: --url {made.url.rstrip('/')}"
     with serving(Empty(), Access(read="r" * 32, tls=Tls(*old))) as made:
         with pytest.raises(PartitaError, match="certificate has expired") as told:
             ApiClient(made.url, "r" * 32, old[0]).get("")

@@ -102,7 +102,7 @@ def test_a_browser_signs_in_once_and_out_again(closed: Client) -> None:
 
 
 def test_the_cookie_of_tls_is_never_sent_in_the_clear(tmp_path: Path) -> None:
-    from partita.serve.gateway.access import Tls  # noqa: PLC0415 -- for this test alone
+    from partita.serve.tls import Tls  # noqa: PLC0415 -- for this test alone
 
     tls = Tls(tmp_path / "cert.pem", tmp_path / "key.pem")
     found = client(Empty(), Access(read=READING, tls=tls)).ask(

@@ -16,7 +16,7 @@ from tests.dash.test_server import PATIENCE_S, Stream, Told, connect, serving
 
 from partita.dash import connections, server
 from partita.dash.access import Access, read_access
-from partita.serve.gateway.access import Tls
+from partita.serve.tls import Tls
 
 if TYPE_CHECKING:
     import socket

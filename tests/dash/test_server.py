@@ -283,7 +283,7 @@ def test_a_head_without_an_end_is_refused() -> None:
 
 
 def test_tls_and_a_token_beyond_this_host(certificate: tuple[Path, Path]) -> None:
-    from partita.serve.gateway.access import Tls  # noqa: PLC0415 -- for this test alone
+    from partita.serve.tls import Tls  # noqa: PLC0415 -- for this test alone
 
     access = Access("127.0.0.1", read="r" * 32, tls=Tls(*certificate))
     with serving(Told(), access) as made:

@@ -10,7 +10,8 @@ import urllib.request
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from partita.errors import InputError, PartitaError
+from partita.errors import PartitaError
+from partita.serve.tls import ClientTrust
 from partita.serve.worker.spec import is_loopback
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class ApiClient:
             self._headers["Authorization"] = f"Bearer {token}"
         handlers: list[urllib.request.BaseHandler] = [
             _NoRedirect(),
-            urllib.request.HTTPSHandler(context=_trust(ca)),
+            urllib.request.HTTPSHandler(context=ClientTrust(ca).current()),
         ]
         if is_loopback(urlsplit(self.url).hostname or ""):
             handlers.append(urllib.request.ProxyHandler({}))  # http_proxy is for what is elsewhere
@@ -69,23 +70,15 @@ class ApiClient:
         return self.get(path, limit=str(_MOST), q=q)
 
 
+_NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
+"""How OpenSSL calls plain text in the place of TLS."""
+
+
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """Follows no redirect: the token is for this server alone."""
 
     def redirect_request(self, *_: object) -> None:
         """Return no further request; the answer is then an error."""
-
-
-def _trust(ca: Path | None) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=ca)
-    except (OSError, ValueError) as error:
-        why = (
-            error.strerror
-            if isinstance(error, FileNotFoundError | PermissionError)
-            else "it has no PEM certificate"
-        )
-        raise InputError(f"not a certificate of an authority: {why}", where=str(ca)) from None
 
 
 def _refused(error: urllib.error.HTTPError, where: str) -> PartitaError:
@@ -110,6 +103,11 @@ def _silent(error: Exception, url: str) -> PartitaError:
             else "name its authority's certificate, or itself, with --ca"
         )
         return PartitaError(f"its certificate is not to be trusted: {said}", where=url, hint=hint)
+    if isinstance(why, ssl.SSLError) and why.reason in _NO_TLS:
+        plain = f"http{url.removeprefix('https')}"
+        return PartitaError(
+            "what answers there speaks no TLS", where=url, hint=f"if that is right: --url {plain}"
+        )
     if isinstance(error, json.JSONDecodeError):
         return PartitaError("what answers there is no `partita dash`", where=url)
     return PartitaError(f"no API answers there: {why}", where=url, hint="start it: `partita dash`")

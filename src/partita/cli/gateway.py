@@ -29,17 +29,17 @@ from partita.cli.options import (
 from partita.errors import InputError
 from partita.planner import read_prepared
 from partita.serve.gateway.access import read_endpoint
-from partita.serve.gateway.addresses import Served, WatchedFiles, WorkerAccess, read_tls_client
+from partita.serve.gateway.addresses import Served, WatchedFiles, WorkerAccess
 from partita.serve.gateway.server import Remotes
 from partita.serve.gateway.server import serve as serve_until_told
 from partita.serve.gateway.tracing import RequestTracer
 from partita.serve.routers import live_router
 from partita.serve.served import served_services
 from partita.serve.services import read_addresses
+from partita.serve.tls import ClientTrust
 from partita.serve.worker.listening import read_token
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable
 
     from partita.kubernetes.endpoints import ClusterEndpoints
@@ -233,7 +233,7 @@ def _read(workload: Path, services: Path) -> Served:
 
 
 def _access(token_file: Path | None, ca: Path | None, name: str | None) -> WorkerAccess:
-    tls: ssl.SSLContext | None = None if ca is None else read_tls_client(ca)
+    tls = None if ca is None else ClientTrust(ca)
     if name is not None and tls is None:
         raise InputError(
             "a name is in certificates alone", where="--worker-name", hint="give --worker-ca FILE, too"

@@ -13,13 +13,13 @@ from hashlib import blake2b
 from hmac import compare_digest
 from math import inf
 from secrets import token_urlsafe
-from stat import S_ISREG
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from partita.dash.model import Role
 from partita.dash.refusal import RequestFault
 from partita.errors import InputError
+from partita.files import file_stamp
 from partita.serve.gateway.access import bare_address, host_and_port, read_tls
 from partita.serve.worker.listening import read_token
 from partita.serve.worker.spec import is_loopback
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
     from pathlib import Path
 
-    from partita.serve.gateway.access import Tls
+    from partita.serve.tls import Tls
 
 _LOG = logging.getLogger("partita.dash")
 
@@ -244,7 +244,7 @@ class Guard:
         self._bearers: dict[str, Grant] = {}
         self._tokens: dict[Role, str | None] = {Role.READ: access.read, Role.WRITE: access.write}
         self._files = {
-            role: (path, _stamp(path))
+            role: (path, file_stamp(path))
             for role, path in ((Role.READ, access.read_file), (Role.WRITE, access.write_file))
             if path is not None
         }
@@ -360,7 +360,7 @@ class Guard:
         """Read the tokens' files again if they have changed; what a token allowed that is there no more ends."""
         changed = False
         for role, (path, before) in self._files.items():
-            now = _stamp(path)
+            now = file_stamp(path)
             if now != before:
                 self._files[role] = path, now
                 self._tokens[role] = self._read(path)
@@ -417,14 +417,3 @@ def _bare(host: str) -> str:
     """Return the name or address of a Host header without its port."""
     name = host.lower()
     return name.rpartition(":")[0] if name.rpartition(":")[2].isdecimal() else name
-
-
-def _stamp(path: Path) -> tuple[int, int, int, int] | None:
-    """Return what changes when a file's contents, owner or mode may have changed; None for what is no file."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    if not S_ISREG(found.st_mode):
-        return None  # a pipe can be read once
-    return found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size

@@ -7,6 +7,7 @@ for another: whoever asks is not kept out by those who do not.
 
 from __future__ import annotations
 
+import asyncio
 import resource
 import sys
 from typing import TYPE_CHECKING, Any
@@ -18,9 +19,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from partita.dash.model import Fault
 
 if TYPE_CHECKING:
-    import asyncio
-    import ssl
     from collections.abc import Mapping
+
+    from partita.serve.tls import ServerCertificate
 
 HEAD_S = 10.0
 """Seconds within which a connection's TLS handshake is over, and then the head of each request is there."""
@@ -28,6 +29,8 @@ HEAD_S = 10.0
 MOST_CONNECTIONS = 1000
 _BACKLOG = 200
 _OTHER_FILES = 100
+_HANDSHAKE = 22
+"""The first byte of TLS (RFC 8446, section 5.1); no request of HTTP begins so."""
 
 
 def room_for() -> tuple[int, int]:
@@ -98,7 +101,7 @@ class Connection(H11Protocol):
         given: what uvicorn gives each connection.
     """
 
-    def __init__(self, room: Room, tls: ssl.SSLContext | None, **given: Any) -> None:  # noqa: ANN401 -- uvicorn's
+    def __init__(self, room: Room, tls: ServerCertificate | None, **given: Any) -> None:  # noqa: ANN401 -- uvicorn's
         super().__init__(**given)
         self._room = room
         self._tls = tls
@@ -122,15 +125,33 @@ class Connection(H11Protocol):
         if self._tls is None:
             self._ready(transport)
         else:
-            self._handshake = self.loop.create_task(self._secure(transport, self._tls))
+            self._patience = self.loop.call_later(HEAD_S, transport.abort)
 
-    async def _secure(self, transport: asyncio.Transport, tls: ssl.SSLContext) -> None:
-        try:
-            made = await self.loop.start_tls(
-                transport, self, tls, server_side=True, ssl_handshake_timeout=HEAD_S
+    def _begin(self, transport: asyncio.Transport, tls: ServerCertificate, data: bytes) -> None:
+        """Begin with the first bytes of a connection that should be of TLS."""
+        self._calm()
+        if data[0] == _HANDSHAKE:
+            transport.pause_reading()  # TLS resumes it
+            self._handshake = self.loop.create_task(self._secure(transport, tls, data))
+            return
+        H11Protocol.connection_made(self, transport)
+        self._begun = True
+        self._refuse(400, Fault("this port speaks TLS", hint="use its https:// address"))
+
+    async def _secure(self, transport: asyncio.Transport, tls: ServerCertificate, hello: bytes) -> None:
+        securing = self.loop.create_task(
+            self.loop.start_tls(
+                transport, self, tls.current(), server_side=True, ssl_handshake_timeout=HEAD_S
             )
+        )
+        try:
+            await asyncio.sleep(0)  # until TLS takes what comes, of which the beginning is here already
+            _give(transport.get_protocol(), hello)
+            made = await securing
         except OSError:  # of TLS and of its time limit, too
             made = None
+        finally:
+            securing.cancel()
         if made is None:
             self._room.leave(self)
             transport.abort()
@@ -148,7 +169,10 @@ class Connection(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Take what came."""
         if not self._begun:
-            self._early += data
+            if self._tls is not None and self._accepted is not None and self._handshake is None:
+                self._begin(self._accepted, self._tls, data)
+            else:
+                self._early += data
             return
         super().data_received(data)
         self._noted()
@@ -222,3 +246,13 @@ class Connection(H11Protocol):
             ):
                 self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
+
+
+def _give(protocol: asyncio.BaseProtocol, data: bytes) -> None:
+    """Have a protocol take bytes as if they came."""
+    while data and isinstance(protocol, asyncio.BufferedProtocol):  # else the connection is over already
+        room = memoryview(protocol.get_buffer(len(data)))
+        size = min(len(room), len(data))
+        room[:size] = data[:size]
+        protocol.buffer_updated(size)
+        data = data[size:]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import http.client
 import re
-import ssl
 import threading
 import time
 import urllib.request
@@ -28,6 +27,7 @@ from partita.dash.measured import GatewayNow, ServiceNow
 from partita.dash.source import InstanceLoad
 from partita.errors import PartitaError
 from partita.mig.layout import Placement
+from partita.serve.tls import ClientTrust
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -310,14 +310,16 @@ class GatewayPage:
         base = url if "://" in url else f"http://{url}"
         self.url = base if base.rstrip("/").endswith("/metrics") else f"{base.rstrip('/')}/metrics"
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        tls = ssl.create_default_context(cafile=ca) if self.url.startswith("https:") else None
-        if tls is not None:
-            tls.check_hostname = named
-        # Neither a proxy nor a redirect gets to see the token.
-        self._opener = urllib.request.OpenerDirector()
-        for each in (urllib.request.HTTPHandler(), urllib.request.HTTPSHandler(context=tls)):
-            self._opener.add_handler(each)
+        self._trust = ClientTrust(ca, named=named) if self.url.startswith("https:") else None
         self.forget()
+
+    def _opener(self) -> urllib.request.OpenerDirector:
+        """Return what opens the page; neither a proxy nor a redirect gets to see the token."""
+        made = urllib.request.OpenerDirector()
+        tls = None if self._trust is None else self._trust.current()
+        for each in (urllib.request.HTTPHandler(), urllib.request.HTTPSHandler(context=tls)):
+            made.add_handler(each)
+        return made
 
     def forget(self) -> None:
         """Forget all readings: the gateway is gone."""
@@ -342,7 +344,7 @@ class GatewayPage:
         """
         request = urllib.request.Request(self.url, headers=self._headers)  # noqa: S310 -- the user's own URL
         try:
-            with self._opener.open(request, timeout=_TIMEOUT_S) as answer:
+            with self._opener().open(request, timeout=_TIMEOUT_S) as answer:
                 status = answer.status
                 lines = _lines(answer) if status == 200 else []
         except _NoPageError as error:

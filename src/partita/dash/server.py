@@ -45,7 +45,7 @@ from partita.errors import InfeasibleError, InputError, PartitaError
 from partita.metrics import MetricsPage
 from partita.process.keeper import ending_signals
 from partita.serve.gateway.access import listening
-from partita.serve.worker.listening import server_context
+from partita.serve.tls import ServerCertificate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -718,9 +718,8 @@ class _Running:
         tls, port = self._access.tls, bound.getsockname()[1]
         most, waiting = room_for()
         guard, room = Guard(self._access, port), Room(most, SECURITY)
-        connection: Any = partial(
-            Connection, room, None if tls is None else server_context(tls.cert, tls.key)
-        )
+        certificate = None if tls is None else ServerCertificate(tls, _LOG.warning)
+        connection: Any = partial(Connection, room, certificate)
         config = uvicorn.Config(
             application(api, guard),
             http=connection,  # on h11, which limits heads, as httptools does not; what it costs is not seen

@@ -50,12 +50,12 @@ if TYPE_CHECKING:
 
     from partita.metrics import MetricsSource
     from partita.serve.dispatching.query import Worker
-    from partita.serve.gateway.access import Tls
     from partita.serve.gateway.addresses import ServiceSource
     from partita.serve.gateway.link import LinkHandler
     from partita.serve.gateway.route import ServedService
     from partita.serve.services import WorkerAddress
     from partita.serve.tensors import Buffer
+    from partita.serve.tls import Tls
 
 T = TypeVar("T")
 _LOG = logging.getLogger("partita.serve.picker")

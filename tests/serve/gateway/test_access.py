@@ -14,8 +14,9 @@ from tests.serve.gateway.fake_gateway import ECHO, FakeGateway
 from tests.serve.gateway.transports import PATIENCE_S, serving
 
 from partita.errors import InputError
-from partita.serve.gateway.access import Tls, check_exposure, read_tls
+from partita.serve.gateway.access import check_exposure, read_tls
 from partita.serve.gateway.grpc_server import message
+from partita.serve.tls import Tls
 from partita.serve.worker.listening import read_token
 from partita.serve.worker.spec import is_loopback
 

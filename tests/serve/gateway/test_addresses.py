@@ -17,10 +17,11 @@ from tests.serve.gateway.remote import PATIENCE_S, TOKEN, RemoteWorker, remote_w
 from tests.serve.gateway.workers import query, spec
 
 from partita.serve.dispatching.query import QueryRefusedError, RefusalReason
-from partita.serve.gateway.addresses import Served, WorkerAccess, read_tls_client
+from partita.serve.gateway.addresses import Served, WorkerAccess
 from partita.serve.gateway.gateway import Gateway
 from partita.serve.gateway.route import ServedService
 from partita.serve.services import WorkerAddress
+from partita.serve.tls import ClientTrust
 from partita.serve.worker.spec import ListenSpec
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def test_a_worker_that_comes_later_is_found_and_answers(tmp_path: Path) -> None:
 def test_large_queries_pass_over_tcp_and_tls(tmp_path: Path, certificates: Path) -> None:
     async def body(*workers: RemoteWorker) -> None:
         plain, sealed = workers
-        tls = WorkerAccess(TOKEN, read_tls_client(certificates / "ca.pem"), "localhost")
+        tls = WorkerAccess(TOKEN, ClientTrust(certificates / "ca.pem"), "localhost")
         async with (
             gateway(tmp_path, plain.address) as one,
             gateway(tmp_path, sealed.address, access=tls) as other,

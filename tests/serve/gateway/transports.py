@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from tests.serve.gateway.fake_gateway import FakeGateway
 
-    from partita.serve.gateway.access import Tls
     from partita.serve.gateway.http_server import ConnectionLimits
     from partita.serve.gateway.oip import RequestLimits
+    from partita.serve.tls import Tls
 
 
 PATIENCE_S = 20.0

@@ -9,9 +9,9 @@ from hmac import compare_digest
 from typing import TYPE_CHECKING
 
 from partita.errors import InputError
-from partita.files import read_text
 from partita.serve.gateway.oip import RequestError
-from partita.serve.worker.listening import read_token, server_context
+from partita.serve.tls import Tls, server_context
+from partita.serve.worker.listening import read_token
 from partita.serve.worker.spec import is_loopback
 
 if TYPE_CHECKING:
@@ -19,15 +19,6 @@ if TYPE_CHECKING:
 
 
 BACKLOG = 2048
-
-
-@dataclass(frozen=True, slots=True)
-class Tls:
-    """PEM files: the server's certificate and key, and the authority of the clients' certificates."""
-
-    cert: Path
-    key: Path
-    client_ca: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +71,9 @@ def read_tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> Tls
         return None
     if cert is None or key is None:
         raise InputError("TLS needs a certificate and its key", hint="give both --tls-cert and --tls-key")
-    for path in (cert, key, client_ca):
-        if path is not None:
-            read_text(path)
-    context = server_context(cert, key)
-    try:
-        if client_ca is not None:
-            context.load_verify_locations(client_ca)
-    except (OSError, ValueError) as error:
-        raise InputError(f"not a certificate of an authority: {error}", where=str(client_ca)) from None
-    return Tls(cert, key, client_ca)
+    found = Tls(cert, key, client_ca)
+    server_context(found)
+    return found
 
 
 def check_exposure(host: str, *, token: bool, tls: Tls | None) -> None:

@@ -8,17 +8,17 @@ import random
 import socket
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from partita.errors import InputError, PartitaError
+from partita.errors import PartitaError
 from partita.serve.gateway.link import Greeting, Link
 from partita.serve.worker.listening import keep_alive
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from partita.serve.gateway.route import ServedService
     from partita.serve.services import WorkerAddress
+    from partita.serve.tls import ClientTrust
 
 _LOG = logging.getLogger("partita.serve.workers")
 _LOOK_S = 0.5
@@ -34,33 +34,17 @@ class WorkerAccess(NamedTuple):
 
     Attributes:
         token: shared with the workers; None if they require none.
-        tls: the gateway's TLS context; None for plain text.
+        trust: in the workers' certificates; None for plain text.
         server_name: name in the workers' certificates; None for each worker's host.
     """
 
     token: str | None = None
-    tls: ssl.SSLContext | None = None
+    trust: ClientTrust | None = None
     server_name: str | None = None
 
 
 OPEN = WorkerAccess()
 """For workers that require neither token nor TLS, as on loopback."""
-
-
-def read_tls_client(ca: Path) -> ssl.SSLContext:
-    """Return a TLS context that trusts only the certificates of one authority.
-
-    Raises:
-        InputError: the file cannot be used.
-    """
-    import ssl  # noqa: PLC0415 -- only with TLS
-
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    try:
-        context.load_verify_locations(ca)
-    except (OSError, ValueError) as error:
-        raise InputError(f"not a certificate of an authority: {error}", where=str(ca)) from None
-    return context
 
 
 class Served(NamedTuple):
@@ -244,7 +228,7 @@ class WorkerAddresses:
 
     async def _connect(self, dialled: _Dialled) -> bool:
         """Connect; return whether that succeeded."""
-        token, tls, server_name = self._access
+        token, trust, server_name = self._access
         address = dialled.address
         link = self._make(str(address), Greeting(token))
         dialled.link = link
@@ -253,8 +237,8 @@ class WorkerAddresses:
                 await asyncio.get_running_loop().create_connection(
                     lambda: link,
                     sock=await _connected(address),
-                    ssl=tls,
-                    server_hostname=None if tls is None else server_name or address.host,
+                    ssl=None if trust is None else trust.current(),
+                    server_hostname=None if trust is None else server_name or address.host,
                 )
         except (OSError, TimeoutError) as error:
             dialled.link, dialled.tried = None, True

@@ -43,12 +43,13 @@ from partita.serve.gateway.oip import (
     statistics,
 )
 from partita.serve.tensors import Tensor, pack_texts
+from partita.serve.tls import ServerCertificate, Tls
 from partita.serve.trace_context import TraceContext, read_trace_context
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 
-    from partita.serve.gateway.access import Authenticator, Tls
+    from partita.serve.gateway.access import Authenticator
     from partita.serve.gateway.gateway import ModelRepository
     from partita.serve.gateway.oip import RequestLimits, Signature
     from partita.serve.gateway.tracing import RequestTrace, RequestTracer
@@ -141,9 +142,24 @@ class GrpcServer:
 
 
 def _credentials(tls: Tls) -> grpc.ServerCredentials:
+    certificate = ServerCertificate(tls, _LOG.warning)
+    known = certificate.current()
+
+    def newest() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal known
+        found = certificate.current()
+        if found is known:
+            return None
+        known = found
+        return _configuration(tls)
+
+    return grpc.dynamic_ssl_server_credentials(_configuration(tls), newest, tls.client_ca is not None)
+
+
+def _configuration(tls: Tls) -> grpc.ServerCertificateConfiguration:
     authority = tls.client_ca.read_bytes() if tls.client_ca else None
-    return grpc.ssl_server_credentials(
-        [(tls.key.read_bytes(), tls.cert.read_bytes())], authority, require_client_auth=authority is not None
+    return grpc.ssl_server_certificate_configuration(
+        [(tls.key.read_bytes(), tls.cert.read_bytes())], authority
     )
 
 

@@ -11,7 +11,7 @@ once or do not read their answers cost no more memory than one read and one answ
 from __future__ import annotations
 
 import asyncio
-import ssl
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -42,19 +42,22 @@ from partita.serve.gateway.http_message import (
 from partita.serve.gateway.metrics import ErrorCounter
 from partita.serve.gateway.oip import RequestError, header_deadline, quoted
 from partita.serve.gateway.oip_json import read_request
+from partita.serve.tls import ServerCertificate
 from partita.serve.trace_context import read_trace_context
 
 if TYPE_CHECKING:
     import socket
 
     from partita.serve.dispatching.query import PendingQuery
-    from partita.serve.gateway.access import Tls
     from partita.serve.gateway.http_api import BodyWanted, HttpApi
     from partita.serve.gateway.oip_json import InferRequest
     from partita.serve.gateway.tracing import RequestTrace, RequestTracer
     from partita.serve.tensors import Answer
+    from partita.serve.tls import Tls
     from partita.serve.trace_context import TraceContext
 
+
+_LOG = logging.getLogger("partita.serve.http")
 
 _MOST_HEADS, _LONGEST_HEAD, _SMALL_BODY = 256, 2048, 99_999
 """Limits of cached heads: their number, their bytes, and the bytes of the body."""
@@ -129,7 +132,8 @@ class HttpServer:
 
     async def start(self) -> None:
         """Return when it accepts connections."""
-        context = _context(self._tls) if self._tls is not None else None
+        tls = self._tls
+        context = None if tls is None else ServerCertificate(tls, _LOG.warning, ["http/1.1"]).context()
         limits = self._connections.limits
         self._server = await asyncio.get_running_loop().create_server(
             lambda: HttpConnection(self._connections),
@@ -184,16 +188,6 @@ class HttpServer:
 def _context_of(head: RequestHead) -> TraceContext | None:
     told = head.headers.get
     return read_trace_context(told(b"traceparent"), told(b"tracestate"), told(b"baggage"))
-
-
-def _context(tls: Tls) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tls.cert, tls.key)
-    context.set_alpn_protocols(["http/1.1"])
-    if tls.client_ca is not None:
-        context.load_verify_locations(tls.client_ca)
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context
 
 
 class Connections:

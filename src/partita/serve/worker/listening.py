@@ -14,6 +14,7 @@ import socket
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from partita.errors import InputError
@@ -23,8 +24,8 @@ from partita.serve.worker.wire import BACKLOG, CHUNK, FrameError, FrameKind, Fra
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
+    from partita.serve.tls import ServerCertificate
     from partita.serve.worker.spec import ListenSpec
     from partita.serve.worker.wire import Frame
 
@@ -116,7 +117,7 @@ class Greeter:
     ) -> None:
         self._spec, self._welcome, self._note = spec, welcome, note
         self._token = None if spec.token_file is None else read_token(spec.token_file)
-        self._tls = None if spec.cert is None or spec.key is None else server_context(spec.cert, spec.key)
+        self._certificate = _certificate(spec, note)
         self._room = threading.Semaphore(_MOST_GREETERS)
 
     def listen(self) -> socket.socket:
@@ -143,7 +144,8 @@ class Greeter:
         try:
             connection.setblocking(True)
             keep_alive(connection)
-            stream = connection if self._tls is None else TlsStream(connection, self._tls)
+            tls = self._certificate
+            stream = connection if tls is None else TlsStream(connection, tls.current())
             self._hear_proof(stream)
         except (OSError, FrameError) as error:
             late.cancel()
@@ -207,24 +209,12 @@ def listening_at(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def server_context(cert: Path | str, key: Path | str) -> ssl.SSLContext:
-    """Return the TLS context of a server.
+def _certificate(spec: ListenSpec, note: Callable[[str], None]) -> ServerCertificate | None:
+    if spec.cert is None or spec.key is None:
+        return None
+    from partita.serve.tls import ServerCertificate, Tls  # noqa: PLC0415 -- only with TLS
 
-    Raises:
-        InputError: the files are no certificate with its key.
-    """
-    import ssl  # noqa: PLC0415 -- only with TLS
-
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        context.load_cert_chain(cert, key)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"not a certificate with its key: {error}",
-            where=f"{cert}, {key}",
-            hint="give unencrypted PEM files",
-        ) from None
-    return context
+    return ServerCertificate(Tls(Path(spec.cert), Path(spec.key)), note)
 
 
 class TlsStream:
