@@ -44,6 +44,14 @@ class InputError(PartitaError):
     exit_code = 2
 
 
+class UnknownNameError(InputError):
+    """What is named is not there (exit code 2)."""
+
+
+class DeniedError(PartitaError):
+    """The caller may not do that."""
+
+
 class InfeasibleError(PartitaError):
     """The available GPUs cannot meet the request (exit code 4)."""
 

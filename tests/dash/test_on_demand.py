@@ -29,7 +29,7 @@ from partita.dash.searches import Searches, SupersededError, WorkloadFile
 from partita.dash.state import ApiState
 from partita.drive.simulated import SimulatedCluster
 from partita.drive.state import CLUSTER
-from partita.errors import InputError, PartitaError
+from partita.errors import DeniedError, InputError, PartitaError, UnknownNameError
 from partita.jobs.energy import FILE as LEDGER
 from partita.jobs.energy import NOBODY, Counter, Energy, EnergyLedger, EnergyOwner, LedgerEntry, OwnerKind
 from partita.jobs.queue.client import BusyDaemonError, QueueClient
@@ -334,6 +334,35 @@ def test_an_attempt_that_never_was_is_not_found(jobs: Client) -> None:
         f"job {number} has no attempt 7, but 0",
         "attempt",
     )
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "where"),
+    [
+        (UnknownNameError("it has another name", where="--attempt"), 404, "attempt"),
+        (DeniedError("admins alone do this"), 403, None),
+        (InputError("there is no job to wait for", where="--after"), 422, "after"),
+        (PartitaError("the disk is full"), 503, None),
+    ],
+    ids=["unknown", "denied", "wrong", "failed"],
+)
+def test_what_the_queue_refuses_has_a_status_by_its_kind_whatever_its_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: PartitaError, status: int, where: str | None
+) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+
+    def refuse(*_: object) -> None:
+        raise error
+
+    with queue(state) as world:
+        monkeypatch.setattr(world, "answers", refuse)
+        with served(world):
+            World(state)
+            api = made(state)
+            found = api.get("/api/v1/jobs/1")
+            api.api.source.close()
+    assert (found.status, found.data["error"], found.data["where"]) == (status, error.what, where)
 
 
 def test_a_submission_that_is_wrong_is_refused(jobs: Client) -> None:

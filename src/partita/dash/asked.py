@@ -27,7 +27,7 @@ from partita.dash.model import (
 from partita.dash.refusal import RequestFault
 from partita.dash.transitions import page_of
 from partita.documents.codec import Meta, Value
-from partita.errors import InputError, PartitaError
+from partita.errors import DeniedError, InputError, PartitaError, UnknownNameError
 from partita.jobs.queue.client import NoDaemonError
 
 if TYPE_CHECKING:
@@ -140,23 +140,20 @@ class InputsQuery(Value):
     ] = ""
 
 
-_UNKNOWN = ("there is no job", "is not a job id", "has no attempt")
-"""What the queue says of what is not there."""
-
-
 def _asking_queue(ask: Callable[[], T]) -> T:
     """Return the queue's answer; what it refuses becomes a fault of the request."""
     try:
         return ask()
     except NoDaemonError:
         raise
-    except InputError as error:
-        unknown = any(each in error.what for each in _UNKNOWN)
-        where = error.where and error.where.removeprefix("--")  # as the command line calls it
-        raise RequestFault(404 if unknown else 422, error.what, where=where, hint=error.hint) from None
     except PartitaError as error:
-        status = 403 if "belongs to" in error.what else 503
-        raise RequestFault(status, error.what, where=error.where, hint=error.hint) from None
+        status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 503)
+        where = error.where and error.where.removeprefix("--")  # as the command line calls it
+        raise RequestFault(status, error.what, where=where, hint=error.hint) from None
+
+
+_STATUS: Mapping[type[PartitaError], int] = {UnknownNameError: 404, InputError: 422, DeniedError: 403}
+"""Statuses by kind of error, the narrowest first."""
 
 
 def _jobs(api: ApiState, call: Call) -> JobPage:

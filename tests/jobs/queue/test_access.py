@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.jobs.queue.world import ME, queue
 
-from partita.errors import PartitaError
-from partita.jobs.queue.access import Access, Caller, DeniedError, admins, submitter
+from partita.errors import DeniedError, PartitaError
+from partita.jobs.queue.access import Access, Caller, admins, submitter
 from partita.jobs.queue.record import JobState
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import pytest
 from tests.jobs.queue.test_table import job
 from tests.jobs.queue.world import queue
 
-from partita.errors import InputError
-from partita.jobs.queue.access import Access, Caller, DeniedError
+from partita.errors import DeniedError, InputError
+from partita.jobs.queue.access import Access, Caller
 from partita.jobs.queue.record import OVER, DependencyCondition, JobState, judged, parse_after
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ import pytest
 from tests.jobs.queue.world import GPU, PACE, PATIENCE_S, World, make_cluster, python, queue
 
 from partita.drive.simulated import SimulatedCluster
-from partita.errors import InputError
-from partita.jobs.queue.access import Access, Caller, DeniedError
+from partita.errors import DeniedError, InputError
+from partita.jobs.queue.access import Access, Caller
 from partita.jobs.queue.job_store import JobStore
 from partita.jobs.queue.record import AttemptVerdict, JobRecord, JobState, Submitter
 from partita.jobs.queue.settings import QueueSettings

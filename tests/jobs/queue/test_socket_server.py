@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from partita.errors import InputError, PartitaError
+from partita.errors import DeniedError, InputError, PartitaError, UnknownNameError
 from partita.jobs.queue import socket_server
 from partita.jobs.queue.answers import QueueAnswer
 from partita.jobs.queue.client import FILE, NoDaemonError, OtherVersionError, QueueClient, address
 from partita.jobs.queue.socket_server import MOST_CLIENTS, MOST_REQUEST, SocketServer
+from partita.store import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -32,6 +33,8 @@ class Heard(QueueAnswer, kw_only=True):
 
 
 def answer(caller: Caller, body: Mapping[str, Any]) -> Heard:
+    if body["ask"] in KINDS:
+        raise KINDS[body["ask"]]("not that", where="here", hint="this")
     if body["ask"] == "refuse":
         raise InputError("not that", where="here", hint="this")
     if body["ask"] == "break":
@@ -55,6 +58,26 @@ def serving(folder: Path) -> Iterator[None]:
         finally:
             over.set()
             thread.join()
+
+
+@contextmanager
+def answering_once(folder: Path, said: bytes) -> Iterator[None]:
+    """While the block runs, a daemon that gives the first request this answer."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        with address(folder / FILE) as short:
+            listener.bind(short)
+        listener.listen()
+
+        def answer_once() -> None:
+            peer, _ = listener.accept()
+            with peer:
+                peer.recv(65536)
+                peer.sendall(said)
+
+        thread = threading.Thread(target=answer_once)
+        thread.start()
+        yield
+        thread.join()
 
 
 @contextmanager
@@ -91,6 +114,40 @@ def test_a_refusal_arrives_as_the_error_it_is(tmp_path: Path) -> None:
         assert client.ask("who")["uid"] == os.getuid()
 
 
+KINDS = {
+    "no such job": UnknownNameError,
+    "another's": DeniedError,
+    "wrong": InputError,
+    "full disk": PartitaError,
+    "of a class that clients do not know": StoreError,
+}
+
+
+@pytest.mark.parametrize(("asked", "kind"), KINDS.items(), ids=KINDS.keys())
+def test_a_refusal_is_of_the_kind_that_it_was_in_the_daemon(
+    tmp_path: Path, asked: str, kind: type[PartitaError]
+) -> None:
+    with serving(tmp_path), QueueClient(tmp_path) as client:
+        with pytest.raises(PartitaError) as caught:
+            client.ask(asked)
+        assert type(caught.value) is (PartitaError if kind is StoreError else kind)
+        assert (caught.value.what, caught.value.where, caught.value.hint) == ("not that", "here", "this")
+        assert caught.value.exit_code == kind.exit_code
+
+
+@pytest.mark.parametrize(("code", "kind"), [(2, InputError), (1, PartitaError)])
+@pytest.mark.parametrize("more", [{}, {"kind": "of the future"}], ids=["older", "newer"])
+def test_a_refusal_of_a_daemon_that_tells_other_kinds_is_told_in_its_words(
+    tmp_path: Path, code: int, kind: type[PartitaError], more: dict[str, str]
+) -> None:
+    said = {"what": "there is no job 9", "where": None, "hint": "look", "exit_code": code, **more}
+    daemon = answering_once(tmp_path, json.dumps({"ok": False, "error": said}).encode() + b"\n")
+    with daemon, QueueClient(tmp_path) as client, pytest.raises(PartitaError) as caught:
+        client.ask("who")
+    assert type(caught.value) is kind
+    assert (str(caught.value), caught.value.hint) == ("there is no job 9", "look")
+
+
 @pytest.mark.parametrize("garbage", [b"\n", b"{\n", b"[1]\n", b"\xff\xfe\n", b'"x"\n', b"[" * 90_000 + b"\n"])
 def test_garbage_is_refused(tmp_path: Path, garbage: bytes) -> None:
     with serving(tmp_path), raw(tmp_path) as peer:
@@ -111,7 +168,8 @@ def test_an_answer_is_what_clients_of_every_version_read(tmp_path: Path) -> None
     assert (
         told.decode() == f'{{"ok":true,"uid":{os.getuid()},"pid":{os.getpid()},"heard":{heard_of},"long":""}}'
     )
-    assert refused == (b'{"ok":false,"error":{"what":"not that","where":"here","hint":"this","exit_code":2}}')
+    error = '{"what":"not that","where":"here","hint":"this","exit_code":2,"kind":"input"}'
+    assert refused.decode() == f'{{"ok":false,"error":{error}}}'
 
 
 def test_a_request_without_end_is_refused(tmp_path: Path) -> None:
@@ -213,19 +271,5 @@ def test_what_a_daemon_of_another_version_does_not_tell_is_said(tmp_path: Path) 
 
 @pytest.mark.parametrize("said", [b"hello\n", b"[1]\n", b"{}\n"])
 def test_an_answer_that_is_none_is_said(tmp_path: Path, said: bytes) -> None:
-    with socket.socket(socket.AF_UNIX) as listener:
-        with address(tmp_path / FILE) as short:
-            listener.bind(short)
-        listener.listen()
-
-        def answer_once() -> None:
-            peer, _ = listener.accept()
-            with peer:
-                peer.recv(65536)
-                peer.sendall(said)
-
-        thread = threading.Thread(target=answer_once)
-        thread.start()
-        with QueueClient(tmp_path) as client, pytest.raises(OtherVersionError):
-            client.ask("who")
-        thread.join()
+    with answering_once(tmp_path, said), QueueClient(tmp_path) as client, pytest.raises(OtherVersionError):
+        client.ask("who")

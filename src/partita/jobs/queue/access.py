@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from partita.errors import InputError, PartitaError
+from partita.errors import DeniedError, InputError
 from partita.jobs.queue.record import Submitter
 from partita.jobs.run.runner import JobUser
 
@@ -30,10 +30,6 @@ class Caller:
     pid: int
     uid: int
     gid: int
-
-
-class DeniedError(PartitaError):
-    """The caller may not do that."""
 
 
 def caller_of(peer: socket.socket) -> Caller:

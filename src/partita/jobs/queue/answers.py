@@ -24,9 +24,9 @@ from partita.documents.codec import (
     check,
     convert,
 )
-from partita.errors import InputError
+from partita.errors import DeniedError, InputError, UnknownNameError
 from partita.jobs.memory.bounds import UNLIMITED, holds, slices
-from partita.jobs.queue.access import DeniedError, named, submitter, user_name
+from partita.jobs.queue.access import named, submitter, user_name
 from partita.jobs.queue.folders import read_log
 from partita.jobs.queue.forecast import family_of, fitting, largest_slice, owner_of, shown_family
 from partita.jobs.queue.overview import (
@@ -387,12 +387,17 @@ def find(table: JobTable, text: str) -> list[JobRecord]:
     """Return the job of an id, or the tasks of an array.
 
     Raises:
-        InputError: there is none.
+        UnknownNameError: there is none, or no job can have that id.
     """
-    wanted = parse_id(text)
+    try:
+        wanted = parse_id(text)
+    except InputError as error:
+        raise UnknownNameError(error.what, hint=error.hint) from None
     found = table.tasks(wanted)
     if not found:
-        raise InputError(f"there is no job {text}", hint="`partita queue` and `partita history` list them")
+        raise UnknownNameError(
+            f"there is no job {text}", hint="`partita queue` and `partita history` list them"
+        )
     return found
 
 
@@ -661,11 +666,11 @@ class Answers:
         if newest == 0 and number == 0:
             return answer
         if not 1 <= number <= newest:
-            raise InputError(f"job {job.id} has no attempt {number}, but {newest}", where="--attempt")
+            raise UnknownNameError(f"job {job.id} has no attempt {number}, but {newest}", where="--attempt")
         folder = self._service.folder_of(job, number)
         ended = job.attempts[number - 1].verdict is not None
         if ended and not folder.exists():
-            raise InputError(
+            raise UnknownNameError(
                 f"the log of job {job.id} was deleted",
                 hint="the daemon's --keep-logs says how much is kept",
             )

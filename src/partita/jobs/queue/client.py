@@ -12,10 +12,10 @@ import socket
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
-from partita.errors import InputError, PartitaError
+from partita.errors import DeniedError, InputError, PartitaError, UnknownNameError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
     from types import TracebackType
 
@@ -39,6 +39,14 @@ def address(path: Path) -> Iterator[str]:
 
 
 PATIENCE_S = 30.0
+
+KINDS: Mapping[str, type[PartitaError]] = {
+    "unknown": UnknownNameError,
+    "input": InputError,
+    "denied": DeniedError,
+    "failed": PartitaError,
+}
+"""What a daemon calls the kind of a refusal, the narrowest first."""
 
 
 class NoDaemonError(PartitaError):
@@ -98,7 +106,7 @@ class QueueClient:
             NoDaemonError: no daemon answers.
             OtherVersionError: it does not tell what every daemon of this version tells; raised also where a field
                 of the answer is read that is not there.
-            PartitaError: the daemon refused; the error says why.
+            PartitaError: the daemon refused; the error says why, and is of the kind that it was there.
         """
         try:
             answer = self._exchange(json.dumps({"ask": what, **fields}).encode() + b"\n")
@@ -110,7 +118,9 @@ class QueueClient:
         if ok:
             return answer
         refusal = answer["error"]
-        kind = InputError if refusal.get("exit_code") == InputError.exit_code else PartitaError
+        # Older daemons tell no kind, and newer ones perhaps one that is not known here.
+        by_code = InputError if refusal.get("exit_code") == InputError.exit_code else PartitaError
+        kind = KINDS.get(refusal.get("kind", ""), by_code)
         raise kind(refusal["what"], where=refusal.get("where"), hint=refusal.get("hint"))
 
     def _exchange(self, request: bytes) -> dict[str, Any]:

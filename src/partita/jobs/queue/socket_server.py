@@ -13,7 +13,7 @@ from partita.documents.codec import Value
 from partita.documents.text import compact, decode
 from partita.errors import InputError, PartitaError
 from partita.jobs.queue.access import Caller, caller_of
-from partita.jobs.queue.client import FILE, address
+from partita.jobs.queue.client import FILE, KINDS, address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -32,12 +32,13 @@ _CHUNK = 65536
 
 
 class RefusedRequest(Value):
-    """The error (as `PartitaError`), and the exit code for the command that asked."""
+    """The error (as `PartitaError`), the exit code for the command that asked, and its kind, a key of `KINDS`."""
 
     what: str
     where: str | None
     hint: str | None
     exit_code: int
+    kind: str
 
 
 class Refusal(Value):
@@ -198,7 +199,8 @@ class SocketServer:
 
 
 def _refusal(error: PartitaError) -> bytes:
-    refused = RefusedRequest(error.what, error.where, error.hint, error.exit_code)
+    kind = next(name for name, each in KINDS.items() if isinstance(error, each))
+    refused = RefusedRequest(error.what, error.where, error.hint, error.exit_code, kind)
     return _encoded(Refusal(ok=False, error=refused))
 
 
