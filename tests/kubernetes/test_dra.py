@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,6 +11,8 @@ from tests.kubernetes.control_plane.client import ApiError
 from tests.kubernetes.control_plane.cluster import PATIENCE, wait_until
 from tests.kubernetes.control_plane.nodes import STRATEGIC
 from tests.kubernetes.control_plane.objects import claim_object, pod_object
+from tests.kubernetes.control_plane.proxy import Proxy
+from tests.kubernetes.control_plane.tools import grant, revoke
 
 from partita.drive.driver import (
     FailedError,
@@ -22,15 +25,20 @@ from partita.drive.driver import (
 from partita.errors import InputError
 from partita.kubernetes.connecting import open_api
 from partita.kubernetes.dra import DraDriver, DraSettings
+from partita.kubernetes.evictions import EvictionGuard
+from partita.kubernetes.pods import SERVICE
+from partita.kubernetes.rights import CONTROLLER
 from partita.mig.layout import Placement
 from partita.transition.deployment import Replica
 from partita.transition.transition import Action, ActionKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.kubernetes.control_plane.cluster import ControlPlane
     from tests.kubernetes.control_plane.nodes import SimulatedNodes
+    from tests.kubernetes.control_plane.proxy import Request
 
     from partita.drive.driver import DriveError, ObservedInstance, ObservedReplica
 
@@ -56,8 +64,8 @@ class World:
         self.settings = DraSettings(start_timeout_s=60.0)
         self._drivers: list[DraDriver] = []
 
-    def driver(self, workload: str = "day") -> DraDriver:
-        api = open_api(str(self.plane.kubeconfig("admin")), namespace=self.namespace)
+    def driver(self, workload: str = "day", kubeconfig: Path | None = None) -> DraDriver:
+        api = open_api(str(kubeconfig or self.plane.kubeconfig("admin")), namespace=self.namespace)
         found = DraDriver(api, workload, self._template, settings=self.settings)
         self._drivers.append(found)
         return found
@@ -67,10 +75,14 @@ class World:
             raise InputError("it has no pod template", where=f"services.{service}.pod", hint="write one")
         return self.template
 
+    def dismiss(self, driver: DraDriver) -> None:
+        self._drivers.remove(driver)
+        driver.release()
+        driver.close()
+
     def close(self) -> None:
-        for each in self._drivers:
-            each.release()
-            each.close()
+        for each in tuple(self._drivers):
+            self.dismiss(each)
         for name in self.claims():
             self.admin.patch("resourceclaims", name, {"metadata": {"finalizers": None}}, self.namespace)
             self.admin.delete("resourceclaims", name, self.namespace)
@@ -694,3 +706,47 @@ def test_writes_an_action_are_few(world):
         done(driver, *(kind(gpu, each) for each in places))
         counted.append((sum(driver.writes.values()) - before) / len(places))
     assert counted == [2.0, 1.0, 1.0, 2.0]
+
+
+def test_a_claim_that_an_action_removes_is_removed_once(world):
+    (node,) = world.nodes.add_nodes(1, 1)
+    gpu = f"{node}/gpu-0"
+    grant(world.plane, "driver", world.namespace, CONTROLLER)
+    with Proxy(world.plane) as proxy:
+        driver = world.driver(kubeconfig=proxy.kubeconfig_of("driver", world.namespace))
+        done(driver, create(gpu, "1g.5gb@0"))
+
+        def late(request: Request) -> None:
+            """Keep a claim that was deleted for longer than it takes to look for useless ones."""
+            if (request.verb, request.plural) == ("PATCH", "resourceclaims"):
+                proxy.before = None
+                time.sleep(4.0)
+
+        proxy.before = late
+        done(driver, destroy(gpu, "1g.5gb@0"))
+        sent = [each.verb for each, _ in proxy.asked if each.write and each.plural == "resourceclaims"]
+        world.dismiss(driver)
+    revoke(world.plane, "driver", world.namespace)
+    assert sent == ["POST", "DELETE", "PATCH"]
+
+
+def test_a_service_that_starts_while_its_budget_is_deleted_has_one(world):
+    api = open_api(str(world.plane.kubeconfig("admin")), namespace=world.namespace)
+    guard = EvictionGuard(api, "day", [])
+    guard.guard("bert")
+    guard.guard("resnet50")
+    answers = iter([{"bert"}, {"bert", "resnet50"}])
+    guard.keep(lambda: next(answers))
+    assert budgets(world) == {"bert", "resnet50"}
+    guard.keep(lambda: {"bert"})
+    assert budgets(world) == {"bert"}
+    guard.guard("resnet50")  # it is known that the budget is no longer there
+    assert budgets(world) == {"bert", "resnet50"}
+    guard.lift()
+    assert budgets(world) == set()
+    api.close()
+
+
+def budgets(world: World) -> set[str]:
+    found = world.admin.objects("poddisruptionbudgets", world.namespace)
+    return {each["spec"]["selector"]["matchLabels"][SERVICE] for each in found}

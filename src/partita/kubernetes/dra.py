@@ -381,8 +381,7 @@ class DraDriver:
                 if again:
                     looked = time.monotonic()
                     self._fence.look_again()
-                    running = self._state.pods.values()
-                    self._evictions.keep({pod.metadata.labels.get(SERVICE, "") for pod in running})
+                    self._evictions.keep(self._services)
                 self._keep_off()
                 for claim in self._useless():
                     remove_claim(self._api, claim)
@@ -400,18 +399,32 @@ class DraDriver:
         chosen = [gpu for found in there.values() for gpu in found if self._state.gpu(gpu.id) is not None]
         self._fence.keep(chosen, {node: len(found) for node, found in there.items()})
 
+    def _services(self) -> set[str]:
+        """Return the services that have pods or are about to have one, as their pods' labels name them."""
+        with self._lock:  # first, since the caches show the pod of an action that has ended
+            begun = [each.action for each in self._running.values()]
+        starting = {
+            shortened(replica_of(each).service) for each in begun if each.kind is ActionKind.START_REPLICA
+        }
+        return starting | {pod.metadata.labels.get(SERVICE, "") for pod in self._state.pods.values()}
+
     def _useless(self) -> list[ResourceClaim]:
         """Return our claims that no pod uses and that were deleted, or whose nodes no longer exist.
 
-        Kubernetes removes the pods of a deleted node, but not its claims.
+        Kubernetes removes the pods of a deleted node, but not its claims. A claim that an action is about to create
+        or to remove is the action's.
         """
         found = []
-        for claim in self._state.claims.values():
-            if not self._state.ours(claim) or claim.users or self._state.pod_of(claim) is not None:
-                continue
-            lost = all(self._state.gpu(each) is None for each in self._state.gpus_of(claim))
-            if claim.leaving or (lost and not self._state.nodes_of(claim)):
-                found.append(claim)
+        with self._lock:  # no action ends meanwhile: what it has deleted is known to be its own
+            acted = {instance_name(each.action.gpu, each.action.placement) for each in self._running.values()}
+            for claim in self._state.claims.values():
+                if claim.metadata.name in acted or not self._state.ours(claim):
+                    continue
+                if claim.users or self._state.pod_of(claim) is not None:
+                    continue
+                lost = all(self._state.gpu(each) is None for each in self._state.gpus_of(claim))
+                if claim.leaving or (lost and not self._state.nodes_of(claim)):
+                    found.append(claim)
         return found
 
     # Performing
@@ -829,6 +842,7 @@ class DraDriver:
             return
         self._on_gpu[action.gpu].discard(action.id)
         self._ended.append(ActionResult(action, error))
+        self._untidy.set()  # it may have left a claim that was its own until now
 
     def _fresh(self) -> bool:
         """Whether the caches are up to date and no node is silent; otherwise no action times out."""

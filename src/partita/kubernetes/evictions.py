@@ -12,6 +12,8 @@ from partita.kubernetes.objects import Kind, KubernetesObject
 from partita.kubernetes.pods import MANAGER, SERVICE, WORKLOAD, shortened
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from partita.kubernetes.api import KubernetesApi
     from partita.kubernetes.objects import Body
 
@@ -55,15 +57,24 @@ class EvictionGuard:
         with self._lock:
             self._guarded.add(service)
 
-    def keep(self, services: set[str]) -> None:
-        """Protect the pods of exactly these services: create budgets that are missing, delete those of no use."""
+    def keep(self, services: Callable[[], set[str]]) -> None:
+        """Protect the pods of exactly these services: create budgets that are missing, delete those of no use.
+
+        Args:
+            services: returns those that have pods or are about to have one. It is asked again once budgets are
+                deleted, since a service whose budget was there may have started meanwhile.
+        """
         there = {each.metadata.labels.get(SERVICE, ""): each.metadata for each in self._budgets()}
-        for service in services - there.keys():
+        wanted = services()
+        for service in wanted - there.keys():
             self._make(service)
-        for service in there.keys() - services:
+        useless = there.keys() - wanted
+        for service in useless:
             with self._lock:
                 self._guarded.discard(service)
             self._api.delete(DISRUPTION_BUDGET, there[service].name, uid=there[service].uid)
+        for service in useless & services():
+            self._make(service)
 
     def lift(self) -> None:
         """Delete all budgets of the Workload."""
