@@ -13,12 +13,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+_BUFFER = 65_536
 _HOPS = {"connection", "transfer-encoding", "keep-alive", "host"}
 
 
 @contextmanager
 def proxied(
-    to: int, path: str, *, strips: bool, keeps_host: bool, tls: tuple[Path, Path] | None
+    to: int,
+    path: str = "/",
+    *,
+    strips: bool = False,
+    keeps_host: bool = True,
+    tls: tuple[Path, Path] | None = None,
+    holds: threading.Event | None = None,
 ) -> Iterator[int]:
     """Have a proxy in front of a port of this host for a block; yield its own port.
 
@@ -28,6 +35,8 @@ def proxied(
         strips: whether it takes the path away before it asks.
         keeps_host: whether it asks with the browser's `Host`, or with that of whom it asks.
         tls: certificate and key; None for plain text.
+        holds: while it is set, answers are held back until they are over or 64 kB long.
+            Such a proxy speaks HTTP/1.0, and takes headers away that it does not know.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -43,7 +52,11 @@ def proxied(
             headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOPS}
             headers["Host"] = self.headers["host"] if keeps_host else f"127.0.0.1:{to}"
             headers |= {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "gpus.example.org"}
+            if holds is not None:
+                headers.pop("Last-Event-ID", None)
             with closing(http.client.HTTPConnection("127.0.0.1", to, timeout=60)) as behind:
+                if holds is not None:
+                    behind._http_vsn, behind._http_vsn_str = 10, "HTTP/1.0"  # type: ignore[attr-defined]
                 behind.request(self.command, asked or "/", body or None, headers)
                 answer = behind.getresponse()
                 self.send_response_only(answer.status)
@@ -52,9 +65,14 @@ def proxied(
                         self.send_header(name, value)
                 self.send_header("Connection", "close")
                 self.end_headers()
+                kept = b""
                 with suppress(OSError):
                     while chunk := answer.read1():
-                        self.wfile.write(chunk)
+                        kept += chunk
+                        if holds is None or not holds.is_set() or len(kept) >= _BUFFER:
+                            self.wfile.write(kept)
+                            kept = b""
+                    self.wfile.write(kept)
             self.close_connection = True
 
         do_POST = do_DELETE = do_HEAD = do_GET  # noqa: N815 -- the library's names

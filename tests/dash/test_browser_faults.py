@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 from tests.dash.answers import ORIGIN, Answers
 from tests.dash.browser import Line, Served, Watched, counts, loaded_anew, until
+from tests.dash.proxy import proxied
 from tests.dash.random_cluster import RandomSource
 
 from partita.dash.access import Access
@@ -217,3 +219,63 @@ def test_two_tabs_reload_and_back_in_the_middle_of_a_change(watch: Callable[[str
     first.reload()
     first.wait_for_selector("h2 >> text=paused")
     counts(first, "button >> text=Go on", 0)
+
+
+HELD = "document.querySelector('.connection')?.textContent === 'no events'"
+
+
+def test_a_proxy_that_holds_events_back_is_told_and_the_page_asks_instead(
+    visit: Callable[..., Watched],
+) -> None:
+    source, holds = RandomSource(16, ("chat", "ocr"), loading=1.0), threading.Event()
+    holds.set()
+    with Served(source) as served, proxied(served.port, holds=holds) as port:
+        watched = visit(port, "events")
+        page = watched.page
+        page.clock.install()
+        until(page, "document.querySelector('.connection')?.textContent === 'connecting …'")
+
+        def later() -> None:
+            page.clock.fast_forward(16_000)
+
+        until(page, lambda: (later(), page.evaluate(HELD))[1], "it is told")
+        page.wait_for_selector(".trouble >> text=its events do not come")
+        source.happen("create 1g.10gb@0")
+        served.look()
+        until(page, lambda: (later(), page.locator("td >> text=create 1g.10gb@0").count())[1], "it asks")
+        holds.clear()
+        until(page, lambda: (later(), page.evaluate(LIVE))[1], "events come again")
+        counts(page, ".trouble", 0)
+        source.happen("create 2g.20gb@0")
+        served.look()
+        page.wait_for_selector("td >> text=create 2g.20gb@0")
+
+
+def test_no_event_is_lost_where_a_proxy_takes_the_number_of_the_last_one_away(
+    visit: Callable[..., Watched],
+) -> None:
+    source = RandomSource(16, ("chat", "ocr"), loading=1.0)
+    with (
+        Served(source) as served,
+        Line(served.port) as line,
+        proxied(line.port, holds=threading.Event()) as port,
+    ):
+        page = visit(port, "events").page
+        until(page, LIVE)
+        line.cut()
+        until(page, "document.querySelector('.connection').textContent.startsWith('connecting')")
+        source.happen("create 1g.10gb@0")
+        served.look()
+        line.mend()
+        until(page, LIVE)
+        page.wait_for_selector("td >> text=create 1g.10gb@0")
+        counts(page, "td >> text=create 1g.10gb@0", 1)
+
+
+def test_a_page_of_something_else_in_the_place_of_the_server_is_told(visit: Callable[..., Watched]) -> None:
+    with Served(RandomSource(4, ("chat",))) as served:
+        watched = visit(served.port)
+        until(watched.page, LIVE)
+        watched.page.route("**/api/v1/services*", lambda route: route.fulfill(body="<h1>Sign in</h1>"))
+        watched.page.keyboard.press("2")
+        watched.page.wait_for_selector(".trouble >> text=Something else answers")

@@ -11,7 +11,7 @@ const here = (page: Page) => (page.part === null ? source.live : has(page.part))
 const listed = () => PAGES.filter((page) => page.title !== null && here(page));
 const current = () => PAGES.find((page) => page.path === route.value.page && here(page)) ?? listed()[0];
 
-const CONNECTION = { live: "live", connecting: "connecting …", saved: "saved" } as const;
+const CONNECTION = { live: "live", connecting: "connecting …", held: "no events", saved: "saved" } as const;
 
 export function Shell() {
   const help = useSignal(false);
@@ -113,6 +113,15 @@ export function Shell() {
                 : "With a token that may write you pause and approve changes, and submit and cancel jobs."
             }
           />
+        )}
+        {connection.value === "held" && (
+          <div class="trouble" role="alert">
+            <p>
+              The server answers, but its events do not come: something on the way holds them back. All is loaded anew every few
+              seconds instead.
+            </p>
+            <p>Hint: a proxy must pass on api/v1/stream as it comes, without a buffer and without compression.</p>
+          </div>
         )}
         {fault.value && (
           <div class="trouble" role="alert">

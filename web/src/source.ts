@@ -26,7 +26,8 @@ export interface Told {
 }
 
 export type Tell = <Name extends keyof Told>(name: Name, told: Told[Name]) => void;
-export type Connection = "live" | "connecting" | "saved";
+/** `held`: the server answers, but its events do not come. */
+export type Connection = "live" | "connecting" | "held" | "saved";
 
 export interface Source {
   /** False where the documents are inside the page: nothing changes, and nothing can be asked for. */
@@ -39,12 +40,16 @@ export interface Source {
   send(method: "POST" | "DELETE", path: string, document?: unknown, match?: string): Promise<unknown>;
   /** Tells each event, from `after` on, and connects again when the connection ends, until stopped.
    *
+   * Where the server answers and its events do not come, it tells `reset` instead from time to time.
+   *
    * `refused` is called where one may not listen any more: a token was taken back, or a session is over. */
   listen(after: number, tell: Tell, connection: (state: Connection) => void, refused: (why: Refusal) => void): () => void;
 }
 
 const QUIET = 45_000; // ms without even a ping, after which the connection counts as dead
+const GREETING = 15_000; // ms to the first event, after which something holds events back
 const LONGEST_WAIT = 10_000; // ms between two attempts to connect
+const HELD_AFTER = 3; // attempts without an event, while the server answers
 
 export class LiveSource implements Source {
   readonly live = true;
@@ -70,6 +75,17 @@ export class LiveSource implements Source {
     return () => ended.abort();
   }
 
+  /** Whether the server answers what is not a stream. */
+  private async answers(refused: (why: Refusal) => void): Promise<boolean> {
+    try {
+      await this.get("");
+      return true;
+    } catch (error) {
+      if (error instanceof Refusal && error.status === 401) refused(error);
+      return false;
+    }
+  }
+
   private url(path: string): string {
     return path ? `${this.base}/${path}` : this.base;
   }
@@ -82,8 +98,12 @@ export class LiveSource implements Source {
     } catch {
       document = null;
     }
-    if (response.ok) return document;
+    if (response.ok && (document !== null || !text)) return document;
     const fault = document as api.Fault | null;
+    if (response.ok) {
+      const error = "Something else answers in the place of the dashboard's server.";
+      throw new Refusal(response.status, { error, where: null, hint: "Reload this page: a proxy may want you to sign in." });
+    }
     const otherwise = { error: `The server answered ${response.status} ${response.statusText}.`, where: null, hint: null };
     throw new Refusal(response.status, fault?.error ? fault : otherwise);
   }
@@ -96,27 +116,39 @@ export class LiveSource implements Source {
     ended: AbortSignal,
   ): Promise<void> {
     let last = String(after);
+    const tries = { failed: 0 }; // attempts without an event, since there was one
+    const say = (state: Connection) => connection(state === "connecting" && tries.failed >= HELD_AFTER ? "held" : state);
+    const hear: Tell = (name, told) => {
+      if (name === "hello") {
+        tries.failed = 0;
+        say("live");
+      }
+      tell(name, told);
+    };
     for (let wait = 500; !ended.aborted; wait = Math.min(2 * wait, LONGEST_WAIT)) {
-      connection("connecting");
+      say("connecting");
+      tries.failed++;
       const attempt = new AbortController();
       const abort = () => attempt.abort();
       ended.addEventListener("abort", abort);
-      let quiet = setTimeout(abort, QUIET);
+      const begun = Date.now();
+      let quiet = setTimeout(abort, GREETING);
       try {
-        const headers = { Accept: "text/event-stream", "Last-Event-ID": last };
-        const response = await fetch(this.url("stream"), { headers, cache: "no-store", signal: attempt.signal });
+        // Proxies take headers away that they do not know, but no query.
+        const path = this.url(`stream?last_event=${last}`);
+        const response = await fetch(path, { headers: { Accept: "text/event-stream" }, cache: "no-store", signal: attempt.signal });
         if (!response.ok || !response.body) throw await this.answer(response).then(() => new Error("no stream"));
-        connection("live");
-        wait = 250;
         const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
         for (let text = ""; ; ) {
           const { done, value } = await reader.read();
           if (done) break;
-          clearTimeout(quiet);
-          quiet = setTimeout(abort, QUIET);
           const blocks = (text + value).replace(/\r\n?/g, "\n").split("\n\n");
           text = blocks.pop() ?? "";
-          for (const block of blocks) last = heard(block, tell) ?? last;
+          for (const block of blocks) last = heard(block, hear) ?? last;
+          if (tries.failed) continue;
+          clearTimeout(quiet);
+          quiet = setTimeout(abort, QUIET);
+          wait = 250;
         }
       } catch (error) {
         // The connection could not be made, or broke: the next attempt goes on where this one ended.
@@ -125,7 +157,12 @@ export class LiveSource implements Source {
         clearTimeout(quiet);
         ended.removeEventListener("abort", abort);
       }
-      connection("connecting");
+      if (tries.failed && (Date.now() - begun >= GREETING || tries.failed >= HELD_AFTER)) {
+        const held = await this.answers(refused);
+        tries.failed = held ? HELD_AFTER : 1;
+        if (held) tell("reset", { fleet: "", why: "events do not come" });
+      }
+      say("connecting");
       await pause(wait * (0.5 + Math.random() / 2));
     }
   }

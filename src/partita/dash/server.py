@@ -482,7 +482,7 @@ class _StreamResponse(Response):
                 "status": 200,
                 "headers": [
                     (b"content-type", b"text/event-stream; charset=utf-8"),
-                    (b"cache-control", b"no-store"),
+                    (b"cache-control", b"no-store, no-transform"),  # compressing proxies hold back
                     (b"x-accel-buffering", b"no"),
                 ],
             }
