@@ -235,16 +235,20 @@ def test_a_proxy_that_holds_events_back_is_told_and_the_page_asks_instead(
         page.clock.install()
         until(page, "document.querySelector('.connection')?.textContent === 'connecting …'")
 
-        def later() -> None:
-            page.clock.fast_forward(16_000)
+        def later(holds_then: Callable[[], object]) -> Callable[[], object]:
+            def looked() -> object:
+                page.clock.fast_forward(16_000)
+                return holds_then()
 
-        until(page, lambda: (later(), page.evaluate(HELD))[1], "it is told")
+            return looked
+
+        until(page, later(lambda: page.evaluate(HELD)), "it is told")
         page.wait_for_selector(".trouble >> text=its events do not come")
         source.happen("create 1g.10gb@0")
         served.look()
-        until(page, lambda: (later(), page.locator("td >> text=create 1g.10gb@0").count())[1], "it asks")
+        until(page, later(lambda: page.locator("td >> text=create 1g.10gb@0").count()), "it asks")
         holds.clear()
-        until(page, lambda: (later(), page.evaluate(LIVE))[1], "events come again")
+        until(page, later(lambda: page.evaluate(LIVE)), "events come again")
         counts(page, ".trouble", 0)
         source.happen("create 2g.20gb@0")
         served.look()
