@@ -208,6 +208,7 @@ def test_it_says_what_binds_each_changed_service(day: PreparedWorkload) -> None:
         (of_service(rate=1e300), "services.photo-search.rate", ""),
         (of_service(latency_ms=1e300), "services.photo-search.latency_ms", ""),
         (WhatIf(pools={"a100-80gb": PoolWhatIf(count=10**15)}), "pools.a100-80gb.count", ""),
+        (WhatIf(pools={"a100-80gb": PoolWhatIf(price=1e300)}), "pools.a100-80gb.price", ""),
         (
             WhatIf(
                 services={
@@ -231,6 +232,15 @@ def test_what_cannot_be_asked_is_refused(day: PreparedWorkload, asked: WhatIf, w
         answer(day, asked)
     assert error.value.where == where
     assert hint in (error.value.hint or "")
+
+
+def test_several_that_cannot_be_asked_are_told_at_once_by_their_names_there(day: PreparedWorkload) -> None:
+    asked = of_service(rate=1e300, latency_ms=1e300).replace(pools={"a100-80gb": PoolWhatIf(count=10**15)})
+    with pytest.raises(InputError) as error:
+        answer(day, asked)
+    assert error.value.what.startswith("3 faults")
+    for field in ("services.photo-search.rate", "services.photo-search.latency_ms", "pools.a100-80gb.count"):
+        assert field in error.value.what
 
 
 @pytest.mark.parametrize(

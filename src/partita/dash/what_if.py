@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import shlex
 import time
 from dataclasses import replace
@@ -28,7 +27,7 @@ from partita.dash.model import (
 )
 from partita.dash.plans import cost_of, prices_of, summary
 from partita.deadline import Deadline
-from partita.documents.codec import checked, path_of, to_data
+from partita.documents.codec import DocumentSource, checked, faults_in, path_of, to_data, written
 from partita.documents.text import number
 from partita.errors import InfeasibleError, InputError, PartitaError, nearest
 from partita.explanation import what_binds
@@ -41,7 +40,7 @@ from partita.workload import may_share
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from partita.documents.codec import Value
+    from partita.documents.codec import FieldPath, Value
     from partita.explanation import Binding
     from partita.planner import PreparedWorkload
     from partita.planning.plan import Plan
@@ -72,7 +71,8 @@ def changed(prepared: PreparedWorkload, asked: WhatIf) -> PreparedWorkload:
     try:
         made = planner.prepare(workload, prepared.table, like=prepared)
     except InputError as error:
-        raise _as_asked(error, workload, asked) from None
+        path = _as_asked(path_of(error.where or ""), workload, asked)
+        raise InputError(error.what, where=written(path) or None, hint=error.hint) from None
     counts = {pool.name: pool.count for pool in prepared.problem.pools}
     counts |= {name: pool.count for name, pool in asked.pools.items() if pool.count is not None}
     if counts != {pool.name: pool.count for pool in made.problem.pools}:
@@ -95,33 +95,40 @@ def _changed_workload(workload: Workload, asked: WhatIf) -> Workload:
         raise InputError("no service is left", where="services", hint="leave one of the rates above 0")
     pools = [_changed_pool(pool, asked.pools.get(pool.label)) for pool in workload.gpus]
     made = workload.replace(services=tuple(services), gpus=tuple(pools))
-    try:
-        return checked(made, _WHOLE)
-    except InputError as error:
-        raise _as_asked(error, made, asked) from None
+    faults = [each._replace(path=_as_asked(each.path, made, asked)) for each in faults_in(made)]
+    if len(faults) == 1:
+        raise InputError(faults[0].what, where=written(faults[0].path) or None, hint=faults[0].hint)
+    if faults:
+        raise DocumentSource("the what-if").refusal(faults)
+    return made
 
 
-_WHOLE = "the workload"
-_FIELD = re.compile(r"(services|gpus)\[(\d+)\]\.(?:slo\.)?(rate|latency_ms|quantile|count|cost_per_hour)\b")
-"""A field of the workload that a what-if changes, in an error."""
+def _as_asked(path: FieldPath, workload: Workload, asked: WhatIf) -> FieldPath:
+    """Return the field of the what-if that changes a field of the workload; the workload's where none does."""
+    if len(path) < 3:
+        return path
+    part, at = path[:2]
+    change: ServiceWhatIf | PoolWhatIf | None
+    if part == "services" and isinstance(at, int):
+        name = workload.services[at].name
+        group, change = "services", asked.services.get(name)
+    elif part == "gpus" and isinstance(at, int):
+        name = workload.gpus[at].label
+        group, change = "pools", asked.pools.get(name)
+    else:
+        return path
+    known = _ASKED_AS.get(path[2:])
+    return path if known is None or getattr(change, known, None) is None else (group, name, known)
 
 
-def _as_asked(error: InputError, workload: Workload, asked: WhatIf) -> InputError:
-    """Return an error of a changed workload with the fields that were asked about in place of the workload's."""
-
-    def field(found: re.Match[str]) -> str:
-        at, known = int(found[2]), "price" if found[3] == "cost_per_hour" else found[3]
-        service = found[1] == "services"
-        name = workload.services[at].name if service else workload.gpus[at].label
-        change = asked.services.get(name) if service else asked.pools.get(name)
-        given = getattr(change, known, None) is not None
-        return f"{'services' if service else 'pools'}.{name}.{known}" if given else found[0]
-
-    what, where = (_FIELD.sub(field, text) for text in (error.what, error.where or ""))
-    if what != error.what and where == _WHOLE:
-        first, _, rest = what.partition(": ")
-        where, what = (first, rest) if "\n" not in what else ("", what)
-    return InputError(what, where=where or None, hint=error.hint)
+_ASKED_AS: Mapping[FieldPath, str] = {
+    ("rate",): "rate",
+    ("slo", "latency_ms"): "latency_ms",
+    ("slo", "quantile"): "quantile",
+    ("count",): "count",
+    ("cost_per_hour",): "price",
+}
+"""Fields of a service or pool of the workload, and those of a what-if that change them."""
 
 
 def _changed_pool(pool: PoolSpec, change: PoolWhatIf | None) -> PoolSpec:

@@ -303,14 +303,43 @@ def convert(data: object, kind: type[T] | DocumentKind[T], source: DocumentSourc
     wanted: Any = kind.type if isinstance(kind, DocumentKind) else kind
     data = kind.body(data, source) if isinstance(kind, DocumentKind) else data
     try:
-        value: T = msgspec.convert(data, readable(wanted), str_keys=True)
+        value: T = _converted(data, wanted)
+    except _FieldFaultsError as error:
+        raise source.refusal(error.faults) from None
+    return value
+
+
+class _FieldFaultsError(Exception):
+    """Plain data do not describe a value.
+
+    Attributes:
+        faults: why not.
+    """
+
+    def __init__(self, faults: Sequence[FieldFault]) -> None:
+        super().__init__()
+        self.faults = faults
+
+
+def _converted(data: object, wanted: Any) -> Any:  # noqa: ANN401 -- a type, and its value
+    try:
+        value = msgspec.convert(data, readable(wanted), str_keys=True)
     except (msgspec.ValidationError, InputError, OverflowError) as error:
         faults = list(_walk(_info(wanted), data, (), None)) or [FieldFault((), str(error))]
-        raise source.refusal(faults) from None
+        raise _FieldFaultsError(faults) from None
     test = _test(wanted)
     if test is not None and (found := test(value)):
-        raise source.refusal(list(found))
+        raise _FieldFaultsError(list(found))
     return value
+
+
+def faults_in(value: object) -> Sequence[FieldFault]:
+    """Return what is wrong with a value that code built, by the same rules as with one that was read."""
+    try:
+        _converted(to_data(value), type(value))
+    except _FieldFaultsError as error:
+        return error.faults
+    return ()
 
 
 def checked(value: T, name: str = "") -> T:
