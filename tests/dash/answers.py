@@ -74,6 +74,8 @@ class Answers:
         """What the next change that is applied is answered."""
         self.nothing = False
         """Whether nothing runs, and nothing ever did."""
+        self.long: TransitionDetail | None = None
+        """In the place of the transition that runs."""
         self.workloads: tuple[str, ...] = ()
         self._workload = ""
 
@@ -125,7 +127,7 @@ class Answers:
             "GET what-if": lambda: self.inputs,
             "GET transitions": lambda: TransitionPage((self.transition.transition, self._earlier())),
             "GET transitions/t-1": lambda: TransitionDetail(self._earlier(), (), (), ()),
-            "GET transitions/t-2": lambda: self.transition,
+            "GET transitions/t-2": lambda: self.long or self.transition,
             "GET plan": lambda: PlanSummary(
                 "v", 12, 12.0, True, "proven optimal (bound 12)", 30.0, instances=40
             ),

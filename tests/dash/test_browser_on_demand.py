@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.dash.answers import ODD, ORIGIN, Answers
 from tests.dash.browser import assert_fits, counts, cut_off, shows, until
 
-from partita.dash.model import Fault, Role
+from partita.dash.model import ActionBar, Fault, Role, TransitionDetail
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from playwright.sync_api import Page, Route
+    from playwright.sync_api import Browser, Page, Route
     from tests.dash.browser import Watched
 
 PAGES = {
@@ -345,6 +345,99 @@ def test_the_next_job_is_typed_while_one_is_submitted(look: Callable[..., Watche
     page.unroute("**/api/v1/jobs")
     page.click("button >> text=Submit")
     until(page, lambda: page.input_value("input[name=command]") == "")
+
+
+def test_what_is_asked_for_twice_at_once_is_sent_once(look: Callable[..., Watched]) -> None:
+    answers = Answers()
+    page = look(answers, "jobs").page
+    page.click("summary >> text=Submit a job")
+    for command in ("one", "two"):  # were the first sent twice, it would have come before the second
+        page.fill("input[name=command]", command)
+        page.evaluate("[1, 2].forEach(() => document.querySelector('.submit form').requestSubmit())")
+        until(page, lambda: page.input_value("input[name=command]") == "")
+    assert [sent["command"] for _, _, sent in answers.sent] == [["one"], ["two"]]
+    page.click("td a >> text=7")
+    cancel = (
+        "[...document.querySelectorAll('main button')].find((one) => one.textContent === 'Cancel the job')"
+    )
+    for count in (3, 4):
+        until(page, f"{cancel}?.disabled === false")
+        page.evaluate(f"[1, 2].forEach(() => {cancel}.click())")
+        until(page, lambda count=count: len(answers.sent) == count)  # type: ignore[misc]
+    assert [path for _, path, _ in answers.sent[2:]] == ["jobs/7/cancel", "jobs/7/cancel"]
+
+
+def test_a_price_of_nothing_is_not_the_price_as_it_is(look: Callable[..., Watched]) -> None:
+    answers = Answers(name="chat")
+    page = look(answers, "what-if").page
+    until(page, "document.querySelector('.answer').ariaBusy === 'false'")
+
+    def refuse_free(route: Route) -> None:
+        asked: Any = route.request.post_data_json
+        if asked["pools"].get("a100-80gb", {}).get("price") == 0:
+            fault = '{"error": "must be above 0", "where": "pools.a100-80gb.price", "hint": null}'
+            route.fulfill(status=422, body=fault, content_type="application/json")
+        else:
+            route.fallback()
+
+    page.route("**/api/v1/what-if", refuse_free)
+    field = "fieldset:has(legend:has-text('a100-80gb')) >> input[type=number] >> nth=1"
+    page.fill(field, "0")
+    page.keyboard.press("Tab")
+    shows(page, "must be above 0", ".answer")
+    assert page.input_value(field) == "0"
+    assert page.is_disabled("button >> text=Apply …")
+    page.click("button >> text=now 2.5")
+    until(page, lambda: page.input_value(field) == "2.5")
+    counts(page, ".answer [role=alert]", 0)
+
+
+def test_a_pool_without_a_price_says_so_and_gets_one(look: Callable[..., Watched]) -> None:
+    answers = Answers(name="chat")
+    page = look(answers, "what-if").page
+    spot = "fieldset:has(legend:has-text('spot'))"
+    shows(page, "No price.", spot)
+    page.click(f"{spot} >> button >> text=Set")
+    until(page, lambda: answers.sent[-1][2]["pools"] == {"spot": {"count": None, "price": 1}})
+    page.click(f"{spot} >> button >> text=as it is now")
+    until(page, lambda: answers.sent[-1][2]["pools"] == {})
+
+
+def test_fingers_hit_the_actions_of_a_transition(browser: Browser) -> None:
+    page = browser.new_page(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    Answers().attach(page)
+    page.goto(f"{ORIGIN}/#/change")
+    page.wait_for_selector(".gantt .action")
+    heights = (
+        "[...document.querySelectorAll('.gantt .action')].map((one) => one.getBoundingClientRect().height)"
+    )
+    assert min(page.evaluate(heights)) >= 44
+    page.tap(".gantt .action >> nth=0")
+    until(page, "!document.querySelector('.gantt + .chosen').textContent.startsWith('Choose')")
+    page.close()
+
+
+def test_of_very_many_actions_on_few_gpus_those_are_drawn_that_can_be_told_apart(
+    look: Callable[..., Watched],
+) -> None:
+    answers = Answers()
+    bars = tuple(
+        ActionBar(
+            f"{gpu}-{n}", "create_instance", f"node-0/gpu-{gpu}", "1g.10gb@0", "chat", n, n + 1.0, n, n + 1.0,
+            "busy" if (gpu, n) == (0, 1234) else None,
+        )
+        for gpu in range(20)
+        for n in range(1500)
+    )  # fmt: skip
+    summary = answers.transition.transition.replace(actions=len(bars), done=len(bars))
+    answers.long = TransitionDetail(summary, bars, (), ())
+    page = look(answers, "change").page
+    shows(page, "too close to others to be told apart are in the table below alone")
+    assert page.evaluate("document.querySelectorAll('.gantt .action').length") < 6000
+    counts(page, ".gantt .failed", 1)
+    page.click("summary >> text=30,000 actions as a table")
+    page.fill("input[type=search] >> nth=0", "gpu-19")
+    until(page, "document.querySelectorAll('.gantt .gpu').length === 1")
 
 
 def test_a_token_is_typed_on_when_the_page_asks_for_it(look: Callable[..., Watched]) -> None:

@@ -3,6 +3,7 @@ import { useSignal } from "@preact/signals";
 import { useLayoutEffect, useRef } from "preact/hooks";
 import { time } from "./format";
 import { PAGES, type Page } from "./pages";
+import { useOnce } from "./parts/once";
 import { Trouble } from "./parts/tiles";
 import { Refusal } from "./source";
 import { connection, fault, filter, has, index, link, route, scheme, source, trouble, type Scheme } from "./state";
@@ -202,22 +203,19 @@ async function signOut(): Promise<void> {
 
 /** Asks for the token, and trades it for a cookie, with which the page is loaded anew. */
 function WayIn({ why }: { why: string }) {
-  const wrong = useSignal<Error | null>(null);
+  const { busy, error, run } = useOnce();
   const enter = async (form: HTMLFormElement) => {
-    try {
-      await source.send("POST", "session", { token: new FormData(form).get("token") });
-      remember(true);
-      location.reload();
-    } catch (error) {
-      wrong.value = error as Error;
-    }
+    await source.send("POST", "session", { token: new FormData(form).get("token") });
+    remember(true);
+    location.reload();
   };
   return (
     <form
       class="way-in"
       onSubmit={(event) => {
         event.preventDefault();
-        void enter(event.currentTarget);
+        const form = event.currentTarget;
+        void run(() => enter(form));
       }}
     >
       <h1>Token</h1>
@@ -225,8 +223,10 @@ function WayIn({ why }: { why: string }) {
       <label>
         Token <input name="token" type="password" autocomplete="current-password" required />
       </label>
-      <button type="submit">Enter</button>
-      {wrong.value && <Trouble error={wrong.value} />}
+      <button type="submit" disabled={busy}>
+        Enter
+      </button>
+      {error && <Trouble error={error} />}
     </form>
   );
 }

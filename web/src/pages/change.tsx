@@ -4,6 +4,7 @@ import { useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { duration, number, plural, share, time } from "../format";
 import type * as api from "../model";
 import { EVENT_COLUMNS } from "../parts/events";
+import { useOnce } from "../parts/once";
 import { Table, type Column } from "../parts/table";
 import { Bar, Loaded, Tile, Tiles, Trouble, WorkloadChoice } from "../parts/tiles";
 import { TransitionView } from "../parts/timeline";
@@ -116,7 +117,7 @@ function One({ id }: { id: string }) {
 function Shown({ detail }: { detail: api.TransitionDetail }) {
   const { transition, actions } = detail;
   const open = transition.state === "running" || transition.state === "paused";
-  const heard = useMemo(() => Math.max(0, ...actions.flatMap((action) => [action.began ?? 0, action.ended ?? 0])), [actions]);
+  const heard = useMemo(() => actions.reduce((latest, action) => Math.max(latest, action.began ?? 0, action.ended ?? 0), 0), [actions]);
   const seconds = useSecondsSince(transition.at, open);
   const now = open ? Math.max(heard, seconds) : null;
   const failed = actions.filter((action) => action.error !== null).length;
@@ -165,25 +166,20 @@ function useSecondsSince(at: number, wanted: boolean): number {
 
 /** Pause, go on, approve: for who may write, and for the state that is shown. */
 function Controls({ transition }: { transition: api.Transition }) {
-  const error = useSignal<Error | null>(null);
-  const busy = useSignal(false);
+  const { busy, error, run } = useOnce();
   if (!mayWrite.value) return null;
   const path = `transitions/${encodeURIComponent(transition.id)}`;
   const send = async (what: string) => {
-    busy.value = true;
     try {
       // What is sent holds for the state that is shown, and is refused in another one.
       await source.send("POST", `${path}/${what}`, undefined, `${transition.id}.${transition.state}`);
-      error.value = null;
-    } catch (caught) {
-      error.value = caught as Error;
+    } finally {
+      // Also what was refused may be in another state by now.
+      await Promise.all(["transitions?limit=100", path].map((one) => documentOf(one).load()));
     }
-    // Also what was refused may be in another state by now.
-    await Promise.all(["transitions?limit=100", path].map((one) => documentOf(one).load()));
-    busy.value = false;
   };
   const button = (what: string, word: string) => (
-    <button type="button" disabled={busy.value} onClick={() => void send(what)}>
+    <button type="button" disabled={busy} onClick={() => void run(() => send(what))}>
       {word}
     </button>
   );
@@ -192,7 +188,7 @@ function Controls({ transition }: { transition: api.Transition }) {
       {transition.state === "running" && button("pause", "Pause")}
       {transition.state === "paused" && button("resume", "Go on")}
       {transition.state === "waiting" && button("approve", "Approve")}
-      {error.value && <Trouble error={error.value} />}
+      {error && <Trouble error={error} />}
     </div>
   );
 }

@@ -4,6 +4,7 @@ import { useLayoutEffect, useRef } from "preact/hooks";
 import { bytes, duration, number, time } from "../format";
 import type * as api from "../model";
 import { More, usePaged } from "../parts/paged";
+import { useOnce } from "../parts/once";
 import { Table, type Column } from "../parts/table";
 import { Loaded, Tile, Tiles, Trouble } from "../parts/tiles";
 import { Refusal } from "../source";
@@ -128,16 +129,13 @@ const ATTEMPTS: readonly Column<api.JobAttempt>[] = [
 ];
 
 function Shown({ job, path }: { job: api.Job; path: string }) {
-  const error = useSignal<Error | null>(null);
+  const { busy, error, run } = useOnce();
   const over = ["done", "failed", "cancelled"].includes(job.state);
   const cancel = () =>
-    void source.send("POST", `${path}/cancel`, undefined, `${job.id}.${job.state}`).then(
-      () => {
-        error.value = null;
-        void documentOf(path).load();
-      },
-      (caught: unknown) => (error.value = caught as Error),
-    );
+    run(async () => {
+      await source.send("POST", `${path}/cancel`, undefined, `${job.id}.${job.state}`);
+      await documentOf(path).load();
+    });
   return (
     <>
       {job.command && (
@@ -156,12 +154,12 @@ function Shown({ job, path }: { job: api.Job; path: string }) {
       {job.advice && <p class="advice">What to do: {job.advice}</p>}
       {mayWrite.value && has("submit") && !over && (
         <p>
-          <button type="button" onClick={cancel}>
+          <button type="button" disabled={busy} onClick={() => void cancel()}>
             Cancel the job
           </button>
         </p>
       )}
-      {error.value && <Trouble error={error.value} />}
+      {error && <Trouble error={error} />}
       <section aria-label="Attempts">
         <h2>Attempts</h2>
         <Table label="Attempts" rows={job.attempts} columns={ATTEMPTS} name={(one) => String(one.number)} filtered={false} empty="It has not started yet; above stands why, and what to do." />
@@ -228,25 +226,20 @@ function Log({ path }: { path: string }) {
 }
 
 function Submit() {
-  const error = useSignal<Error | null>(null);
+  const { busy, error, run } = useOnce();
   const begun = useSignal<api.Accepted | null>(null);
   const submit = async (form: HTMLFormElement) => {
     const given = new FormData(form);
     const said = (name: string) => (given.get(name) as string).trim();
     const memory = said("memory");
-    try {
-      begun.value = (await source.send("POST", "jobs", {
-        command: words(said("command")),
-        memory_bytes: memory ? Number(memory) * 2 ** 30 : null,
-        directory: said("directory") || null,
-        name: said("name"),
-      })) as api.Accepted;
-      error.value = null;
-      // Whoever has typed the next one meanwhile keeps it.
-      if ([...new FormData(form)].every(([name, value]) => value === given.get(name))) form.reset();
-    } catch (caught) {
-      error.value = caught as Error;
-    }
+    begun.value = (await source.send("POST", "jobs", {
+      command: words(said("command")),
+      memory_bytes: memory ? Number(memory) * 2 ** 30 : null,
+      directory: said("directory") || null,
+      name: said("name"),
+    })) as api.Accepted;
+    // Whoever has typed the next one meanwhile keeps it.
+    if ([...new FormData(form)].every(([name, value]) => value === given.get(name))) form.reset();
   };
   return (
     <details class="submit">
@@ -254,7 +247,8 @@ function Submit() {
       <form
         onSubmit={(event) => {
           event.preventDefault();
-          void submit(event.currentTarget);
+          const form = event.currentTarget;
+          void run(() => submit(form));
         }}
       >
         <label>
@@ -269,14 +263,16 @@ function Submit() {
         <label>
           Folder <input name="directory" placeholder="your home" />
         </label>
-        <button type="submit">Submit</button>
+        <button type="submit" disabled={busy}>
+          Submit
+        </button>
       </form>
       {begun.value && (
         <p role="status">
           <a href={link("jobs", begun.value.id)}>{begun.value.id}</a> {begun.value.text}
         </p>
       )}
-      {error.value && <Trouble error={error.value} />}
+      {error && <Trouble error={error} />}
     </details>
   );
 }

@@ -112,7 +112,7 @@ function Asked({ inputs }: { inputs: api.WhatIfInputs }) {
       {any && (
         <div class="controls">
           {mayWrite.value && has("plan") && (
-            <button type="button" class="primary" aria-haspopup="dialog" disabled={found.waiting || !found.answer?.plan} onClick={() => (applies.value = true)}>
+            <button type="button" class="primary" aria-haspopup="dialog" disabled={found.waiting || found.error !== null || !found.answer?.plan} onClick={() => (applies.value = true)}>
               Apply …
             </button>
           )}
@@ -207,9 +207,9 @@ function Slider({ label, value, now, least, most, step, factor = false, set }: S
       </label>
       <NumberField label={label} value={value} set={set} />
       <small>
-        {now !== null && changed ? (
+        {changed ? (
           <button type="button" class="plain" onClick={() => set(null)}>
-            now {number(now)}
+            {now === null ? "as it is now" : `now ${number(now)}`}
           </button>
         ) : (
           "as it is"
@@ -288,7 +288,16 @@ function Pool({ of, change, set }: PoolProps) {
       ) : (
         <Slider label="GPUs" value={count} now={of.count} least={0} most={Math.max(16, 2 * (of.count ?? 32))} step={1} set={(given) => set({ count: unlessNow(of.count)(given === null ? null : Math.round(given)) })} />
       )}
-      <Slider label="Price/h" value={price ?? 0} now={of.price ?? 0} least={0} most={Math.max(5, 3 * (of.price ?? 0))} step={0.05} set={(given) => set({ price: given === 0 ? null : unlessNow(of.price)(given) })} />
+      {price === null ? (
+        <p>
+          No price.{" "}
+          <button type="button" onClick={() => set({ price: 1 })}>
+            Set
+          </button>
+        </p>
+      ) : (
+        <Slider label="Price/h" value={price} now={of.price} least={0.05} most={Math.max(5, 3 * (of.price ?? 0))} step={0.05} set={(given) => set({ price: unlessNow(of.price)(given) })} />
+      )}
     </fieldset>
   );
 }

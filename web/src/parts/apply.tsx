@@ -4,6 +4,7 @@ import { useLayoutEffect, useRef } from "preact/hooks";
 import { duration, number, plural } from "../format";
 import type * as api from "../model";
 import { link, said, source } from "../state";
+import { useOnce } from "./once";
 import { Table, type Column } from "./table";
 import { Tile, Tiles, Trouble } from "./tiles";
 
@@ -47,21 +48,10 @@ const BINDS: readonly Column<readonly [string, string]>[] = [
 export function ApplyDialog({ change, close }: { change: Change; close: () => void }) {
   const dialog = useRef<HTMLDialogElement>(null);
   const shown = useSignal<Shown | null>(null);
-  const error = useSignal<Error | null>(null);
-  const busy = useSignal(false);
-  const tried = async (what: () => Promise<void>) => {
-    busy.value = true;
-    error.value = null;
-    try {
-      await what();
-    } catch (caught) {
-      error.value = caught as Error;
-    }
-    busy.value = false;
-  };
-  const look = () => tried(async () => void (shown.value = await lookedAt(change)));
+  const { busy, error, run } = useOnce();
+  const look = () => run(async () => void (shown.value = await lookedAt(change)));
   const apply = ({ difference }: Shown) =>
-    tried(async () => {
+    run(async () => {
       const { workload, services, pools, cluster } = change;
       const body = { plan: null, change: { workload, services, pools } };
       const begun = (await source.send("POST", "apply", body, difference.state)) as api.Accepted;
@@ -74,18 +64,18 @@ export function ApplyDialog({ change, close }: { change: Change; close: () => vo
   }, []);
   const found = shown.value;
   return (
-    <dialog ref={dialog} class="apply" aria-labelledby="apply-title" aria-busy={busy.value} onClose={close}>
+    <dialog ref={dialog} class="apply" aria-labelledby="apply-title" aria-busy={busy} onClose={close}>
       <h2 id="apply-title">Apply this change?</h2>
-      {found ? <Will shown={found} cluster={change.cluster} /> : !error.value && <p class="empty">Planning it, and what lies between it and what runs …</p>}
-      {error.value && <Trouble error={error.value} />}
+      {found ? <Will shown={found} cluster={change.cluster} /> : !error && <p class="empty">Planning it, and what lies between it and what runs …</p>}
+      {error && <Trouble error={error} />}
       <form method="dialog" class="controls">
         {found && (
-          <button type="button" class="primary" disabled={busy.value || error.value !== null} onClick={() => void apply(found)}>
+          <button type="button" class="primary" disabled={busy || error !== null} onClick={() => void apply(found)}>
             Apply
           </button>
         )}
-        {error.value && (
-          <button type="button" disabled={busy.value} onClick={() => void look()}>
+        {error && (
+          <button type="button" disabled={busy} onClick={() => void look()}>
             Look again
           </button>
         )}

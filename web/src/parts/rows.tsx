@@ -59,17 +59,19 @@ interface Props {
   /** Of each row, in pixels. */
   readonly heights: readonly number[];
   readonly row: (index: number) => ComponentChildren;
+  /** Rows that are all drawn. */
+  readonly few?: number;
 }
 
-export function Rows({ label, heights, row }: Props) {
+export function Rows({ label, heights, row, few = FEW }: Props) {
   const tops = useMemo(() => {
     const found = new Float64Array(heights.length + 1);
     heights.forEach((height, i) => (found[i + 1] = found[i]! + height));
     return found;
   }, [heights]);
   const element = useRef<HTMLDivElement>(null);
-  const range = useSignal<readonly [number, number]>([0, FEW]);
-  const many = heights.length > FEW && !printing.value;
+  const range = useSignal<readonly [number, number]>([0, few]);
+  const many = heights.length > few && !printing.value;
   const place = () => {
     if (!element.current || !many) return;
     const [above, below] = inSight(element.current);

@@ -26,7 +26,7 @@ const WORDS: Readonly<Record<string, string>> = {
 const kindWords = (kind: string) => WORDS[kind] ?? kind.replaceAll("_", " ");
 const what = (action: api.ActionBar) => `${kindWords(action.kind)} ${action.service ?? ""}`.trim();
 
-const LANE = 19; // pixels
+const LANE = matchMedia("(pointer: coarse)").matches ? 47 : 19; // pixels; fingers need 44
 const ROOM = 7; // pixels between GPUs
 const NAME = 132; // pixels for a GPU's name
 const SECONDS = 6; // moments on a time axis
@@ -43,6 +43,21 @@ interface GpuLanes {
 const begins = (action: api.ActionBar) => Math.min(action.begin, action.began ?? action.begin);
 const ends = (action: api.ActionBar) => Math.max(action.end, action.ended ?? action.end);
 
+const MANY = 2000; // actions whose rows are not all drawn
+const CROWD = 100; // actions of a lane that are all drawn
+const APART = 6; // pixels between the begins of two actions that are told apart
+
+/** Those of a lane's actions that can be told apart; all that failed, and all where they are few. */
+function toldApart(actions: readonly api.ActionBar[], pixels: number): readonly api.ActionBar[] {
+  if (actions.length <= CROWD) return actions;
+  let last = -Infinity;
+  return actions.filter((action) => {
+    const far = pixels * (begins(action) - last) >= APART;
+    if (far) last = begins(action);
+    return far || action.error !== null;
+  });
+}
+
 /** Actions by GPU, in order of its first one; those of one placement in one lane, in as few lanes as possible. */
 function lanesOf(actions: readonly api.ActionBar[]): GpuLanes[] {
   const gpus = new Map<string, Map<string, api.ActionBar[]>>();
@@ -56,7 +71,7 @@ function lanesOf(actions: readonly api.ActionBar[]): GpuLanes[] {
   return [...gpus].map(([gpu, placements]) => {
     const lanes: { actions: api.ActionBar[]; end: number }[] = [];
     for (const run of placements.values()) {
-      const last = Math.max(...run.map(ends));
+      const last = run.reduce((latest, action) => Math.max(latest, ends(action)), 0);
       const free = lanes.find((lane) => lane.end <= begins(run[0]!) + 1e-9);
       if (free) {
         free.actions.push(...run);
@@ -79,7 +94,7 @@ interface Props {
 
 export function TransitionView({ detail, inUse = null, left = 0, now = null, label }: Props) {
   const { actions } = detail;
-  const until = useMemo(() => Math.max(1e-9, now ?? 0, ...actions.map(ends)), [actions, now]);
+  const until = useMemo(() => actions.reduce((latest, action) => Math.max(latest, ends(action)), Math.max(1e-9, now ?? 0)), [actions, now]);
   const moment = useSignal<number | null>(null);
   const ran = actions.some((action) => action.began !== null);
   const at = moment.value ?? now ?? (ran ? until : null);
@@ -188,6 +203,11 @@ function Gantt({ detail, until, at, now, label }: GanttProps) {
   const narrow = width < 560;
   const left = narrow ? 0 : NAME;
   const share = (value: number) => (100 * Math.min(value, until)) / until;
+  const told = useMemo(() => {
+    const pixels = (width - left) / until; // of a second
+    return rows.map((row) => row.lanes.map((lane) => toldApart(lane.actions, pixels)));
+  }, [rows, width, until]);
+  const hidden = told.reduce((sum, lanes, i) => lanes.reduce((all, lane, n) => all + rows[i]!.lanes[n]!.actions.length - lane.length, sum), 0);
   return (
     <section aria-label={`Timeline: ${label}`}>
       <ul class="legend" aria-label="Actions">
@@ -213,13 +233,14 @@ function Gantt({ detail, until, at, now, label }: GanttProps) {
         {width > 0 && (
           <Rows
             label={`Actions of each GPU: ${label}`}
+            {...(actions.length > MANY ? { few: 1 } : {})}
             heights={narrow ? heights.map((height) => height + 18) : heights}
             row={(i) => (
               <div class={narrow ? "gpu narrow" : "gpu"}>
                 <span class="gpu-name">{rows[i]!.gpu}</span>
                 <div class="lanes">
-                  {rows[i]!.lanes.map((lane, n) =>
-                    lane.actions.map((action) => (
+                  {told[i]!.map((lane, n) =>
+                    lane.map((action) => (
                       <Action key={action.id} action={action} lane={n} share={share} now={now} chosen={chosen.value === action} onChoose={() => (chosen.value = chosen.value === action ? null : action)} />
                     )),
                   )}
@@ -231,6 +252,7 @@ function Gantt({ detail, until, at, now, label }: GanttProps) {
         )}
         {rows.length === 0 && <p class="empty">Nothing matches the filter.</p>}
       </div>
+      {hidden > 0 && <p class="count">{plural(hidden, "action")} too close to others to be told apart {hidden === 1 ? "is" : "are"} in the table below alone.</p>}
       <p class="chosen" role="status">
         {chosen.value ? <Said action={chosen.value} /> : "Choose an action to read it; the table below has all."}
       </p>
