@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sqlite3
+import subprocess
+import sys
 import threading
 from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.unprivileged import locked, unprivileged
 
 from partita.errors import PartitaError
+from partita.files import user_name
 from partita.store import (
     DamagedError,
     Database,
@@ -20,7 +25,9 @@ from partita.store import (
     FormatError,
     StoreError,
     UnreadableError,
+    beside,
     finish_rebuilding,
+    has_log,
     rebuild,
     salvage,
 )
@@ -56,8 +63,6 @@ def test_an_older_file_is_brought_to_the_present_format(tmp_path: Path) -> None:
     with closing(Database(path, V1)) as old:
         assert old.made
         add(old, "Emma")
-    with pytest.raises(FormatError, match="has format 1, this partita reads 2"):
-        Database(path, V2, read_only=True)
     for _ in range(2):
         with closing(Database(path, V2)) as new, new.reading() as db:
             assert not new.made
@@ -66,6 +71,116 @@ def test_an_older_file_is_brought_to_the_present_format(tmp_path: Path) -> None:
         assert titles(reader) == ["Emma"]
         with pytest.raises(StoreError, match="readonly"):
             add(reader, "Persuasion")
+
+
+READ = """
+import sys
+from partita.errors import PartitaError
+from partita.store import Database, DatabaseFormat
+steps = {0: ["CREATE TABLE books (title TEXT, pages INTEGER)"], 1: ["ALTER TABLE books ADD COLUMN pages INTEGER"]}
+try:
+    with Database(sys.argv[1], DatabaseFormat("the shelf", 2, steps), read_only=True).reading() as db:
+        print(*(title for (title,) in db.execute("SELECT title FROM books WHERE pages IS NULL ORDER BY rowid")))
+except PartitaError as error:
+    print(error.with_hint)
+"""
+WRITE_AND_DIE = """
+import os, sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute("INSERT INTO books (title) VALUES ('Persuasion')")
+os.kill(os.getpid(), 9)
+"""
+
+
+def read_by_others(path: Path) -> str:
+    """What a process says that may not write."""
+    command = unprivileged(sys.executable, "-c", READ, str(path))
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.mark.parametrize("version", [V1, V2], ids=["older", "current"])
+def test_who_may_not_write_reads_what_was_written_whoever_has_it_open(
+    tmp_path: Path, version: DatabaseFormat
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    path = folder / "shelf"
+    with closing(Database(path, version)) as made:
+        add(made, "Emma")
+        with locked(folder):
+            assert read_by_others(path) == "Emma"  # its writer lives
+    assert [each.name for each in folder.iterdir()] == ["shelf"]
+    with locked(folder):
+        assert read_by_others(path) == "Emma"  # it ended well
+    subprocess.run([sys.executable, "-c", WRITE_AND_DIE, str(path)], check=False)
+    assert has_log(path)
+    with locked(folder):
+        assert read_by_others(path) == "Emma Persuasion"  # it was killed
+    beside(path)[1].unlink()
+    with locked(folder):
+        assert read_by_others(path) == "Emma Persuasion"  # and the folder copied without the shared memory
+
+
+def test_what_may_not_be_read_is_told_with_who_may(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    path = folder / "shelf"
+    assert "No such file" in read_by_others(path)
+    Database(path, V2).close()
+    path.chmod(0)
+    told = read_by_others(path)
+    assert "the shelf cannot be used: Permission denied" in told
+    assert f"run this as {user_name(os.geteuid())}" in told
+    assert f"`namei -l {path}`" in told
+    path.chmod(0o600)
+    folder.chmod(0)
+    assert "Permission denied" in read_by_others(path)
+    folder.chmod(0o700)
+
+
+def test_a_reader_follows_writers_that_come_and_go(tmp_path: Path) -> None:
+    path = tmp_path / "shelf"
+    path.touch()
+    with closing(Database(path, V2, read_only=True)) as reader:
+        assert titles(reader) == []  # it is just being created
+        versions = [reader.version()]
+        for number, title in enumerate(("Emma", "Persuasion", "Sanditon")):
+            with closing(Database(path, V2)) as writer:
+                add(writer, title)
+                assert len(titles(reader)) == number + 1
+                versions.append(reader.version())
+            assert titles(reader)[-1] == title
+            assert len(set(versions)) == number + 2
+        with pytest.raises(StoreError, match="readonly"):
+            add(reader, "Emma")
+        path.rename(tmp_path / "moved")
+        with pytest.raises(StoreError, match="removed or replaced"):
+            titles(reader)
+
+
+def test_a_reader_of_an_older_file_follows_its_writer_and_the_migration(tmp_path: Path) -> None:
+    path = tmp_path / "shelf"
+    with closing(Database(path, V1)) as old, closing(Database(path, V2, read_only=True)) as reader:
+        add(old, "Emma")
+        assert titles(reader) == ["Emma"]
+        add(old, "Persuasion")
+        assert titles(reader) == ["Emma", "Persuasion"]
+        with closing(Database(path, V2)) as new:
+            add(new, "Sanditon")
+            assert titles(reader) == ["Emma", "Persuasion", "Sanditon"]
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (2,)
+
+
+def test_a_copy_is_made_anew_once_the_file_has_changed(tmp_path: Path) -> None:
+    path = tmp_path / "shelf"
+    Database(path, V2).close()
+    with closing(Database(path, V2, read_only=True)) as reader:
+        for number in range(20):
+            with closing(Database(path, V2)) as writer:
+                add(writer, str(number))
+            assert len(titles(reader)) == number + 1
+            assert [each.name for each in tmp_path.iterdir()] == ["shelf"]
 
 
 def test_a_file_that_had_no_version_is_brought_up_once(tmp_path: Path) -> None:
@@ -105,8 +220,11 @@ def _log_alone(path: Path) -> None:
     path.with_name(f"{path.name}-wal").write_bytes(b"\x37" * 4096)
 
 
+@pytest.mark.parametrize("read_only", [False, True])
 @pytest.mark.parametrize("spoil", [_garbage, _newer, _less, _middle, _log_alone])
-def test_what_cannot_be_read_is_told_and_left_as_it_is(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
+def test_what_cannot_be_read_is_told_and_left_as_it_is(
+    tmp_path: Path, spoil: Callable[[Path], None], *, read_only: bool
+) -> None:
     path = tmp_path / "shelf"
     with closing(Database(path, V2)) as made:
         add(made, *(f"{number} {'x' * 100}" for number in range(200)))
@@ -114,7 +232,7 @@ def test_what_cannot_be_read_is_told_and_left_as_it_is(tmp_path: Path, spoil: Ca
     before = {each.name: each.read_bytes() for each in tmp_path.iterdir()}
     for _ in range(2):
         with pytest.raises(FormatError if spoil is _newer else DamagedError) as caught:
-            Database(path, V2)
+            Database(path, V2, read_only=read_only)
         assert caught.value.where == str(path)
         assert spoil is _newer or caught.value.hint == f"look at {path}"
     assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == before

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from itertools import count
 from pathlib import Path
 from stat import S_ISREG
@@ -43,6 +45,25 @@ def file_stamp(path: Path) -> tuple[int, int, int, int] | None:
     if not S_ISREG(found.st_mode):
         return None  # a pipe can be read once
     return found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size
+
+
+@lru_cache(maxsize=1024)
+def user_name(uid: int) -> str:
+    """Return the name of a user; the number where there is no such account."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def reading_rights(path: Path) -> str:
+    """Return a hint for a file or folder that this user may not read: who may, and where the right is missing."""
+    who = "its owner"
+    for each in (path, *path.parents):
+        with suppress(OSError):
+            who = user_name(each.stat().st_uid)
+            break
+    return f"run this as {who}, or have {who} let you read it; `namei -l {path}` shows which right is missing"
 
 
 def read_text(path: Path | str) -> str:

@@ -3,24 +3,28 @@
 The queue, the journal, the energy ledger, the simulated cluster and the record of MIG instances are such files. This
 module is independent of their contents. It handles what can happen to any of them: a full disk, damage, a lock of
 another program, an older or newer format, removal while the file is open. In each case the file is left as it is, and
-the error has a hint.
+the error has a hint. To read a file, no right to write it is needed, nor to its folder.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
 import threading
+import time
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from errno import EACCES, EPERM, EROFS
 from pathlib import Path
 from shutil import copy
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
+from weakref import WeakKeyDictionary
 
 from partita.errors import PartitaError
-from partita.files import set_aside
+from partita.files import file_stamp, reading_rights, set_aside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -100,9 +104,20 @@ _DAMAGE = ("malformed", "no such table", "no such column", "Could not decode")
 
 _HINTS = {
     "locked": "another program has it open; `fuser` with its path shows which",
-    "readonly": "is the file writable, and its file system mounted for writing?",
-    "unable to open": "does its folder exist, and may this user read and write it?",
+    "readonly": "may this user write the file and in its folder, and is its file system mounted for writing?",
+    "unable to open": "does its folder exist, and may this user read and write there?",
 }
+
+
+_HANDLES = threading.Lock()
+_OPEN: WeakKeyDictionary[Database, tuple[int, int] | None] = WeakKeyDictionary()
+"""The files that this process has open. A process that closes any handle of a file frees all its locks on it, those
+of SQLite, too (sqlite.org/howtocorrupt.html, 2.2), so none of these is read but by SQLite."""
+
+_PAUSE_S = 0.01
+_ATTEMPTS = 5
+_TICK_NS = 100_000_000
+"""Two writes within a tick of the kernel's clock may have one time; a tick is 10 ms at most."""
 
 
 class Database:
@@ -112,7 +127,8 @@ class Database:
         path: the file, created if it is missing; None for a database in memory.
         format: its format.
         fill: writes the first rows of a new file, in the transaction that creates its tables.
-        read_only: whether it is only read. It must then exist and have the current format.
+        read_only: whether it is only read: then nothing is written to it or beside it. It must exist. One of an older
+            format, or one that is just being created, is seen as it would be in the current format.
 
     Attributes:
         made: whether the file was created now.
@@ -137,34 +153,33 @@ class Database:
         self.made = False
         self._in_memory = path is None
         self._lock = threading.RLock()
+        self._identity: tuple[int, int] | None = None
+        # Where it is only read: its file, while that is read as it is; else of what the copy was made that `_db` is.
+        self._attached: sqlite3.Connection | None = None
+        self._copied: object = None
+        self._taken = 0
+        with self.told(), self._telling_of_files():
+            self._require_whole()
+            if format.private and not (read_only or self._in_memory or self.path.exists()):
+                self.path.touch(mode=0o600)
+            self._db = _memory() if read_only or self._in_memory else self._connected(str(self.path))
         try:
-            with self.told():
-                self._require_whole()
-                if format.private and not (read_only or self._in_memory or self.path.exists()):
-                    self.path.touch(mode=0o600)
-                uri = f"file:{quote(str(self.path))}?mode=ro" if read_only else str(self.path)
-                self._db = sqlite3.connect(
-                    uri,
-                    timeout=format.patience_s,
-                    isolation_level=None,
-                    check_same_thread=False,
-                    uri=read_only,
-                )
-        except OSError as error:
-            raise self._as_asked(
-                StoreError(f"{format.name} cannot be used: {error.strerror}", where=str(self.path))
-            ) from error
-        self._identity = _identity(self.path)
-        try:
-            with self.told():
-                self._open()
+            with self.told(), self._telling_of_files():
+                if read_only:
+                    self._follow()
+                else:
+                    self._open()
         except BaseException:
-            self._db.close()
+            self.close()
             raise
 
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+        if self._attached is not None:
+            self._attached.close()
+        with _HANDLES:
+            _OPEN.pop(self, None)
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -177,11 +192,7 @@ class Database:
         with self._lock, self.told():
             if not self._in_memory and _identity(self.path) != self._identity:
                 # Writes would go to a file that no other program can find.
-                raise StoreError(
-                    f"{self._format.name} was removed or replaced while it was open; nothing is written any more",
-                    where=str(self.path),
-                    hint=self._format.if_removed,
-                )
+                raise self._removed("nothing is written any more")
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
@@ -200,6 +211,9 @@ class Database:
         """
         with self._lock, self.told():
             inside = self._db.in_transaction
+            if self._read_only and not inside:
+                with self._telling_of_files():
+                    self._follow()
             if not inside:
                 self._db.execute("BEGIN")
             try:
@@ -207,6 +221,15 @@ class Database:
             finally:
                 if not inside and self._db.in_transaction:
                     self._db.execute("ROLLBACK")
+
+    def version(self) -> tuple[int, int]:
+        """Return a value that is another one once another process has written to the file.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        with self.reading() as db:
+            return self._taken, int(db.execute("PRAGMA data_version").fetchone()[0])
 
     @contextmanager
     def told(self) -> Iterator[None]:
@@ -229,6 +252,25 @@ class Database:
         hint = self._format.if_damaged.format(path=self.path)
         return DamagedError(f"{self._format.name} is damaged: {why}", where=str(self.path), hint=hint)
 
+    def _removed(self, so: str) -> StoreError:
+        return StoreError(
+            f"{self._format.name} was removed or replaced while it was open; {so}",
+            where=str(self.path),
+            hint=self._format.if_removed,
+        )
+
+    @contextmanager
+    def _telling_of_files(self) -> Iterator[None]:
+        """Convert errors of the file system in a block, as `told` does those of SQLite."""
+        try:
+            yield
+        except OSError as error:
+            hint = None
+            if error.errno in (EACCES, EPERM, EROFS):
+                hint = reading_rights(self.path) if self._read_only else _HINTS["readonly"]
+            what = f"{self._format.name} cannot be used: {error.strerror}"
+            raise StoreError(what, where=str(self.path), hint=hint) from error
+
     def _error(self, error: sqlite3.Error) -> StoreError:
         name, text, where = self._format.name, str(error), str(self.path)
         if getattr(error, "sqlite_errorname", "") in _NO_ROOM:
@@ -242,6 +284,121 @@ class Database:
     def _as_asked(self, error: StoreError) -> PartitaError:
         asked = self._format.raises
         return error if asked is None else asked(error.what, where=error.where, hint=error.hint)
+
+    def _connected(self, name: str, *, uri: bool = False) -> sqlite3.Connection:
+        """Return a connection to the file."""
+        with _HANDLES:
+            found = sqlite3.connect(
+                name, timeout=self._format.patience_s, isolation_level=None, check_same_thread=False, uri=uri
+            )
+            self._identity = _OPEN[self] = _identity(self.path)
+        return found
+
+    def _follow(self) -> None:
+        """Have `_db` be what the file has now; it is only read.
+
+        SQLite reads a file in WAL mode through the log and the shared memory beside it, and makes them where they are
+        missing, which is to write. They are there while a program has the file open, and after one was killed: then
+        the file is read as it is. Else a copy in memory is read, which is made anew when the file has changed. A file
+        of an older format is copied in both cases, and the copy brought up (sqlite.org/wal.html, "Read-Only
+        Databases").
+
+        Raises:
+            OSError: the file cannot be read.
+            StoreError: it cannot be used otherwise.
+        """
+        if self._taken and _identity(self.path) != self._identity:
+            raise self._removed("it is read no more")
+        end = time.monotonic() + self._format.patience_s
+        while self._db is not self._attached and not self._followed():
+            if time.monotonic() > end:
+                raise StoreError(f"{self._format.name} changes all the time", where=str(self.path))
+            time.sleep(_PAUSE_S)
+
+    def _followed(self) -> bool:
+        """Follow the file, as `_follow` does; return whether that was possible, or has to be tried again."""
+        made_at, made_of = time.time_ns(), _stamps(self.path)
+        if self._attached is None and all(made_of[1:]):
+            self._attached = self._attach()
+        if self._attached is not None:
+            version = self._attached.execute("PRAGMA data_version").fetchone()
+            if self._attached.execute("PRAGMA user_version").fetchone() == (self._format.version,):
+                self._take(self._attached, None)
+            elif version != self._copied:
+                copied = _memory()
+                self._attached.backup(copied)
+                self._take(copied, version)
+            return True
+        self._require_whole()
+        if made_of == self._copied:
+            return True
+        found = self._copy(made_of)
+        if found is None:
+            return False
+        newest = max((each[2] for each in made_of if each is not None), default=0)
+        # What is written within the same tick has the same stamp: such a file is copied again at the next look.
+        self._take(found, made_of if made_at - newest > _TICK_NS else None)
+        return True
+
+    def _attach(self) -> sqlite3.Connection | None:
+        """Return a connection to the file, which others have open; None if they have closed it meanwhile."""
+        # SQLite takes part in the locks of the shared memory by writing to it where it may, and need not. Who may not
+        # write to the file should make none either, which its writers could not use.
+        may_write = os.access(self.path, os.W_OK, effective_ids=True)
+        uri = f"file:{quote(str(self.path))}?mode=ro{'' if may_write else '&readonly_shm=1'}"
+        for attempt in range(_ATTEMPTS):
+            found = self._connected(uri, uri=True)
+            try:
+                found.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            except sqlite3.Error as error:
+                found.close()
+                with _HANDLES:
+                    del _OPEN[self]
+                if not all(_stamps(self.path)[1:]):
+                    return None
+                if not isinstance(error, sqlite3.OperationalError) or attempt == _ATTEMPTS - 1:
+                    raise
+                time.sleep(_PAUSE_S)
+            else:
+                return found
+        return None
+
+    def _copy(self, made_of: _Stamps) -> sqlite3.Connection | None:
+        """Return a copy in memory of the file with its log; None if someone opened or changed it meanwhile."""
+        log, _ = beside(self.path)
+        with _HANDLES:
+            identity = _identity(self.path)
+            if identity in _OPEN.values():
+                return None
+            try:
+                data = self.path.read_bytes()
+                logged = log.read_bytes() if made_of[1] is not None else b""
+                whole = self.path.read_bytes() == data and _stamps(self.path) == made_of
+            except FileNotFoundError:
+                if made_of[0] is None:
+                    raise
+                return None
+            if not whole:
+                return None
+            self._identity = identity
+        return _restored(data, logged)
+
+    def _take(self, found: sqlite3.Connection, made_of: object) -> None:
+        """Read another connection from now on, if its contents are as they should be."""
+        before, self._db = self._db, found
+        try:
+            self._open()
+        except BaseException:
+            self._db = before
+            found.close()
+            if found is self._attached:
+                self._attached = None
+                with _HANDLES:
+                    del _OPEN[self]
+            raise
+        before.close()
+        self._copied = made_of
+        self._taken += 1
 
     def _require_whole(self) -> None:
         """Refuse a folder, and a file that lost its contents, which SQLite would treat as new."""
@@ -267,6 +424,8 @@ class Database:
         self._db.execute("PRAGMA foreign_keys = ON")
         if found != self._format.version:
             self._bring_up()
+        if self._read_only:
+            self._db.execute("PRAGMA query_only = ON")
 
     def _found(self) -> tuple[int, frozenset[str]]:
         """Return the file's format and tables, read in one statement; 0 and no tables for a new file."""
@@ -280,7 +439,7 @@ class Database:
             missing = self._format.tables - tables
             if missing:
                 raise self.damaged(f"it has no {', '.join(sorted(missing))}")
-        elif not known or self._read_only:
+        elif not known:
             raise FormatError(
                 f"{self._format.name} has format {found}, this partita reads {self._format.version}",
                 where=str(self.path),
@@ -297,8 +456,9 @@ class Database:
             for statement in self._format.steps[found] if old is None else old(self._db):
                 self._db.execute(statement)
             self._db.execute(f"PRAGMA user_version = {self._format.version}")
-            self.made = (found, tables) == (0, frozenset())
-            if self.made and self._fill is not None:
+            new = (found, tables) == (0, frozenset())
+            self.made = new and not self._read_only
+            if new and self._fill is not None:
                 self._fill(self._db)
 
 
@@ -377,6 +537,38 @@ def has_log(path: Path) -> bool:
 def beside(path: Path) -> tuple[Path, Path]:
     """Return the files that SQLite keeps beside a database: write-ahead log and shared memory."""
     return path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")
+
+
+_Stamps = tuple[tuple[int, int, int, int] | None, ...]
+
+
+def _stamps(path: Path) -> _Stamps:
+    """Return the stamps of a database and of the files beside it; None for one that is missing."""
+    return tuple(map(file_stamp, (path, *beside(path))))
+
+
+def _memory() -> sqlite3.Connection:
+    return sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+
+
+def _restored(data: bytes, log: bytes) -> sqlite3.Connection:
+    """Return a database in memory with the contents of a file and of its write-ahead log."""
+    found = _memory()
+    if log:
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "copy"
+            path.write_bytes(data)
+            beside(path)[0].write_bytes(log)
+            with closing(sqlite3.connect(path)) as whole:
+                whole.backup(found)
+    elif len(data) > _VERSIONS.stop:
+        # In memory there is no WAL mode.
+        found.deserialize(data[: _VERSIONS.start] + b"\x01\x01" + data[_VERSIONS.stop :])
+    return found
+
+
+_VERSIONS = slice(18, 20)
+"""Where a file says whether it is in WAL mode (sqlite.org/fileformat.html, 1.3)."""
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -21,6 +21,7 @@ import pytest
 from tests.control.world import World, deployment, goal
 from tests.dash.client import local
 from tests.dash.test_access import Empty
+from tests.unprivileged import locked, unprivileged
 
 from partita.dash import server
 from partita.dash.access import Access
@@ -305,7 +306,7 @@ def test_tls_and_a_token_beyond_this_host(certificate: tuple[Path, Path]) -> Non
 
 @contextmanager
 def command(folder: Path, *more: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    words = [sys.executable, "-m", "partita", "dash", "--port", "0", *more]
+    words = unprivileged(sys.executable, "-m", "partita", "dash", "--port", "0", *more)
     environment = {**os.environ, "PARTITA_STATE": str(folder)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(words, env=environment, text=True, **pipes) as process:  # type: ignore[call-overload]
@@ -332,6 +333,27 @@ def test_the_command_serves_until_sigterm_though_streams_are_open(tmp_path: Path
         assert process.stderr is not None
         assert process.stderr.read() == ""
     assert (tmp_path / "history.sqlite3").stat().st_mode & 0o077 == 0
+
+
+def test_who_may_not_write_sees_all_and_is_told_that_no_history_is_kept(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    folder.mkdir()
+    World(folder).reach(goal(deployment("7g.40gb@0=search")))
+    with locked(folder), command(folder) as (process, url):
+        asked = http.client.HTTPConnection(urlsplit(url).netloc, timeout=PATIENCE_S)
+        known = []
+        for path in ("", "/services", "/transitions"):
+            asked.request("GET", f"/api/v1{path}")
+            known.append(json.loads(asked.getresponse().read()))
+        asked.close()
+        assert [each["name"] for each in known[1]["services"]] == ["search"]
+        assert known[2]["transitions"][0]["state"] == "reached"
+        (said,) = [each for each in known[0]["notes"] if "no history is kept beyond this process" in each]
+        assert str(folder / "history.sqlite3") in said
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_S) == 0
+        assert process.stderr is not None
+        assert process.stderr.read().count("no history is kept beyond this process") == 1
 
 
 def test_without_a_cluster_the_command_says_how_to_make_one(tmp_path: Path) -> None:

@@ -596,6 +596,7 @@ def test_actions_run_side_by_side(world: World) -> None:
 def test_a_damaged_record_is_kept_and_named(world: World, state: Path) -> None:
     world.create("3g.20gb@4")
     path = state / "replicas" / f"{world.seen().uuid}@4.json"
+    path.parent.mkdir()
     path.write_text("{", encoding="utf-8")
     error = world.start("3g.20gb@4")
     assert isinstance(error, FailedError)

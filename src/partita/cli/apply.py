@@ -389,7 +389,8 @@ def adopt(
     Partita never touches an instance that it did not make, and plans around it. Adopt one only if nobody else needs
     it.
     """
-    with open_cluster(Cluster(driver), _refuse_making) as opened:
+    opening = open_read_only if dry_run else open_cluster
+    with opening(Cluster(driver), _refuse_making) as opened:
         for placement in _chosen(opened.driver.observe(), gpu, instances or []):
             if not dry_run:
                 opened.driver.adopt(gpu, placement)

@@ -17,7 +17,15 @@ from partita.cli.options import DriverName
 from partita.cli.output import note, stderr
 from partita.control.held import DriverBesideJobs
 from partita.control.journal import FILE, Journal, controlling
-from partita.drive.state import CLUSTER, VARIABLE, WORKERS, host_folder, state_folder, state_path
+from partita.drive.state import (
+    CLUSTER,
+    VARIABLE,
+    WORKERS,
+    host_folder,
+    require_readable,
+    state_folder,
+    state_path,
+)
 from partita.errors import InputError
 from partita.jobs.queue.folders import jobs_folder
 from partita.jobs.queue.job_store import FILE as QUEUE
@@ -120,7 +128,12 @@ class Cluster:
         return read_services(self.services, folder / WORKERS, self.seconds) if self.services else {}
 
     def exists(self, folder: Path) -> bool:
-        """Say whether it is there; all but a simulated one always are."""
+        """Say whether it is there; all but a simulated one always are.
+
+        Raises:
+            InputError: this user may not look into the folder.
+        """
+        require_readable(folder, jobs_folder(folder))
         return self.driver != SIMULATED or (folder / CLUSTER).exists()
 
 
@@ -145,18 +158,20 @@ def refuse_unrunnable(cluster: Cluster, services: Iterable[str]) -> None:
 
 @contextmanager
 def open_driver(
-    cluster: Cluster, folder: Path, gpus: Callable[[], list[tuple[str, str]]]
+    cluster: Cluster, folder: Path, gpus: Callable[[], list[tuple[str, str]]], *, read_only: bool = False
 ) -> Iterator[Driver]:
     """Open the driver of a cluster for a block.
 
     What is registered as its driver (`partita.drivers`) is called with those of these arguments that it names:
     `folder`, `gpus` and `allow_mig_mode`; `clock`, None for the driver's own; `services`, which says how the replicas
-    of each are run, None if the user named no file; `tell`, a function that notes something to the user.
+    of each are run, None if the user named no file; `read_only`, whether it is only observed, perhaps by a user who
+    has no right to write in the folder; `tell`, a function that notes something to the user.
 
     Args:
         cluster: which.
         folder: the state folder.
         gpus: returns pairs of id and model that a simulated cluster is made of if there is none.
+        read_only: whether it is only observed; a simulated one must be there then.
 
     Raises:
         DriveError: there is no such cluster, or it does not answer.
@@ -170,6 +185,7 @@ def open_driver(
         clock=make_clock(cluster.clock),
         services=cluster.runs(folder) if cluster.services else None,
         allow_mig_mode=cluster.allow_mig_mode,
+        read_only=read_only,
         tell=note,
     )
     try:
@@ -278,14 +294,25 @@ def open_read_only(cluster: Cluster, gpus: Callable[[], list[tuple[str, str]]]) 
         JournalError: its journal cannot be read.
     """
     with ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder = state_path()
-        journal = Journal((folder if (folder / FILE).exists() else scratch) / FILE)
+        if cluster.exists(folder):
+            driver = stack.enter_context(open_driver(cluster, folder, gpus, read_only=True))
+        else:
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            driver = stack.enter_context(open_driver(cluster, scratch, gpus))
+        journal = read_journal(folder) or Journal(None)
         stack.callback(journal.close)
-        driver = stack.enter_context(
-            open_driver(cluster, folder if cluster.exists(folder) else scratch, gpus)
-        )
         yield OpenCluster(_beside_jobs(driver, folder), journal)
+
+
+def read_journal(folder: Path) -> Journal | None:
+    """Return the journal of a state folder, to be read; None where there is none.
+
+    Raises:
+        JournalError: it cannot be read.
+    """
+    path = folder / FILE
+    return Journal(path, read_only=True) if path.exists() else None
 
 
 def _beside_jobs(driver: Driver, folder: Path) -> Driver:

@@ -190,7 +190,7 @@ def dash(
         from partita.dash.server import serve  # noqa: PLC0415 -- likewise
 
         source = LocalSource(
-            partial(open_driver, shown.cluster, shown.folder, list),
+            partial(open_driver, shown.cluster, shown.folder, list, read_only=True),
             shown.folder,
             workload=shown.workload,
             gateways=[GatewayPage(url, token, gateway_ca) for url in shown.gateways],

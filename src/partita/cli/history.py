@@ -15,7 +15,7 @@ from partita.cli.options import read_seconds, shown_bytes, shown_seconds
 from partita.cli.output import Format, Output, echo, emit, stdout
 from partita.cli.queue import Mine, connect, shown_job
 from partita.cli.safe_text import inline
-from partita.drive.state import state_path
+from partita.drive.state import require_readable, state_path
 from partita.errors import InputError
 from partita.jobs.energy import FILE, EnergyLedger, OwnerKind
 
@@ -146,6 +146,7 @@ def energy(*, by: ByOption = By.GPU, since: Since = "24h", output: Output = Form
     activity is known, so that the shares add up to the counters. Seconds without a counter are missing, never 0.
     """
     seconds = read_seconds(since, "--since")
+    require_readable(state_path())
     path = state_path() / FILE
     if not path.is_file():
         raise InputError(

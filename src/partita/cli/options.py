@@ -332,7 +332,9 @@ def use_gpu_files(named: Sequence[Path]) -> None:
         InputError: a file cannot be used, or two of them have one GPU.
     """
     folder = gpus_folder()
-    in_folder = sorted(folder.glob("*.toml")) if folder.is_dir() else []
+    # With another user's HOME, as `sudo` may leave it, the folder is not this user's, and need not be readable.
+    readable = os.access(folder, os.R_OK | os.X_OK, effective_ids=True)
+    in_folder = sorted(folder.glob("*.toml")) if readable else []
     if not (named or in_folder or "partita.mig.catalogue" in sys.modules):
         return  # a command that only shows its help needs no catalogue
     from partita.mig import catalogue  # noqa: PLC0415 -- as above

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import getpass
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from partita.cli.cluster import SIMULATED, Cluster, DriverOption, open_read_only
+from partita.cli.cluster import SIMULATED, Cluster, DriverOption, open_driver
 from partita.cli.on_cluster import opened, refuse_unused
 from partita.cli.options import Kubeconfig, KubeContext, KubeNamespace
 from partita.cli.output import echo
-from partita.control.journal import holder
+from partita.control.journal import FILE, Journal, holder
 from partita.drive.state import state_path
 from partita.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from partita.control.journal import Journal
     from partita.kubernetes.api import KubernetesApi
     from partita.kubernetes.resources import WorkloadObject
 
@@ -96,8 +96,13 @@ def _on_cluster(
 def _told(driver: str, tell: Callable[[Journal, str, float], int]) -> tuple[int, str]:
     """Tell the journal; return the transition's number and the command that began it."""
     cluster = Cluster(driver)
-    if not cluster.exists(state_path()):
-        raise InputError("there is no simulated cluster yet", where=str(state_path()))
-    with open_read_only(cluster, list) as opened:
-        number = tell(opened.journal, getpass.getuser(), opened.driver.clock.now())
-        return number, opened.journal.goals(1)[0].command
+    folder = state_path()
+    if not cluster.exists(folder):
+        raise InputError("there is no simulated cluster yet", where=str(folder))
+    path = folder / FILE
+    with (
+        open_driver(cluster, folder, list, read_only=True) as opened_driver,
+        closing(Journal(path if path.exists() else None)) as journal,
+    ):
+        number = tell(journal, getpass.getuser(), opened_driver.clock.now())
+        return number, journal.goals(1)[0].command

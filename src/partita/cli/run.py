@@ -249,7 +249,7 @@ class _Page:
     def collect(self) -> Iterator[Metric]:
         """Yield them; called in other threads than the loop's, with a look at the journal of its own."""
         if self.driven.seen is not None:
-            with closing(Journal(state_folder() / JOURNAL)) as journal:
+            with closing(Journal(state_folder() / JOURNAL, read_only=True)) as journal:
                 progress = journal.progress()
             jobs = self.queue.places() if self.queue else ()
             found = facts(*self.driven.seen, progress, self.watched.promises, jobs)

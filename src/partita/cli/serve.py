@@ -264,6 +264,6 @@ def _ways(loaded: PreparedWorkload, services: Path | None) -> Mapping[str, Worke
 
 def _standing(plan: Plan, plan_file: Path | None, driver: str) -> PlacedPlan:
     """Place a plan on the GPUs of this host as they are; nothing is changed."""
-    with open_driver(Cluster(driver, ClockName.WALL), state_folder(), list) as opened:
+    with open_driver(Cluster(driver, ClockName.WALL), state_folder(), list, read_only=True) as opened:
         seen = opened.observe()
     return place_on_existing(plan, seen, plan_file=str(plan_file or "PLAN"))

@@ -19,13 +19,13 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from partita.cli.cluster import SIMULATED, Cluster, DriverOption, open_driver
+from partita.cli.cluster import SIMULATED, Cluster, DriverOption, open_driver, read_journal
 from partita.cli.drawing import ASCII, UNICODE, mosaic_rows, mosaic_texts
 from partita.cli.output import Format, Output, emit, stdout
 from partita.cli.queue import jobs_on_instances
 from partita.control.cluster_view import deployed, snapshot
 from partita.control.held import NOTHING_HELD, HeldByJobs, held_by_jobs
-from partita.control.journal import FILE, Journal, holder
+from partita.control.journal import holder
 from partita.control.metrics import instance_state
 from partita.drive.state import state_path
 from partita.errors import InputError, PartitaError, counted
@@ -184,8 +184,8 @@ def _looking(driver: str) -> Iterator[Callable[[int], Status]]:
             hint="make one: `partita apply plan.json`; for the GPUs of this host add --driver nvml",
         )
     with ExitStack() as stack:
-        opened = stack.enter_context(open_driver(cluster, folder, list))
-        journal = Journal(folder / FILE) if (folder / FILE).exists() else None
+        opened = stack.enter_context(open_driver(cluster, folder, list, read_only=True))
+        journal = read_journal(folder)
         if journal is not None:
             stack.callback(journal.close)
         yield lambda tail: Status(

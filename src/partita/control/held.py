@@ -119,7 +119,7 @@ def held_as_stored(state: Path) -> HeldByJobs:
     folder = jobs_folder(state)
     if not (folder / FILE).exists():
         return NOTHING_HELD
-    with closing(JobStore(folder / FILE)) as store:
+    with closing(JobStore(folder / FILE, read_only=True)) as store:
         found = store.holding()
     return HeldByJobs(
         {

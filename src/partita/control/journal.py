@@ -73,7 +73,7 @@ class JournalError(PartitaError):
 
 
 _ANEW = (
-    "start a new one: `mv {path} {path}.kept`; what runs is observed again, but the rates promised until now are "
+    "start a new one: `mv {path} {path}.kept; mv {path}-wal {path}.kept-wal`; what runs is observed again, but the rates promised until now are "
     "lost (the capacity that runs replaces them)"
 )
 _FORMAT = DatabaseFormat(
@@ -335,14 +335,15 @@ class Journal:
     """A journal in a file, created if it does not exist.
 
     Args:
-        path: the file.
+        path: the file; None for an empty journal in memory.
+        read_only: whether it is only read, without a right to write.
 
     Raises:
         JournalError: it cannot be read; it is left as it is.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._file = Database(path, _FORMAT)
+    def __init__(self, path: Path | None, *, read_only: bool = False) -> None:
+        self._file = Database(path, _FORMAT, read_only=read_only)
         self._seen: dict[str, _Rows] | None = None
         self._goal: int | None = None
         self._round: int | None = None
@@ -586,10 +587,9 @@ class Journal:
             rows = db.execute(f"{_NOTES} WHERE goal = ? ORDER BY seq", (goal,)).fetchall()
         return [Record(*row) for row in rows]
 
-    def version(self) -> int:
-        """Return a number that is another one once another process has written to the journal."""
-        with self._file.reading() as db:
-            return int(db.execute("PRAGMA data_version").fetchone()[0])
+    def version(self) -> tuple[int, int]:
+        """Return a value that is another one once another process has written to the journal."""
+        return self._file.version()
 
     def records(
         self, limit: int, before: Position = END, gpu: str | None = None
@@ -783,7 +783,12 @@ def _alone(path: Path, taken: str, hint: str) -> Iterator[ActingProcess | None]:
     try:
         stream = path.open("a+", encoding="utf-8")
     except OSError as error:
-        raise PartitaError(f"the lock cannot be opened: {error.strerror}", where=str(path)) from None
+        raise PartitaError(
+            f"the lock cannot be opened: {error.strerror}",
+            where=str(path),
+            hint="who acts on a cluster writes in this folder: run this as its owner, or set PARTITA_STATE to a "
+            "folder of yours",
+        ) from None
     with stream:
         if not _take(stream):
             raise _locked(_read(stream), taken, hint)

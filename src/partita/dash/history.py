@@ -41,7 +41,8 @@ _FORMAT = DatabaseFormat(
             "CREATE INDEX chunks_age ON chunks (tier, chunk)",
         ]
     },
-    if_damaged="it is left as it is; move it away to start a new one: mv {path} {path}.kept",
+    if_damaged="it is left as it is; move it away to start a new one: "
+    "mv {path} {path}.kept; mv {path}-wal {path}.kept-wal",
     durable=False,
     whole=False,
     private=True,

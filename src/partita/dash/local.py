@@ -103,7 +103,7 @@ class LocalSource:
     def _forget(self) -> None:
         """Know nothing of the cluster."""
         self._journal: Journal | None = None
-        self._journal_version: int | None = None
+        self._journal_version: tuple[int, int] | None = None
         self._forget_journal()
         self._progress: Progress | None = None
         self._seen: dict[str, SeenGpu] = {}
@@ -291,7 +291,7 @@ class LocalSource:
 
     def _opened(self) -> Journal | None:
         if self._journal is None and (self.folder / FILE).exists():
-            self._journal = Journal(self.folder / FILE)
+            self._journal = Journal(self.folder / FILE, read_only=True)
         return self._journal
 
     def _try_journal(

@@ -174,8 +174,7 @@ class LocalOnDemand(OnDemand):
         journal, kept = self._opened(), self._transition
         if journal is None:
             return None
-        # A pause is written by this process, too, which `version` does not count.
-        seen = number, journal.version(), journal.paused()
+        seen = number, journal.version()
         if kept is not None and kept[0] is journal and kept[1] == seen:
             return kept[2]  # its next page is asked for
         found = transitions.transition(journal, number)
@@ -344,7 +343,15 @@ class LocalOnDemand(OnDemand):
     def _written(self, document: Mapping[str, object], version: str) -> Path:
         """Write a plan to a file of the state folder, and remove the oldest of those before it."""
         folder = self._folder / "dash"
-        folder.mkdir(mode=0o700, exist_ok=True)
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise RequestFault(
+                503,
+                f"the plan cannot be kept: {error.strerror}",
+                where=str(folder),
+                hint="plans are applied by a `partita dash` of the state folder's owner",
+            ) from None
         path = folder / f"plan-{version}.json"
         with replacing(path) as stream:
             json.dump(document, stream)
@@ -361,24 +368,26 @@ class LocalOnDemand(OnDemand):
 
     def pause(self, number: str) -> Accepted:
         """Have no further action of a transition begin."""
-        journal, goal = self._in_progress(number)
-        journal.pause(WHO, self._now())
+        goal = self._in_progress(number)
+        with closing(Journal(self._folder / FILE)) as journal:
+            journal.pause(WHO, self._now())
         return Accepted(str(goal.id), "what is in progress ends, and nothing begins")
 
     def resume(self, number: str) -> Accepted:
         """End the pause of a transition."""
-        journal, goal = self._in_progress(number)
-        journal.resume(WHO, self._now())
+        goal = self._in_progress(number)
+        with closing(Journal(self._folder / FILE)) as journal:
+            journal.resume(WHO, self._now())
         going = holder(self._folder) is not None
         text = "it goes on" if going else f"no process carries it out: go on with `{goal.command}`"
         return Accepted(str(goal.id), text)
 
-    def _in_progress(self, number: str) -> tuple[Journal, GoalRecord]:
+    def _in_progress(self, number: str) -> GoalRecord:
         journal = self._opened()
         newest = [] if journal is None else journal.goals(1)
-        if journal is None or not newest or str(newest[0].id) != number or newest[0].ended is not None:
+        if not newest or str(newest[0].id) != number or newest[0].ended is not None:
             raise RequestFault(409, f"transition {number} is not in progress", hint="look again")
-        return journal, newest[0]
+        return newest[0]
 
     def _now(self) -> float:
         """Return the cluster's clock: that of the newest entry of the journal on a simulated one."""
@@ -412,7 +421,7 @@ class LocalOnDemand(OnDemand):
             return None
         identity = (status.st_dev, status.st_ino)
         if self._journal is None or self._journal[0] != identity:
-            self._journal = identity, Journal(path)
+            self._journal = identity, Journal(path, read_only=True)
         return self._journal[1]
 
     def _read_workload(self) -> Workload | None:

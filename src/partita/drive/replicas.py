@@ -9,6 +9,7 @@ import socket
 import tempfile
 import threading
 import time
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -24,7 +25,7 @@ from partita.drive.driver import (
     require_same,
 )
 from partita.errors import InputError
-from partita.files import json_value, read_text, replacing
+from partita.files import json_value, read_text, reading_rights, replacing
 from partita.mig.layout import Placement
 from partita.process import keeper
 from partita.process.keeper import ProcessIdentity, how_it_ended
@@ -33,7 +34,7 @@ from partita.process.table import boot_id, started_at
 from partita.transition.deployment import Replica
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from partita.drive.driver import Identity
     from partita.perf.operating_point import Tenant
@@ -189,22 +190,22 @@ class ReplicaRecords:
     """The folder of records and logs.
 
     Args:
-        folder: created if it does not exist.
+        folder: created by the first record.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def find(self, gpu_uuid: str, placement: Placement) -> ReplicaRecord | None:
         """Return the record of the replica at a place, None if there is none.
 
         Raises:
-            InputError: its file is damaged; it is kept as it is.
+            InputError: its file is damaged, or this user may not read it; it is kept as it is.
         """
         path = self._path(gpu_uuid, placement.start)
-        if not path.is_file():
-            return None
+        with self._allowed():
+            if not path.is_file():
+                return None
         try:
             found = parse_json(read_text(path), ReplicaRecord, str(path))
         except InputError as error:
@@ -217,6 +218,7 @@ class ReplicaRecords:
 
     def write(self, record: ReplicaRecord) -> None:
         """Write a record, whole or not at all."""
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with replacing(self._file(record)) as stream:
             json.dump(to_data(record), stream, indent=2)
 
@@ -234,13 +236,31 @@ class ReplicaRecords:
         return self._file(record).with_suffix(".document")
 
     def gpus(self) -> frozenset[str]:
-        """Return the UUIDs of the GPUs that have records."""
-        return frozenset(path.stem.rpartition("@")[0] for path in self._folder.glob("*@*.json"))
+        """Return the UUIDs of the GPUs that have records.
+
+        Raises:
+            InputError: this user may not read them.
+        """
+        with self._allowed(), suppress(FileNotFoundError):
+            names = (path.stem for path in self._folder.iterdir() if path.suffix == ".json")
+            return frozenset(gpu for gpu, at, _ in (name.rpartition("@") for name in names) if at)
+        return frozenset()
 
     def ports(self) -> set[int]:
         """Return the ports that replicas were given."""
         found = (json_value(read_text(path)).get("port") for path in self._folder.glob("*.json"))
         return {port for port in found if port is not None}
+
+    @contextmanager
+    def _allowed(self) -> Iterator[None]:
+        try:
+            yield
+        except PermissionError:
+            raise InputError(
+                "you may not read the replicas' records",
+                where=str(self._folder),
+                hint=reading_rights(self._folder),
+            ) from None
 
     def _file(self, record: ReplicaRecord) -> Path:
         return self._path(record.gpu_uuid, Placement.parse(record.placement).start)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import grp
 import os
-import pwd
 import stat
 import tempfile
 from pathlib import Path
 
 from partita.errors import InputError
-from partita.files import home
+from partita.files import home, reading_rights, user_name
 
 VARIABLE = "PARTITA_STATE"
 CLUSTER = "cluster.sqlite3"
@@ -52,6 +51,23 @@ def state_path() -> Path:
     # The specification says to ignore relative paths.
     root = Path(base) if Path(base).is_absolute() else home() / ".local" / "state"
     return root / "partita"
+
+
+def require_readable(*folders: Path) -> None:
+    """Refuse the state folder, or one in it, if this user may not look into it; none of them need exist.
+
+    Raises:
+        InputError: it is one.
+    """
+    for folder in folders:
+        try:
+            (folder / CLUSTER).stat()
+        except PermissionError:
+            raise InputError(
+                "you may not look into this folder", where=str(folder), hint=reading_rights(folder)
+            ) from None
+        except OSError:
+            continue  # what is missing is told by those who need it
 
 
 def require_safe(folder: Path, *inside: str) -> None:
@@ -110,7 +126,7 @@ def _require_safe_path(folder: Path) -> None:
 def _refuse(folder: Path, found: Path, status: os.stat_result, trusted: set[int], *, last: bool) -> None:
     why = None
     if status.st_uid not in trusted:
-        why = f"belongs to user {_user(status.st_uid)}"
+        why = f"belongs to user {user_name(status.st_uid)}"
     elif not stat.S_ISLNK(status.st_mode) and (last or not status.st_mode & stat.S_ISVTX):
         if status.st_mode & stat.S_IWOTH:
             why = "can be written by everybody"
@@ -124,13 +140,6 @@ def _refuse(folder: Path, found: Path, status: os.stat_result, trusted: set[int]
             hint=f"use a folder of root's, such as {VARIABLE}=/var/lib/partita, or: "
             f"chown root: {found} && chmod go-w {found}",
         )
-
-
-def _user(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
 
 
 def _group(gid: int) -> str:

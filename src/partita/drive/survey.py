@@ -17,8 +17,8 @@ from partita.drive.nvml.gpu import OwnedInstances
 from partita.drive.nvml.holders import describe_holders, find_holders
 from partita.drive.nvml.instances import list_instances, raising_driver_errors, running_processes
 from partita.drive.simulated import SimulatedDriver
-from partita.drive.state import CLUSTER
-from partita.errors import counted
+from partita.drive.state import CLUSTER, require_readable
+from partita.errors import InputError, counted
 from partita.sim.clock import SimulatedClock
 
 if TYPE_CHECKING:
@@ -174,10 +174,14 @@ def _unseen(on_bus: int, seen: int) -> Iterator[Finding]:
 
 def _simulated(state: Path) -> tuple[Observation | None, list[Finding]]:
     path = state / CLUSTER
+    try:
+        require_readable(state)
+    except InputError as error:
+        return None, [Finding(Severity.MEND, error.what, error.where, error.hint)]
     if not path.exists():
         return None, [Finding(Severity.NOTE, "there is no simulated cluster", str(path))]
     try:
-        driver = SimulatedDriver(path, SimulatedClock())
+        driver = SimulatedDriver(path, SimulatedClock(), read_only=True)
         seen = driver.observe()
         driver.close()
     except DriveError as error:
@@ -257,7 +261,7 @@ def _gpu(device: NvmlDevice, state: Path) -> RealGpu:
         return gpu
     placed = [(device.placed(each)[1], each.identity) for each in found]
     record = state / "owned.sqlite3"
-    ours = OwnedInstances(record).known().ours(placed) if record.is_file() else set()
+    ours = OwnedInstances(record, read_only=True).known().ours(placed)
     busy = running_processes(handle)
     instances = tuple(
         ObservedInstance(

@@ -53,13 +53,14 @@ def open_nvml(
     *,
     services: Mapping[str, ReplicaProcess | UpstreamReplica] | None = None,
     allow_mig_mode: bool = False,
+    read_only: bool = False,
 ) -> NvmlDriver:
     """Return the driver of this host's GPUs; call `tell` with a note on each that it cannot use.
 
     Raises:
         DriveError: there is no NVIDIA driver, or it does not answer.
     """
-    made = NvmlDriver(folder, services or {}, allow_mig_mode=allow_mig_mode)
+    made = NvmlDriver(folder, services or {}, allow_mig_mode=allow_mig_mode, read_only=read_only)
     for each in made.unusable:
         tell(each.note)
     return made
@@ -77,6 +78,7 @@ class NvmlDriver:
         node: the first part of the GPUs' ids.
         allow_mig_mode: whether MIG mode may be turned on where it is off; never turned off.
         patience_s: seconds for which a destroy that says "in use" is tried again.
+        read_only: whether it is only observed: nothing is written to the state folder.
 
     Raises:
         DriveError: there is no NVIDIA driver, or it does not answer.
@@ -90,12 +92,13 @@ class NvmlDriver:
         node: str = "node-0",
         allow_mig_mode: bool = False,
         patience_s: float = 10.0,
+        read_only: bool = False,
     ) -> None:
         self._clock = WallClock()
         self._ended: queue.SimpleQueue[ActionResult] = queue.SimpleQueue()
         self._under_way = 0
         records = ReplicaRecords(state / REPLICAS)
-        owned = OwnedInstances(state / "owned.sqlite3")
+        owned = OwnedInstances(state / "owned.sqlite3", read_only=read_only)
         self._runner = ReplicaRunner(records, services)
         with raising_driver_errors():
             nvml.nvmlInit()

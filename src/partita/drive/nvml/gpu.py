@@ -402,12 +402,15 @@ class OwnedInstances:
 
     Args:
         path: SQLite file, created if it does not exist.
+        read_only: whether it is only read; nothing is ours then where there is no file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self._path = path
-        with self._db():
-            pass
+        self._read_only = read_only
+        if not read_only:
+            with self._db():
+                pass
 
     def intend(self, gpu_uuid: str, placement: Placement) -> None:
         """Record that an instance is about to be created."""
@@ -439,7 +442,10 @@ class OwnedInstances:
     def known(self) -> KnownInstances:
         """Return the instances that are ours now."""
         query = "SELECT gpu_uuid, start, profile, gi_id, mig_uuid FROM owned WHERE boot IS NULL OR boot = ?"
-        with closing(Database(self._path, _FORMAT)) as file, file.reading() as db:
+        with suppress(PermissionError):  # which is told when it is opened
+            if self._read_only and not self._path.exists():
+                return KnownInstances({})
+        with closing(Database(self._path, _FORMAT, read_only=self._read_only)) as file, file.reading() as db:
             rows = db.execute(query, (boot_id(),)).fetchall()
         return KnownInstances({(row[0], row[1], row[2]): (row[3], row[4]) for row in rows})
 

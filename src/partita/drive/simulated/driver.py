@@ -33,7 +33,9 @@ from partita.drive.simulated.cluster import SimulatedCluster, lose
 from partita.drive.simulated.store import ClusterFile, changed, last_change, observation, observed_gpu
 from partita.drive.state import CLUSTER, REPLICAS
 from partita.errors import InputError, counted
+from partita.files import set_aside
 from partita.sim.clock import WallClock
+from partita.store import beside
 from partita.transition.transition import MEASURED, ActionKind
 
 if TYPE_CHECKING:
@@ -78,6 +80,7 @@ def open_simulated(
     *,
     clock: Clock | None = None,
     services: Mapping[str, ReplicaProcess | UpstreamReplica] | None = None,
+    read_only: bool = False,
 ) -> SimulatedDriver:
     """Return the driver of the cluster of a state folder, which is created if there is none.
 
@@ -87,18 +90,23 @@ def open_simulated(
         tell: called with a note on a new cluster.
         clock: the cluster's clock; None for the kind of clock that it had last.
         services: how each service's replicas are run; None simulates them.
+        read_only: whether it is only observed, and not created.
 
     Raises:
         DriveError: the cluster's file cannot be used.
         InputError: processes on a simulated clock.
     """
     path = folder / CLUSTER
+    if read_only:
+        return SimulatedDriver(path, clock, read_only=True)
     if not path.exists():
         made = gpus()
         # Created under another name and renamed, so that no process ever sees half a cluster.
         part = path.with_suffix(".part")
         part.unlink(missing_ok=True)
         SimulatedCluster.create(part, made).close()
+        for each in filter(Path.exists, beside(path)):
+            set_aside(each)  # of a cluster whose file was removed: SQLite would take them for this one's
         part.replace(path)
         tell(f"made a simulated cluster of {counted(len(made), 'GPU')}: {path}")
     runner = None if services is None else ReplicaRunner(ReplicaRecords(folder / REPLICAS), services)
@@ -119,6 +127,7 @@ class SimulatedDriver:
         start_timeout: seconds after which a replica that is not ready is given up.
         runner: starts replicas as processes, with records in `replicas` beside the file; they are ready when they
             answer. None simulates replicas too, apart from those that another driver started.
+        read_only: whether it is only observed: nothing is written.
 
     Raises:
         DriveError: there is no cluster.
@@ -134,8 +143,9 @@ class SimulatedDriver:
         jitter: float = JITTER,
         start_timeout: float = 600.0,
         runner: ReplicaRunner | None = None,
+        read_only: bool = False,
     ) -> None:
-        self._store = ClusterFile(path)
+        self._store = ClusterFile(path, read_only=read_only)
         with self._store.reading() as db:
             clock = store.own_clock(db) if clock is None else clock
             store.current_time(db, clock)
@@ -342,7 +352,7 @@ class HostedReplicas:
     def __init__(self, store: ClusterFile, folder: Path, runner: ReplicaRunner | None) -> None:
         self._store = store
         self._runner = runner
-        self._records = ReplicaRecords(folder) if runner is not None or folder.is_dir() else None
+        self._records = ReplicaRecords(folder)
 
     @property
     def runs(self) -> bool:
@@ -351,24 +361,23 @@ class HostedReplicas:
 
     def seen(self, observation: Observation) -> Observation:
         """Return an observation with the state of replicas' processes in place of what the cluster's file says."""
-        if self._records is None:
-            return observation
         hosts = self._records.gpus()
+        if not (self.runs or hosts):
+            return observation
         return Observation(
             tuple(self._gpu(gpu) if self.runs or gpu.uuid in hosts else gpu for gpu in observation.gpus)
         )
 
     def gpus(self, db: sqlite3.Connection) -> set[str]:
         """Return the GPUs that have records; what processes do is not in the cluster's tables."""
-        hosts = self._records.gpus() if self._records is not None else frozenset()
         find = "SELECT id FROM gpus WHERE uuid = ?"
-        return {name for uuid in hosts for (name,) in db.execute(find, (uuid,))}
+        return {name for uuid in self._records.gpus() for (name,) in db.execute(find, (uuid,))}
 
     def clear(self, db: sqlite3.Connection, action: Action) -> None:
         """Forget the replica at an action's place if its process is gone; end one whose instance is gone."""
         identity = _identity(db, action)
         record = self._record(identity, action)
-        if record is None or self._records is None:
+        if record is None:
             return
         if record.mig_uuid != identity.mig_uuid:
             record.process.kill()
@@ -417,13 +426,13 @@ class HostedReplicas:
         return self._runner
 
     def _record(self, identity: Identity, action: Action) -> ReplicaRecord | None:
-        return self._records.find(identity.gpu_uuid, action.placement) if self._records is not None else None
+        return self._records.find(identity.gpu_uuid, action.placement)
 
     def _gpu(self, gpu: ObservedGpu) -> ObservedGpu:
         return replace(gpu, instances=tuple(self._instance(gpu, each) for each in gpu.instances))
 
     def _instance(self, gpu: ObservedGpu, instance: ObservedInstance) -> ObservedInstance:
-        record = self._records.find(gpu.uuid, instance.placement) if self._records is not None else None
+        record = self._records.find(gpu.uuid, instance.placement)
         told = instance.replica
         if record is None or record.mig_uuid != instance.identity.mig_uuid:
             # A replica that should be a process and has none is not ready, whatever the file says.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,20 +108,28 @@ class ClusterFile(Database):
     Args:
         path: the file.
         fill: writes the first rows of a new cluster; without it, the file must exist.
+        read_only: whether it is only read.
 
     Raises:
         DriveError: the file exists already (with `fill`) or does not exist, or is not a cluster of this version.
     """
 
-    def __init__(self, path: Path | str, fill: Callable[[sqlite3.Connection], None] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        fill: Callable[[sqlite3.Connection], None] | None = None,
+        *,
+        read_only: bool = False,
+    ) -> None:
         none = DriveError("there is no simulated cluster", where=str(path), hint="create one first")
-        if fill is None and not Path(path).is_file():
-            raise none
+        with suppress(PermissionError):  # which is told when it is opened
+            if fill is None and not Path(path).is_file():
+                raise none
 
         def refuse(_: sqlite3.Connection) -> None:
             raise none
 
-        super().__init__(path, _FORMAT, fill=fill or refuse)
+        super().__init__(path, _FORMAT, fill=fill or refuse, read_only=read_only)
         if fill is not None and not self.made:
             self.close()
             raise DriveError(

@@ -8,10 +8,10 @@ import pwd
 import socket
 import struct
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from partita.errors import DeniedError, InputError
+from partita.files import user_name
 from partita.jobs.queue.record import Submitter
 from partita.jobs.run.runner import JobUser
 
@@ -135,15 +135,6 @@ def admins(names: Iterable[str]) -> tuple[frozenset[int], frozenset[int]]:
             kind = "group" if name.startswith("@") else "user"
             raise InputError(f"there is no {kind} {name.lstrip('@')}", where="--admin") from None
     return frozenset(users), frozenset(groups)
-
-
-@lru_cache(maxsize=1024)
-def user_name(uid: int) -> str:
-    """Return a user's name, or the number if there is none."""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
 
 
 def _groups(uid: int, gid: int) -> tuple[int, ...]:

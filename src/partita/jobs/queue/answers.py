@@ -25,8 +25,9 @@ from partita.documents.codec import (
     convert,
 )
 from partita.errors import DeniedError, InputError, UnknownNameError
+from partita.files import user_name
 from partita.jobs.memory.bounds import UNLIMITED, holds, slices
-from partita.jobs.queue.access import named, submitter, user_name
+from partita.jobs.queue.access import named, submitter
 from partita.jobs.queue.folders import read_log
 from partita.jobs.queue.forecast import family_of, fitting, largest_slice, owner_of, shown_family
 from partita.jobs.queue.overview import (

@@ -75,13 +75,14 @@ class JobStore(Database):
 
     Args:
         path: the file; created if missing, readable by its owner alone.
+        read_only: whether it is only read.
 
     Raises:
         StoreError: it is damaged, of another version, or cannot be opened. It is left as it is.
     """
 
-    def __init__(self, path: Path | str) -> None:
-        super().__init__(path, QUEUE)
+    def __init__(self, path: Path | str, *, read_only: bool = False) -> None:
+        super().__init__(path, QUEUE, read_only=read_only)
         self._kept: set[str] = set()  # keys of environments that are known to be stored
 
     def put(self, jobs: Iterable[JobRecord], shares: Mapping[str, UserShare] | None = None) -> None:
