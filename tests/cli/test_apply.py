@@ -70,6 +70,17 @@ def served(partita: Commands) -> dict[str, float]:
     return {each["name"]: each["capacity"] for each in found["services"]}
 
 
+@pytest.mark.parametrize("asked", ["--dry-run", "--yes"])
+def test_the_change_is_written_as_a_page(partita: Commands, day: Path, night: Path, asked: str) -> None:
+    assert partita("apply", day, "--yes").code == 0
+    html = partita.folder / "change.html"
+    assert partita("apply", night, asked, "--html", html).code == 0
+    page = html.read_text()
+    assert "night.json" in page
+    assert "start_replica" in page
+    assert served(partita)["resnet"] == (DAY if asked == "--dry-run" else NIGHT).capacity()["resnet"]
+
+
 def test_a_plan_is_applied_to_a_cluster_that_is_made_for_it(partita: Commands, day: Path) -> None:
     result = partita("apply", day, "--yes")
     assert result.code == 0

@@ -102,6 +102,7 @@ def test_times_of_a_day_come_again_and_dates_do_not(partita):
         ({"kind": "Plan"}, "kind"),
         ({"plans": [{"begin": "soon"}]}, "'soon' is not a time"),
         ({"plans": [{"file": "../plan-000.json"}]}, "a plan stands beside its schedule"),
+        ({"plans": [{"file": ".."}]}, "must be more than dots"),
         ({"plans": [{"file": "gone.json"}]}, "no such file"),
     ],
 )

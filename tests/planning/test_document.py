@@ -194,6 +194,8 @@ FAULTS: list[tuple[Callable[[dict[str, Any]], object], str, str]] = [
     (lambda d: d["services"][0].update(name="a\x1b[2J"), "services[0].name", "control characters"),
     (lambda d: d["gpus"][0].update(model="a100-80g"), "gpus[0].model", "no GPU 'a100-80g'"),
     (lambda d: d["gpus"][0].update(id=None), "gpus[0].id", "must be text, not nothing"),
+    (lambda d: d["gpus"][0].update(id=".."), "gpus[0].id", "more than dots"),
+    (lambda d: instance(d).update(service="."), "gpus[0].instances[0].service", "more than dots"),
     (lambda d: d["gpus"].insert(1, d["gpus"][0]), "gpus[1]", "appears twice"),
     (lambda d: d["services"].insert(1, d["services"][0]), "services[1]", "appears twice"),
     (lambda d: d["gpus"][0]["instances"].append(3), "gpus[0].instances[1]", "must be a mapping, not 3"),

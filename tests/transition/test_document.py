@@ -75,6 +75,8 @@ BREAKS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
                                                    latency_ms=1, kind="create_instance"), "name a service"),
     "floor": (lambda d: d["services"][0].update(floor="x"), "must be a number, not 'x'"),
     "gpu": (lambda d: d["target"][0].pop("model"), "model is missing"),
+    "dots as a service": (lambda d: d["services"][0].update(name=".."), "services[0].name: must be more than dots"),
+    "dots as a gpu": (lambda d: d["target"][0].update(id="."), "target[0].id: must be more than dots"),
 }  # fmt: skip
 
 

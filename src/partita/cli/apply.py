@@ -29,7 +29,7 @@ from partita.cli.cluster import (
     refuse_unrunnable,
     simulated_gpus,
 )
-from partita.cli.diff import print_way, way_data
+from partita.cli.diff import Html, print_way, way_data, write_report
 from partita.cli.options import Algorithm, ExtraGpus, Forbid
 from partita.cli.output import Format, Output, emit, note, stderr, stdout
 from partita.cli.searching import planned
@@ -215,6 +215,7 @@ def apply(
     services: ServicesFile = None,
     allow_mig_mode: AllowMigMode = False,
     forbid: Forbid = None,
+    html: Html = None,
     output: Output = Format.TABLE,
     dry_run: DryRun = False,
 ) -> None:
@@ -222,8 +223,9 @@ def apply(
 
     A workload is planned first, as `partita plan --from` does: with the fewest moves of all plans as good.
 
-    Shows the transition first, and asks for confirmation on a terminal. Exits with 5 if the cluster has changed since
-    then. Ctrl-C finishes actions under way and stops; the same command continues from there, also after a crash.
+    Shows the transition first, with --html as a page, too, and asks for confirmation on a terminal. Exits with 5 if
+    the cluster has changed since then. Ctrl-C finishes actions under way and stops; the same command continues from
+    there, also after a crash.
     """
     asked = target_or_workload(plan)
     cluster = Cluster(driver, clock, services, allow_mig_mode)
@@ -246,6 +248,7 @@ def apply(
                 forbid=forbidden(asked, forbid),
             )
             ordered = _way(controller, goal, shown)
+        write_report(html, *ordered, "stdin" if str(plan) == "-" else plan.name)
         data = _way_data(ordered, shown)
         if dry_run:
             _show(data, output)

@@ -153,12 +153,17 @@ def show_changes(
     if out is not None:
         with replacing(out) as stream:
             write_transition(found, stream)
-    if html is not None:
-        with replacing(html) as stream:
-            stream.write(page(transition_report(asked, found), workload))
+    write_report(html, asked, found, workload)
     _show(asked, found, output)
     if found.actions:
         raise typer.Exit(CHANGES_FOUND)
+
+
+def write_report(html: Path | None, asked: Request, found: Transition, workload: str) -> None:
+    """Write the page of a transition, if it is asked for, under the name of what is changed."""
+    if html is not None:
+        with replacing(html) as stream:
+            stream.write(page(transition_report(asked, found), workload))
 
 
 def from_live(

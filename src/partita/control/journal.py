@@ -73,8 +73,8 @@ class JournalError(PartitaError):
 
 
 _ANEW = (
-    "start a new one: `mv {path} {path}.kept; mv {path}-wal {path}.kept-wal`; what runs is observed again, but the rates promised until now are "
-    "lost (the capacity that runs replaces them)"
+    "start a new one: `mv {path} {path}.kept; mv {path}-wal {path}.kept-wal`; what runs is observed again, but the "
+    "rates promised until now are lost (the capacity that runs replaces them)"
 )
 _FORMAT = DatabaseFormat(
     name="the journal",

@@ -104,7 +104,7 @@ class ServiceDocument(Value, omit_defaults=True):
 class TenantDocument(Value, omit_defaults=True):
     """One of the services that share an instance: items/s reserved for it, its batch alone, its own memory."""
 
-    service: Text
+    service: Name
     model: Text
     batch: Count
     throughput: Amount
@@ -131,7 +131,7 @@ class InstanceDocument(Value, omit_defaults=True):
 
     profile: Text
     start: Whole
-    service: Text
+    service: Name
     model: Text
     batch: Count
     processes: Count
@@ -147,7 +147,7 @@ class GpuDocument(Value):
     `zone` and `rack` are those of its node, where the workload says them.
     """
 
-    id: Text
+    id: Name
     model: Annotated[str, check(gpu_model)]
     instances: tuple[InstanceDocument, ...]
     pool: Text = ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Annotated
 
-from partita.documents.codec import Amount, DocumentKind, Meta, Text, Value, Whole
+from partita.documents.codec import Amount, DocumentKind, Meta, Name, Text, Value, Whole
 from partita.documents.text import number, write
 from partita.errors import InputError
 from partita.files import replacing
@@ -27,7 +27,7 @@ class SeriesPlanDocument(Value):
     time: Text
     begin: Text
     until: Text
-    file: Text
+    file: Name
     gpus: Whole
     value: Amount
 

@@ -14,6 +14,7 @@ from partita.documents.codec import (
     Count,
     DocumentKind,
     FieldFault,
+    Name,
     Text,
     Value,
     Whole,
@@ -44,7 +45,7 @@ class InstanceReplicaDocument(Value, omit_defaults=True, kw_only=True):
     """An instance such as `3g.40gb@4`, with all fields of the replica on it or with none."""
 
     instance: Annotated[str, check(Placement.parse)]
-    service: Text | None = None
+    service: Name | None = None
     model: Text | None = None
     batch: Count | None = None
     processes: Count | None = None
@@ -73,7 +74,7 @@ class ActionDocument(InstanceReplicaDocument, kw_only=True):
 
     id: Text
     kind: ActionKind
-    gpu: Text
+    gpu: Name
     after: tuple[str, ...]
     seconds: Amount
 
@@ -103,7 +104,7 @@ def _replica_fields(replica: Replica | None) -> dict[str, Any]:
 class DeployedGpuDocument(Value, omit_defaults=True):
     """A GPU with its instances; `leaving` if nothing may come to it: its node is cordoned, or it is not healthy."""
 
-    id: Text
+    id: Name
     model: Text
     instances: tuple[DeployedInstanceDocument, ...]
     leaving: bool = False
@@ -112,7 +113,7 @@ class DeployedGpuDocument(Value, omit_defaults=True):
 class FloorDocument(Value):
     """Items/s below which a service does not fall during the transition."""
 
-    name: Text
+    name: Name
     floor: Amount
 
 
@@ -227,7 +228,7 @@ class PlacedDocument(Value):
 class CutGpuDocument(Value):
     """A GPU and how it is cut."""
 
-    id: Text
+    id: Name
     model: Annotated[str, check(gpu_model)]
     instances: tuple[PlacedDocument, ...]
 
