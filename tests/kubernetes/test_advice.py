@@ -166,10 +166,17 @@ def test_labels_do_where_there_is_no_driver(person: Person) -> None:
         "nvidia.com/gpu.product": "NVIDIA-A100-SXM4-40GB", "nvidia.com/gpu.count": "4", "pool": "by-labels",
         "nvidia.com/gpu.memory": "40960", "nvidia.com/mig.capable": "true",
     }  # fmt: skip
-    person.admin.create("nodes", {"metadata": {"name": "labelled", "labels": labels}})
+    kept_ready = {"kwok.x-k8s.io/node": "fake"}
+    person.admin.create(
+        "nodes", {"metadata": {"name": "labelled", "labels": labels, "annotations": kept_ready}}
+    )
+
+    def ready() -> bool:
+        conditions = person.admin.get("nodes", "labelled")["status"].get("conditions") or ()
+        return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+
     try:
-        ready = [{"type": "Ready", "status": "True", "reason": "KubeletReady"}]
-        person.admin.patch("nodes", "labelled", {"status": {"conditions": ready}}, sub="status")
+        wait_until(ready, 60, "the node is ready")
         code, _, err = person.partita("plan", "-f", person.file(), "--cluster")
         assert code == 0, err
         assert "4 GPUs of a100-40gb are known by their nodes' labels alone" in err

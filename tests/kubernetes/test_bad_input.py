@@ -40,11 +40,16 @@ def running(cluster: Cluster) -> Iterator[Cluster]:  # noqa: F811
     assert named.count("serving") == 1
 
 
-def told(cluster: Cluster, kind: str, reason: str, name: str = "other") -> str:  # noqa: F811
-    """Return the message of a condition once it is False for that reason; an event says the same."""
-    cluster.wait(lambda: cluster.condition(kind, name).get("reason") == reason, f"{kind}: {reason}")
-    condition = cluster.condition(kind, name)
-    assert condition["status"] == "False"
+def told(cluster: Cluster, kind: str, reason: str, status: str = "False") -> str:  # noqa: F811
+    """Return the message of another Workload's condition once it has that reason; an event says the same."""
+    name, condition = "other", {}
+
+    def has_reason() -> bool:
+        condition.update(cluster.condition(kind, name))
+        return condition.get("reason") == reason
+
+    cluster.wait(has_reason, f"{kind}: {reason}")
+    assert condition["status"] == status
     message = str(condition["message"])
     cluster.wait(
         lambda: any(
@@ -105,15 +110,12 @@ def test_a_plan_for_gpus_that_are_gone_by_the_time_it_is_approved(running: Clust
     (plan,) = (each for each in running.objects("plans") if each["spec"]["workload"]["name"] == "other")
     running.nodes.remove_node(node)
     running.approve("other-1", plan["metadata"]["uid"])
-    running.wait(lambda: running.condition("Degraded", "other").get("status") == "True", "it is told")
-    condition = running.condition("Degraded", "other")
-    assert condition["reason"] == "NoWay"
-    assert condition["message"] == (
+    assert told(running, "Degraded", "NoWay", status="True") == (
         "gpus: no node that it may use has a free GPU of a100-80gb; `kubectl get nodes` and `kubectl get "
         "resourceslices` show which nodes there are and their GPUs; GPUs with others' claims are not free"
     )
     running.wait(lambda: running.state("other") == "Degraded", "its state says so")
-    assert len(running.admin.objects("pods", running.namespace)) == 1
+    running.wait(lambda: len(running.objects("pods")) == 1, "nothing of it runs")
     running.nodes.add_nodes(1, 1, "a100-80gb")
     running.wait(lambda: running.state("other") in {"Waiting", "Serving"}, "with GPUs it goes on by itself")
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.kubernetes.control_plane.client import ApiError
+from tests.kubernetes.control_plane.cluster import wait_until
 from tests.kubernetes.control_plane.installation import install_resources
 from tests.kubernetes.control_plane.tools import run
 from tests.kubernetes_units.specs import BAD, good
@@ -94,6 +95,13 @@ def test_kubectl_prints_them_as_the_command_does(crds, namespace):
     api.patch(WORKLOADS, "serving", {"status": status}, subresource="status")
     api.create(PLANS, {"metadata": {"name": "serving-1"}, "spec": PLAN})
     api.close()
+    names = (
+        f"--kubeconfig={crds.kubeconfig('admin')}",
+        "api-resources",
+        "--api-group=partita.dev",
+        "--output=name",
+    )
+    wait_until(lambda: len(run("kubectl", *names).split()) == 3, 30.0, "kubectl can find their names")
     printed = kubectl(crds, namespace, "get", "workloads,pplan,partita")
     assert re.search(r"NAME +STATE +SERVICES +GPUS +NEAREST +PLAN +AGE", printed)
     assert re.search(r"serving +Serving +1 +1 +resnet50 330/300 +serving-1 ", printed)

@@ -122,7 +122,7 @@ def test_what_gateways_measure_and_its_past_are_shown_and_outlive_the_controller
             assert 0 < each["p50_ms"] <= 100
         name = urllib.parse.quote(SERVICES[0])
         partita.wait(lambda: len(points(f"services/{name}", "rate")) > 0, "the past has a point")
-        assert points("fleet", "gpus") == [8] * len(points("fleet", "gpus"))
+        assert set(points("fleet", "gpus")) <= {8}
         assert not any("not measured" in each for each in api.ask("")[1]["notes"])
 
         # The controller ends and another one leads: the past is there at once, and no zero is in it.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.kubernetes.conftest import remove_all
 from tests.kubernetes.control_plane.client import ApiError
 from tests.kubernetes.control_plane.cluster import PATIENCE, wait_until
 from tests.kubernetes.control_plane.nodes import STRATEGIC
@@ -61,7 +63,7 @@ class World:
                 "containers": [{"name": "server", "image": "server:1"}],
             },
         }
-        self.settings = DraSettings(start_timeout_s=60.0)
+        self.settings = DraSettings(start_timeout_s=PATIENCE * 60.0)
         self._drivers: list[DraDriver] = []
 
     def driver(self, workload: str = "day", kubeconfig: Path | None = None) -> DraDriver:
@@ -83,9 +85,7 @@ class World:
     def close(self) -> None:
         for each in tuple(self._drivers):
             self.dismiss(each)
-        for name in self.claims():
-            self.admin.patch("resourceclaims", name, {"metadata": {"finalizers": None}}, self.namespace)
-            self.admin.delete("resourceclaims", name, self.namespace)
+        remove_all(self.admin, "resourceclaims", self.namespace)
 
     def claims(self) -> dict[str, Object]:
         return {
@@ -278,17 +278,19 @@ def test_another_controller_goes_on_where_a_pod_is_not_ready_yet(world):
     (pod,) = world.pods().values()
     second = world.driver()
     assert instances(second, gpu)["1g.5gb@0"].replica is not None
-    world.nodes.mend()
     world.admin.delete("pods", pod["metadata"]["name"], world.namespace)
     (error,) = perform_begun(driver)
     assert isinstance(error, FailedError)
     assert "someone else" in text(error)
-    wait_until(lambda: not world.pods(), 30, "the pod is gone")
+    world.nodes.mend()
+    wait_until(
+        lambda: instances(second, gpu)["1g.5gb@0"].replica is None, 30, "it is seen that the pod is gone"
+    )
     done(second, start(gpu, "1g.5gb@0"))
 
 
 def perform_begun(driver: DraDriver) -> list[DriveError | None]:
-    found = driver.wait(driver.clock.now() + 60)
+    found = driver.wait(driver.clock.now() + PATIENCE * 60)
     return [each.error for each in found]
 
 
@@ -446,7 +448,14 @@ def test_a_pod_that_vanishes_is_seen(world):
     wait_until(lambda: instances(driver, gpu)["1g.5gb@0"].replica is None, 30, "it is gone")
     seen = driver.observe_changes(mark, ())
     assert [each.id for each in seen.gpus] == [gpu]
-    assert driver.observe_changes(seen.mark, ()).gpus == ()
+
+    def told() -> bool:
+        """Say whether what was told is not told again: the claim changes once more when its pod is gone."""
+        nonlocal seen
+        seen = driver.observe_changes(seen.mark, ())
+        return not seen.gpus
+
+    wait_until(told, 30, "nothing is told twice")
     done(driver, start(gpu, "1g.5gb@0"))
 
 
@@ -490,7 +499,8 @@ def test_a_pod_that_is_never_ready_is_given_up_with_the_reason(world):
     assert not replica_at(driver, gpu, "1g.5gb@0").ready
     world.nodes.mend()
     done(driver, stop(gpu, "1g.5gb@0"))
-    done(driver, start(gpu, "1g.5gb@0"))
+    world.settings = DraSettings()
+    done(world.driver(), start(gpu, "1g.5gb@0"))
 
 
 def test_a_device_that_cannot_be_prepared_is_told_in_the_nodes_words(world):
@@ -500,9 +510,14 @@ def test_a_device_that_cannot_be_prepared_is_told_in_the_nodes_words(world):
     gpu = f"{node}/gpu-0"
     done(driver, create(gpu, "1g.5gb@0"))
     world.nodes.create_outside(node, "gpu-0-mig-7g40gb-0-0")
-    (error,) = perform(driver, start(gpu, "1g.5gb@0"))
-    assert isinstance(error, TimedOutError)
-    assert "FailedPrepareDynamicResources" in text(error)
+
+    def told() -> bool:
+        """Say whether the node's words are told: on a busy machine it has none yet when the time is over."""
+        (error,) = perform(driver, start(gpu, "1g.5gb@0"))
+        assert isinstance(error, TimedOutError)
+        return "FailedPrepareDynamicResources" in text(error)
+
+    wait_until(told, 60, "the node's words are told")
 
 
 def test_a_service_without_a_template_is_refused(world):
@@ -607,8 +622,11 @@ def test_a_node_that_is_deleted_takes_its_gpus_along(world):
     assert set(instances(driver, f"{second}/gpu-0")) == {"1g.5gb@0"}
 
 
-def test_a_node_that_is_silent_is_lost_after_a_while_and_comes_back_as_it_was(world):
-    world.settings = DraSettings(start_timeout_s=60.0, node_timeout_s=6.0)
+def test_a_node_that_is_silent_is_lost_after_a_while_and_comes_back_as_it_was(world, monkeypatch):
+    passed = 0.0
+    clock = SimpleNamespace(time=time.time, monotonic=lambda: time.monotonic() + passed)
+    monkeypatch.setattr("partita.kubernetes.cluster_state.time", clock)
+    world.settings = DraSettings(start_timeout_s=PATIENCE * 60.0, node_timeout_s=3600.0)
     node, other = world.nodes.add_nodes(2, 1)
     driver = world.driver()
     gpu = f"{node}/gpu-0"
@@ -625,8 +643,9 @@ def test_a_node_that_is_silent_is_lost_after_a_while_and_comes_back_as_it_was(wo
     (error,) = perform(driver, start(gpu, "1g.5gb@1"))
     assert isinstance(error, FailedError)
     assert error.retry
+    passed = 3700.0
     wait_until(lambda: driver.observe().gpu(gpu).lost, 60, "it is lost")
-    assert driver.silence() is None
+    wait_until(lambda: driver.silence() is None, 60, "no other is silent")
     assert isinstance(perform(driver, stop(gpu, "1g.5gb@0"))[0], GpuLostError)
     assert not driver.observe().gpu(f"{other}/gpu-0").lost
     world.nodes.come_back(node)
@@ -636,18 +655,19 @@ def test_a_node_that_is_silent_is_lost_after_a_while_and_comes_back_as_it_was(wo
 
 
 def test_while_all_nodes_are_silent_what_they_hold_stays_as_it_is_and_nothing_runs_out_of_time(world):
-    """A pod that is given up after 6 s is waited for, for as long as no node speaks."""
-    world.settings = DraSettings(start_timeout_s=6.0, node_timeout_s=0.5)
+    """A pod that is given up after 15 s is waited for, for as long as no node speaks."""
     (node,) = world.nodes.add_nodes(1, 1)
-    driver = world.driver()
     gpu = f"{node}/gpu-0"
-    done(driver, create(gpu, "1g.5gb@0"), create(gpu, "1g.5gb@1"))
-    done(driver, start(gpu, "1g.5gb@0"))
+    patient = world.driver()
+    done(patient, create(gpu, "1g.5gb@0"), create(gpu, "1g.5gb@1"))
+    done(patient, start(gpu, "1g.5gb@0"))
+    world.settings = DraSettings(start_timeout_s=15.0, node_timeout_s=0.5)
+    driver = world.driver()
     before = driver.observe()
     world.nodes.fail("ready", times=1)
+    world.nodes.vanish(node)
     driver.begin(start(gpu, "1g.5gb@1"))
     wait_until(lambda: len(world.pods()) == 2, 20, "the second pod is there")
-    world.nodes.vanish(node)
     silent = [{"type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown"}]
     world.admin.patch("nodes", node, {"status": {"conditions": silent}}, sub="status")
     wait_until(lambda: driver.silence() is not None, 60, "it is silent")
@@ -657,7 +677,7 @@ def test_while_all_nodes_are_silent_what_they_hold_stays_as_it_is_and_nothing_ru
         world.admin.patch(
             "pods", pod["metadata"]["name"], {"status": unready}, world.namespace, "status", kind=STRATEGIC
         )
-    assert driver.wait(driver.clock.now() + 10.0) == ()
+    assert driver.wait(driver.clock.now() + 20.0) == ()
     seen = driver.observe()
     assert [(each.lost, each.leaving) for each in seen.gpus] == [(False, False)]
     assert seen.gpu(gpu).instances[0] == before.gpu(gpu).instances[0]

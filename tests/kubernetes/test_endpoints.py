@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from partita.serve.gateway.addresses import Served
 
-PATIENCE_S = 60.0
+PATIENCE_S = 240.0
 CRDS = Path(__file__).parents[2] / "deploy" / "crds"
 RESNET = Replica("resnet50", "resnet50", 8, 1, 900.0, 12.0)
 TEMPLATE = {

@@ -127,7 +127,7 @@ def cluster(plane: ControlPlane, namespace: str, template: Object) -> Iterator[C
     """A Workload of one service on two nodes with a GPU each, and a Service that selects its pods."""
     know_workloads(plane)
     spec = good()
-    spec["services"] = [{"name": "search", "model": "resnet50", "rate": 10, "slo": {"latency_ms": 2000}}]
+    spec["services"] = [{"name": "search", "model": "resnet50", "rate": 10, "slo": {"latency_ms": 10000}}]
     header = {"apiVersion": "partita.dev/v1alpha1", "kind": "Workload", "metadata": {"name": "day"}}
     plane.admin.create("workloads", {**header, "spec": spec}, namespace)
     port = {"name": "partita", "port": 9000}

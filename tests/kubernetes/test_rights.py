@@ -306,7 +306,7 @@ def driver_of(account: Account) -> Iterator[Any]:
     made: list[tuple[KubernetesApi, DraDriver]] = []
     template = {"spec": {"terminationGracePeriodSeconds": 1, "containers": [{"name": "a", "image": "a:1"}]}}
 
-    def perform(node: str, rights: list[Right], *kinds: ActionKind, seconds: float = 30.0) -> Any:
+    def perform(node: str, rights: list[Right], *kinds: ActionKind, seconds: float = PATIENCE_S) -> Any:
         api = account.have(rights)
         settings = DraSettings(start_timeout_s=seconds, keep_off="None")
         driver = DraDriver(api, "day", lambda _: template, settings=settings)
@@ -318,7 +318,7 @@ def driver_of(account: Account) -> Iterator[Any]:
             driver.begin(
                 Action(str(kind), kind, f"{node}/gpu-0", Placement.parse("3g.20gb@0"), runs, (), 1.0)
             )
-            (ended,) = driver.wait(time.time() + 60.0)
+            (ended,) = driver.wait(time.time() + 2 * PATIENCE_S)
             error = ended.error
         return error
 
@@ -545,7 +545,7 @@ def test_a_gateway_says_which_right_it_lacks(account: Account, namespace: str, r
     missing(api, GATEWAY, 1)
     cache = api.watch(KINDS[resource], namespace)
     with pytest.raises(ForbiddenError, match=f"no right to list {resource}"):
-        cache.synced(1.0)
+        cache.synced(PATIENCE_S)
     cache.close()
     api.close()
 

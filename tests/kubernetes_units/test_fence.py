@@ -97,6 +97,16 @@ def test_only_its_own_rules_are_lifted():
     assert api.selectors == [("n1", None)]
 
 
+def test_once_lifted_nobody_who_tidies_up_makes_rules_again():
+    api = Rules("v1")
+    fence = Fence(api, "ns.day")  # type: ignore[arg-type]
+    fence.keep([gpu("n0", 0)], {"n0": 1})
+    fence.lift()
+    fence.look_again()
+    assert fence.keep([gpu("n0", 0)], {"n0": 1}) == 0
+    assert api.selectors == []
+
+
 def test_a_cluster_without_rules_is_told_what_to_switch_on():
     with pytest.raises(RefusedError, match="no device taint rules") as caught:
         Fence(Rules(None), "ns.day").keep([gpu("n0", 0)], {"n0": 1})  # type: ignore[arg-type]

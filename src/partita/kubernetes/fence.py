@@ -77,10 +77,11 @@ class Fence:
         self._labels = {**MANAGER, WORKLOAD: shortened(owner)}
         self._kind: Kind[DeviceTaintRule] | None = None
         self._standing: set[TaintSelector] = set()
+        self._lifted = False
         self._lock = threading.Lock()
 
     def keep(self, gpus: Iterable[ClusterGpu], nodes: Mapping[str, int]) -> int:
-        """Taint every device of these GPUs; return how many rules were created.
+        """Taint every device of these GPUs; return how many rules were created. Once lifted, it makes none.
 
         Args:
             gpus: those that Partita manages.
@@ -92,7 +93,7 @@ class Fence:
         """
         wanted = _wanted(gpus, nodes)
         with self._lock:
-            if wanted <= self._standing:
+            if self._lifted or wanted <= self._standing:
                 return 0
             kind = self._found()
             made = 0
@@ -108,12 +109,13 @@ class Fence:
             self._standing.clear()
 
     def lift(self) -> None:
-        """Delete all rules of this owner, so that other users may have the devices again.
+        """Delete all rules of this owner for good, so that other users may have the devices again.
 
         Raises:
             KubernetesError: the rules cannot be deleted.
         """
         with self._lock:
+            self._lifted = True  # whoever tidies up at this moment must not make them again
             kind = self._found()
             for rule in self._api.list_objects(kind, labels=f"{WORKLOAD}={self._labels[WORKLOAD]}").items:
                 self._api.delete(kind, rule.metadata.name, uid=rule.metadata.uid)

@@ -150,7 +150,7 @@ class ControlPlane:
 
     programs: Path
     folder: Path
-    node_seconds: int = 16
+    node_seconds: int = 24
     gates: str = ""
     guard: Guard = field(default_factory=Guard)
     _running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)

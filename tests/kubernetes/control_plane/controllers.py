@@ -25,10 +25,12 @@ class Controllers:
         self.admin = plane.admin
         self._folder = folder
         self._running: list[subprocess.Popen[bytes]] = []
+        self._log_of: dict[int, Path] = {}
 
     def controller(self, *words: str) -> subprocess.Popen[bytes]:
         """Start a controller."""
-        log = (self._folder / f"controller-{len(self._running)}.log").open("wb")
+        path = self._folder / f"controller-{len(self._running)}.log"
+        log = path.open("wb")
         command = [
             sys.executable, "-m", "partita", "controller", "--kubeconfig", str(self.plane.kubeconfig("admin")),
             "--namespace", self.namespace, "--lease", f"partita-{self.namespace}", "--poll", "0.5", "--port", "0",
@@ -37,7 +39,12 @@ class Controllers:
         process = subprocess.Popen(command, stdout=log, stderr=log)
         log.close()
         self._running.append(process)
+        self._log_of[process.pid] = path
         return process
+
+    def log_of(self, process: subprocess.Popen[bytes]) -> str:
+        """Return the log of one of them."""
+        return self._log_of[process.pid].read_text()
 
     def stop(self) -> None:
         """Kill the running controllers."""

@@ -174,6 +174,7 @@ class _Pod:
     stage: str = "waiting"
     claims: list[str] = field(default_factory=list)
     ip: str = ""
+    seen: str = ""  # when its node told of it first
     started: str = ""
     ready: bool = False
     restarts: int = 0
@@ -322,6 +323,10 @@ class SimulatedNodes:
         self._client.call(
             "DELETE", path_of("resourceslices"), None, fieldSelector=f"spec.nodeName={node.name}"
         )
+        # What a controller that was killed leaves of a node would taint the next one of that name.
+        for rule in self._client.objects("devicetaintrules"):
+            if rule["spec"].get("deviceSelector", {}).get("pool") == node.name:
+                self._client.delete("devicetaintrules", rule["metadata"]["name"])
         self._client.delete("nodes", node.name)
 
     # --- nodes ---
@@ -532,6 +537,17 @@ class SimulatedNodes:
                     if claim.completed
                 }
                 for node in self._nodes.values()
+            }
+        )
+
+    def preparing(self) -> set[str]:
+        """Return the claims (`NAMESPACE/NAME`) whose devices are being prepared."""
+        return self._loop.call(
+            lambda: {
+                claim.name
+                for node in self._nodes.values()
+                for claim in node.checkpoint.values()
+                if not claim.completed
             }
         )
 
@@ -1141,11 +1157,12 @@ def _status(pod: _Pod) -> Object:
     else:
         state = {"running": {"startedAt": pod.started}} if alive else {"waiting": {"reason": pod.waiting}}
         last = {}
+    pod.seen = pod.seen or pod.object["status"].get("startTime") or _now()
     found: Object = {
         "phase": pod.phase,
         "conditions": conditions,
         "hostIP": "127.0.0.1",
-        "startTime": pod.object["status"].get("startTime") or _now(),
+        "startTime": pod.seen,
         "containerStatuses": [
             {
                 "name": each["name"],

@@ -113,6 +113,19 @@ class Shop:
             for each in self.partita.proxy.writes()
         )
 
+    def degraded(self, reason: str, text: str = "") -> Object:
+        """Wait until the Workload is degraded for a reason, in words with a text; return that condition."""
+        found: Object = {}
+
+        def told() -> bool:
+            found.clear()
+            found.update(self.partita.condition("Degraded"))
+            known = found.get("status") == "True" and reason in {"", found["reason"]}
+            return known and text in found["message"]
+
+        self.partita.wait(told, f"it is degraded: {reason} {text}", 120.0)
+        return found
+
     def pods(self) -> dict[tuple[str, str], str]:
         """Return the uid of each replica's pod, by its placement as its annotation says it and its service."""
         return {
