@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from datetime import datetime
@@ -18,8 +19,12 @@ from tests.kubernetes.control_plane.controllers import Controllers
 from tests.kubernetes.control_plane.dashboard import Dashboard
 from tests.kubernetes.control_plane.installation import install_resources
 from tests.kubernetes.control_plane.nodes import SimulatedNodes, Timing
+from tests.kubernetes.test_rights import start
 from tests.kubernetes_units.specs import good
 from tests.process.ports import free_ports
+
+from partita.kubernetes.connecting import open_api
+from partita.kubernetes.journal import ApiPlans
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -218,6 +223,39 @@ def test_a_plan_waits_for_an_approval_that_names_it(cluster: Cluster) -> None:
     assert cluster.ready() == 1
     cluster.approve("serving-2", cluster.objects("plans")[1]["metadata"]["uid"])
     cluster.wait(lambda: cluster.state() == "Serving" and cluster.ready() >= 2, "it serves more")
+
+
+def test_an_approval_that_comes_as_a_step_ends_is_carried_out(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step has found the plan not approved, and what is told of it afterwards finds it approved."""
+    ask, late = ApiPlans.approved, True
+
+    def approved(plans: ApiPlans) -> bool:
+        nonlocal late
+        found = ask(plans)
+        if late and not found:
+            late = False
+            (plan,) = cluster.objects("plans")
+            cluster.approve("serving-1", plan["metadata"]["uid"])
+            wait_until(lambda: ask(plans), 30.0, "it is seen to be approved")
+            plans.held = not found
+        return found
+
+    monkeypatch.setattr(ApiPlans, "approved", approved)
+    api = open_api(str(cluster.plane.kubeconfig("admin")), namespace=cluster.namespace)
+    stop = threading.Event()
+    thread, said = start(api, cluster.namespace, stop)
+    try:
+        cluster.create(spec(300, approve="Manual"))
+        cluster.wait(lambda: cluster.state() == "Serving", f"it serves: {said}")
+        cluster.admin.delete("workloads", "serving", cluster.namespace)
+        cluster.wait(lambda: not cluster.workload(), f"it is gone: {said}")
+    finally:
+        stop.set()
+        thread.join()
+        api.close()
+    assert not late
 
 
 def test_what_cannot_be_carried_has_a_condition_with_a_hint_and_disturbs_nothing(cluster: Cluster) -> None:

@@ -252,9 +252,13 @@ class ApiPlans:
         events: gets an event for each plan.
         document: fingerprint of the current Workload and its tables.
         manual: whether a person must approve each plan.
+
+    Attributes:
+        held: whether the newest plan was not approved when that was asked last.
     """
 
     def __init__(self, records: WorkloadRecords, events: EventLog, document: str, *, manual: bool) -> None:
+        self.held = False
         self._records = records
         self._events = events
         self._document = document
@@ -330,6 +334,7 @@ class ApiPlans:
             return False
         free = not self._manual or newest.metadata.annotations.get(APPROVED) == newest.metadata.uid
         self._state(newest, "Current" if free else "Waiting")
+        self.held = not free
         return free
 
     def _state(self, plan: PlanObject, state: str) -> None:

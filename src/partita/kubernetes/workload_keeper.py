@@ -501,7 +501,9 @@ class WorkloadKeeper:
             self._pause()
         else:
             self._failures = 0
-            session.settled = True
+            session.settled = (
+                not session.plans.held
+            )  # as the step found it: an approval may come at any moment
             deleted = _claim_trouble(session.gpus.driver)
             self._set(deleted or Condition("Degraded", "False", "AsExpected", ""))
         self._describe(session, session.gpus.shared.observe())
