@@ -178,6 +178,17 @@ def json_value(text: str | bytes, on_object: Callable[[list[tuple[str, Any]]], o
     return value
 
 
+def json_fault(error: json.JSONDecodeError) -> str:
+    """Return what is wrong with a text that is not JSON, for an error that names its line.
+
+    Args:
+        error: as `json_value` raises it. Some messages of Python end with `at`, for the place that follows.
+    """
+    what = error.msg.removesuffix(" at").removesuffix(" starting")
+    column = f" at column {error.colno}" if error.pos else ""
+    return f"not JSON: {what[:1].lower()}{what[1:]}{column}"
+
+
 def _inside(values: list[Any]) -> list[Any]:
     return [each for each in values if type(each) is dict or type(each) is list]
 

@@ -215,7 +215,8 @@ def test_json_that_is_cut_or_none_is_told_with_its_line(kind: Any) -> None:
     for text, told in {
         "": "x:1: this document is empty",
         '{"name": "d",\n "shapes": [': "x:2: the file ends in the middle",
-        '{"name": d}': "x:1: not JSON: expecting value",
+        '{"name": d}': "x:1: not JSON: expecting value at column 10",
+        '{"name": "d",\n "shapes": "a\tb"}': "x:2: not JSON: invalid control character at column 14",
         '{"name": "d",\n "name": "e"}': "x:2: key 'name' is already on line 1",
         '{"name": "d", "nam": 1}': "x:1: nam: unknown key",
     }.items():

@@ -15,7 +15,7 @@ import msgspec
 
 from partita.documents.codec import DocumentSource, Value, convert, readable, to_data
 from partita.errors import InputError
-from partita.files import json_value, read_text
+from partita.files import json_fault, json_value, read_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -127,8 +127,7 @@ def json_data(
         if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string"):
             hint = "it was cut short when it was written or copied; write it again"
             raise InputError("the file ends in the middle", where=where, hint=hint) from None
-        hint = f"see column {error.colno}"
-        raise InputError(f"not JSON: {error.msg[0].lower()}{error.msg[1:]}", where=where, hint=hint) from None
+        raise InputError(json_fault(error), where=where) from None
     except _RepeatedKeyError:
         seen: dict[FieldPath, int] = {}
         for path, line in _json_places(text):

@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from partita.errors import InputError, counted, nearest, refuse
-from partita.files import decoded, json_value, read_bytes
+from partita.files import decoded, json_fault, json_value, read_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -513,7 +513,7 @@ def _json_values(text: str, name: str) -> Iterator[tuple[int, object]]:
         try:
             values = json_value(text, _once)
         except json.JSONDecodeError as error:
-            raise InputError(f"not JSON: {error.msg}", where=f"{name}:{error.lineno}") from None
+            raise InputError(json_fault(error), where=f"{name}:{error.lineno}") from None
         except InputError as error:
             raise InputError(error.what, where=name, hint=error.hint) from None
         yield from ((1, value) for value in values)
@@ -524,7 +524,7 @@ def _json_values(text: str, name: str) -> Iterator[tuple[int, object]]:
                 value = json_value(line, _once)
             except json.JSONDecodeError as error:
                 raise InputError(
-                    f"not JSON lines: {error.msg}",
+                    json_fault(error),
                     where=f"{name}:{number}",
                     hint="write one JSON object on each line, or a list of them (pandas: orient='records')",
                 ) from None

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from partita.errors import InputError
-from partita.files import json_value, read_text
+from partita.files import json_fault, json_value, read_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -183,7 +183,7 @@ def read_config(path: Path | str) -> ModelConfig:
     try:
         fields = json_value(read_text(path))
     except json.JSONDecodeError as error:
-        raise InputError(f"not JSON: {error.msg}", where=f"{path}:{error.lineno}") from None
+        raise InputError(json_fault(error), where=f"{path}:{error.lineno}") from None
     if not isinstance(fields, dict):
         raise InputError("not a JSON object", where=str(path))
     kind = fields.get("model_type")
@@ -341,7 +341,7 @@ def _listed(index: Path) -> list[Path]:
         listed = json_value(read_text(index))["weight_map"].values()
         names = sorted({str(name) for name in listed})
     except json.JSONDecodeError as error:
-        raise InputError(f"not JSON: {error.msg}", where=f"{index}:{error.lineno}") from None
+        raise InputError(json_fault(error), where=f"{index}:{error.lineno}") from None
     except (KeyError, TypeError, AttributeError):
         raise InputError(
             "weight_map is not an object that names a file for each tensor", where=str(index)
