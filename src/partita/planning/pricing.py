@@ -197,8 +197,8 @@ def _search(  # noqa: PLR0917 -- compiled functions take no keywords
             short = max(replicas - taken[depth] - count, 0)
             if cost + short * least < best_cost * _BETTER:
                 best_cost, best_short = cost + short * least, short
-                best[:usable] = counts
-                best[depth + 1 : usable] = 0
+                for i in range(usable):  # one by one: numba takes 2 s to compile what assigns to a slice
+                    best[i] = counts[i] if i <= depth else 0
         elif depth + 1 == usable or cost + left * ratio[depth + 1] >= best_cost * _BETTER:
             depth -= 1
         while depth >= 0 and counts[depth] == 0:
@@ -392,7 +392,8 @@ def _search_rows(  # noqa: PLR0912 -- one loop, where calls would cost
     for r in range(rows):
         left[0, r] = needs[r]
     root = _rows_bound(left[0], tolerance, ratio[0])
-    best[:usable] = 0
+    for i in range(usable):
+        best[i] = 0
     if root == np.inf:
         return np.inf, root
     best_cost = _split_evenly(cost, weights, needs, best)
@@ -462,7 +463,8 @@ def _cover_row(
         return 0.0, 0.0
     if n == 0:
         return np.inf, np.inf
-    paid, _, complete = _search(cost, weight, need, 0, order[:n], ratio, 0.0, found)
+    none = np.int64(0)  # for a plain 0 numba compiles the search once more
+    paid, _, complete = _search(cost, weight, need, none, order[:n], ratio, 0.0, found)
     for i in range(n):
         counts[order[i]] = found[i]
     return paid, paid if complete else need * ratio[0]

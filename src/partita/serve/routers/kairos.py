@@ -177,9 +177,12 @@ def match(cost: NDArray[np.float64]) -> NDArray[np.int64]:
             done[at] = True
             reduced = cost[row_of[at]] - up[row_of[at]]
             nearest, delta = _nearest(at, reduced, down, _Path(least, via, done))
-            up[row_of[done]] += delta
-            down[done] -= delta
-            least[~done[:columns]] -= delta
+            for j in range(columns + 1):  # numba takes 3 s to compile what assigns to chosen elements
+                if done[j]:
+                    up[row_of[j]] += delta
+                    down[j] -= delta
+                elif j < columns:
+                    least[j] -= delta
             at = nearest
         while at < columns:
             row_of[at] = row_of[via[at]]
