@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
     from partita.planning.problem import Problem
 
-Given = tuple[tuple[float, ...], tuple[int, ...], tuple[int, ...]]
-"""Items/s, instances, and nodes that each service has so far, none counted beyond what it needs."""
+Given = tuple[float, ...]
+"""Items/s of each service, then instances, then nodes that each has so far, none counted beyond what it needs."""
 
 
 def least_objective(asked: Problem) -> float | None:
@@ -21,33 +21,28 @@ def least_objective(asked: Problem) -> float | None:
     Node after node is filled in every way. A pool without a count has a node for every GPU that services could need
     if each had its own.
     """
-    nothing: Given = tuple(tuple(kind(0) for _ in asked.services) for kind in (float, int, int))  # type: ignore[assignment]
-    found: dict[Given, float] = {nothing: 0.0}
+    needed = _needed(asked)
+    found: dict[Given, float] = {(0.0,) * len(needed): 0.0}
     for pool, gpus in _nodes(asked):
         ways = _ways(asked, pool, gpus)
         after: dict[Given, float] = {}
         for have, cost in found.items():
+            short = [most - held for held, most in zip(have, needed, strict=True)]
             for more, price in ways.items():
-                now = _sum(asked, have, more)
-                after[now] = min(after.get(now, math.inf), cost + price)
+                now = tuple([a + min(b, c) for a, b, c in zip(have, more, short, strict=True)])
+                if cost + price < after.get(now, math.inf):
+                    after[now] = cost + price
         found = after
-    done = [cost for have, cost in found.items() if have == _needed(asked)]
-    return min(done, default=None)
+    return found.get(needed)
 
 
 def _needed(asked: Problem) -> Given:
+    rates = [float(each.rate) for each in asked.services]
     return (
-        tuple(float(each.rate) for each in asked.services),
-        tuple(each.min_replicas for each in asked.services),
-        tuple(each.spread for each in asked.services),
+        *rates,
+        *(each.min_replicas for each in asked.services),
+        *(each.spread for each in asked.services),
     )
-
-
-def _sum(asked: Problem, have: Given, more: Given) -> Given:
-    return tuple(
-        tuple(min(a + b, most) for a, b, most in zip(x, y, needed, strict=True))
-        for x, y, needed in zip(have, more, _needed(asked), strict=True)
-    )  # type: ignore[return-value]
 
 
 def _nodes(asked: Problem) -> Iterator[tuple[int, int]]:
@@ -65,10 +60,12 @@ def _nodes(asked: Problem) -> Iterator[tuple[int, int]]:
 
 def _ways(asked: Problem, pool: int, gpus: int) -> dict[Given, float]:
     """Return what a node can give, and the least that it costs then."""
-    none = (0,) * len(asked.services)
+    services = len(asked.services)
+    none = (0,) * services
     one = set(configs(asked, pool))
-    found: dict[tuple[tuple[float, ...], tuple[int, ...]], float] = {((0.0,) * len(none), none): 0.0}
-    rates, replicas, _ = _needed(asked)
+    found: dict[tuple[Given, Given], float] = {((0.0,) * services, none): 0.0}
+    needed = _needed(asked)
+    rates, replicas = needed[:services], needed[services : 2 * services]
     best = dict(found)
     for used in range(1, gpus + 1):
         found = {
@@ -82,7 +79,7 @@ def _ways(asked: Problem, pool: int, gpus: int) -> dict[Given, float]:
         }
         for key, cost in found.items():
             best.setdefault(key, cost)
-    return {(given, held, tuple(min(1, n) for n in held)): cost for (given, held), cost in best.items()}
+    return {(*given, *held, *(min(1, n) for n in held)): cost for (given, held), cost in best.items()}
 
 
 def configs(asked: Problem, pool: int) -> Iterator[tuple[tuple[float, ...], tuple[int, ...]]]:
