@@ -7,8 +7,10 @@ import os
 import re
 import shutil
 import signal
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from benchmarks.checked import check_every_plan
@@ -107,6 +109,23 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """Import no file in vain where the tests of `DEPENDENCIES` alone are asked for."""
     alone = config.option.markexpr == "dependencies" and not collection_path.is_dir()
     return True if alone and not _is_marked(collection_path) else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """Import the files of tests, where several processes are to, from another one on in each process.
+
+    What one of them has compiled the others read: on a fresh clone they would else all compile everything, in step.
+    """
+    worker: dict[str, Any] | None = getattr(session.config, "workerinput", None)
+    if worker is None or session.config.args != session.config.getini("testpaths"):
+        return
+    own = ROOT / "tests" / "kubernetes"  # they are left out
+    files = [path for path in sorted(ROOT.glob("tests/**/test_*.py")) if own not in path.parents]
+    first = len(files) * int(worker["workerid"].removeprefix("gw")) // worker["workercount"]
+    for path in files[first:] + files[:first]:
+        with suppress(Exception, pytest.skip.Exception):  # which pytest meets again, and tells
+            import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
