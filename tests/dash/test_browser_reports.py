@@ -94,6 +94,33 @@ def test_a_report_fits_all_widths_in_both_schemes_without_a_barrier(
     shows(shown, f"{NAME}.yaml", ".said")
 
 
+@pytest.mark.parametrize("kind", REPORTS)
+def test_on_paper_a_report_is_light_and_whole_and_has_nothing_to_press(
+    opened: Callable[..., Watched], kind: str
+) -> None:
+    shown = opened(page(REPORTS[kind](), f"{NAME}.yaml")).page
+    shown.emulate_media(color_scheme="dark", media="print")
+    shown.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert shown.evaluate("getComputedStyle(document.documentElement).colorScheme") == "light"
+    wider = """() => {
+        const paper = 210 / 25.4 * 96 - 12 / 25.4 * 96;  // A4 less one margin, in pixels
+        return [...document.querySelectorAll("main *")].filter((one) => one.checkVisibility())
+            .filter((one) => one.getBoundingClientRect().right > paper && !one.closest(".unseen, thead"))
+            .map((one) => `${one.tagName}.${one.className} ${one.textContent.slice(0, 40)}`);
+    }"""
+    until(shown, lambda: shown.evaluate(wider) == [], "all fits on a page")
+    pressed = shown.locator("main :is(input, select, summary, button:not(.card, .plain, th button)):visible")
+    assert pressed.all_inner_texts() == []
+    cards = shown.locator(".card").count()
+    assert shown.locator(".card:visible").count() == cards
+    assert (cards > 0) == (kind != "charts")
+    rows = "[...document.querySelectorAll('.rows > .row')].map((one) => getComputedStyle(one).position)"
+    assert set(shown.evaluate(rows)) <= {"static"}, "they are put on pages one after the other"
+    shown.evaluate("dispatchEvent(new Event('afterprint'))")
+    shown.emulate_media(color_scheme="light", media="screen")
+    assert shown.evaluate("document.documentElement.style.width") == ""
+
+
 @pytest.fixture(scope="module")
 def large() -> str:
     """A thousand services on ten thousand GPUs, cut in two thousand ways."""

@@ -10,16 +10,24 @@ const SPARE = 400; // pixels that are drawn beyond either edge
 export const printing = signal(false);
 const paper = matchMedia("print");
 paper.addEventListener("change", () => (printing.value = paper.matches));
+const { style } = document.documentElement;
+addEventListener("beforeprint", () => (style.width = "186mm")); // A4 less its margins, before widths are measured
+addEventListener("afterprint", () => (style.width = ""));
 
 /** The width of an element, kept up to date; 0 before it is first measured. */
 export function useWidth(element: RefObject<HTMLElement | null>): number {
   const width = useSignal(0);
   useLayoutEffect(() => {
     const measured = element.current!;
-    const observer = new ResizeObserver(() => (width.value = measured.clientWidth));
-    width.value = measured.clientWidth;
+    const measure = () => void (width.value = measured.clientWidth);
+    const observer = new ResizeObserver(measure);
+    measure();
     observer.observe(measured);
-    return () => observer.disconnect();
+    addEventListener("beforeprint", measure); // observers tell only what is on the screen
+    return () => {
+      observer.disconnect();
+      removeEventListener("beforeprint", measure);
+    };
   }, []);
   return width.value;
 }
