@@ -113,7 +113,10 @@ def test_what_gateways_measure_and_its_past_are_shown_and_outlive_the_controller
     with gateway(shop) as port:
         spec = copy.deepcopy(SMALL)
         spec["rates"] = {"gateway": {"service": "gateways", "port": port}}
-        shop.serve(spec, 1, 8, *words)
+        shop.nodes.add_nodes(1, 8, "a100-80gb")
+        partita.apply(spec)  # first: without a Workload no GPU is anybody's, and the past says so
+        partita.start(*words)
+        partita.wait_reached()
         partita.wait(measured, "all services are measured")
         for each in services():
             assert each["rate"] > 0

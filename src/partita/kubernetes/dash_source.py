@@ -163,11 +163,12 @@ class ControllerSource:
 
     def _unknown(self, keepers: Mapping[WorkloadKey, WorkloadKeeper]) -> bool:
         """Return whether this controller does not lead, or has not seen yet what runs."""
-        if not self._controller.leader.leads or not self._controller.caches:
+        caches = self._controller.caches
+        if not self._controller.leader.leads or not caches or not caches[0].version:
             return True
         seen = [each for each in keepers.values() if each.facts is not None]
         if not seen:
-            return bool(keepers or self._controller.caches[0].values())
+            return bool(keepers or caches[0].values())
         return any(each.loaded is not None and each.facts is None for each in keepers.values())
 
     def _hear(self) -> tuple[dict[InstanceKey, InstanceLoad], bool]:
