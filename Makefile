@@ -1,8 +1,8 @@
 # The machine needs Python 3.11 and make; all else comes from the locks, into .venv.
 PYTHON ?= python3.11
 BIN = .venv/bin
-# Processes that run tests: one more than two cores, since many tests wait for processes of their own.
-JOBS ?= 3
+# Processes that run tests: two more than two cores, since many tests wait for processes of their own.
+JOBS ?= 4
 # Processes that run tests on Kubernetes, each with a control plane of its own, of 0.7 GB: these tests mostly wait.
 PLANES ?= 5
 # Tests start hundreds of processes: these read bytecode, and do not compile the same sources again.
