@@ -6,6 +6,7 @@ import asyncio
 import os
 import pty
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -190,6 +191,8 @@ def test_the_server_that_it_started_ends_with_it(by: signal.Signals, tmp_path: P
     ours, theirs = pty.openpty()
     # Another dashboard on this host's port 8080 would be taken in its place.
     code = "from partita.cli import top; top._runs = lambda: False; top.app()"
+    # Where the tests were begun with `nohup`, SIGHUP would end nothing that they start.
+    code = f"import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL); {code}"
     with subprocess.Popen(
         [sys.executable, "-c", code],
         env={**os.environ, VARIABLE: str(tmp_path), "TERM": "xterm"},
@@ -206,7 +209,7 @@ def test_the_server_that_it_started_ends_with_it(by: signal.Signals, tmp_path: P
             started = _children(process.pid)
             process.send_signal(by)
             with suppress(OSError):  # which is how a terminal ends
-                while said := os.read(ours, 65536):
+                while select.select([ours], [], [], 60)[0] and (said := os.read(ours, 65536)):
                     seen += said
             process.wait(60)
         finally:
