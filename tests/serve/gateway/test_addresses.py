@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from partita.serve.tensors import Answer
 
 
-SERVICES = [ServedService("one", "m", 20.0)]
+SERVICES = [ServedService("one", "m", 120.0)]
+"""In time, however slow the machine is: what these tests ask is answered."""
 
 
 @pytest.fixture(scope="module")
