@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from rich.cells import cell_len
 from typer.testing import CliRunner
 
 from partita.cli.commands import RegisteredCommands, choices
@@ -54,7 +55,7 @@ def test_commands_stand_in_the_order_in_which_they_are_met() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_terminal_breaks_a_choice_or_takes_a_word_of_help_for_markup(
+def test_help_fits_80_columns_with_no_word_broken_or_taken_for_markup(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
@@ -67,6 +68,12 @@ def test_no_terminal_breaks_a_choice_or_takes_a_word_of_help_for_markup(
             command.load_all()
         waiting += [((*path, each), below) for each, below in getattr(command, "commands", {}).items()]
         help_text = CliRunner().invoke(app, [*path, "--help"]).stdout
+        assert max(map(cell_len, help_text.splitlines())) <= 80, path
+        assert "…" not in help_text, (path, "a word or a value is cut")
+        cut = " ".join(help_text.replace("│", " ").split())
+        for parameter in command.params:
+            for word in (getattr(parameter, "help", None) or "").split():
+                assert word in cut, (path, parameter.name, word)
         texts = [command.help or "", command.epilog or ""]
         for parameter in command.params:
             texts.append(getattr(parameter, "help", None) or "")
