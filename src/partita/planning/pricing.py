@@ -159,7 +159,7 @@ def _search(  # noqa: PLR0917 -- compiled functions take no keywords
     unit_cost: NDArray[np.float64],
     throughput: NDArray[np.float64],
     rate: float,
-    replicas: int,
+    replicas: int | np.int64,
     order: NDArray[np.int64],
     ratio: NDArray[np.float64],
     least: float,
