@@ -13,11 +13,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SearchProgress:
-    """Progress of a search: best value so far, proven lower bound (both None if unknown), elapsed seconds."""
+    """Progress of a search.
+
+    Attributes:
+        best: value so far; None if unknown.
+        bound: proven lower bound; None if unknown.
+        seconds: elapsed.
+        doing: what is done before the search, in words; empty once it searches.
+    """
 
     best: float | None
     bound: float | None
     seconds: float
+    doing: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +59,10 @@ class Deadline:
         """Whether the search should return what it has."""
         return self.stop() or self.left <= 0.0
 
+    def anew(self) -> Deadline:
+        """Return a deadline with the same time limit, from now on."""
+        return Deadline(self.time_limit, self.stop, self.report)
+
     def at_most(self, seconds: float) -> Deadline:
         """Return a deadline after `seconds`, or after the time that is left if that is less."""
         return Deadline(min(self.left, seconds), self.stop, self.report)
@@ -59,9 +71,9 @@ class Deadline:
         """Return a deadline after a fraction of the time that is left."""
         return Deadline(self.left * part, self.stop, self.report)
 
-    def tell(self, best: float | None, bound: float | None) -> None:
+    def tell(self, best: float | None, bound: float | None, doing: str = "") -> None:
         """Report progress."""
-        self.report(SearchProgress(best, bound, self.seconds))
+        self.report(SearchProgress(best, bound, self.seconds, doing))
 
 
 _THREAD = "partita-beside"

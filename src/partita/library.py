@@ -566,7 +566,9 @@ def _no_service(name: str, known: Sequence[str]) -> InputError:
     )
 
 
-def _prepared(workload: Workload | Path | str, performance: object) -> PreparedWorkload:
+def _prepared(
+    workload: Workload | Path | str, performance: object, deadline: Deadline | None = None
+) -> PreparedWorkload:
     """Return a workload with the given performance table, or with those that it names."""
     path, made = None, workload
     if isinstance(made, str | Path):
@@ -582,7 +584,7 @@ def _prepared(workload: Workload | Path | str, performance: object) -> PreparedW
         several = isinstance(performance, list | tuple)
         table = read_tables(performance if several else [performance])  # type: ignore[arg-type]  # narrowed above
     with locating(path):
-        return planning.prepare(made, table, path)
+        return planning.prepare(made, table, path, deadline=deadline)
 
 
 def plan(
@@ -601,7 +603,8 @@ def plan(
         performance: a `PerfTable`, a frame of pandas, polars or Arrow, a path, or several of these; None for the
             tables that the workload names.
         planner: `exact`, or another that is installed.
-        time_limit: seconds of search, after which the best plan so far is returned.
+        time_limit: seconds, after which the best plan so far is returned; at most half of them for simulating what
+            instances hold with waiting queries.
         seed: of random choices; the same input and seed give the same plan.
         best_effort: with too few GPUs, meet the most services by priority.
 
@@ -611,7 +614,8 @@ def plan(
     """
     planner, seed = _argument("planner", planner, Text), _argument("seed", seed, int)
     deadline = Deadline(_argument("time_limit", time_limit, Amount))
-    prepared = _prepared(workload, performance)
+    prepared = _prepared(workload, performance, deadline)
+    deadline = prepared.searching(deadline)
     found = planning.plan(prepared, planner=planner, deadline=deadline, seed=seed, best_effort=best_effort)
     return PlannedWorkload(found.plan, prepared, found.notes)
 

@@ -60,6 +60,9 @@ _Runs = tuple[str, str, int, int]
 _NOT_SEARCHED = "there was no time to look for fewer moves: those of the plan are counted, and may be fewer"
 """Note where the search for the fewest moves was cut short before it began."""
 
+_CAPACITIES_SHARE = 0.5
+"""Most of the time for capacities with waiting, which are found before the search."""
+
 _SHORT_SECONDS = 5.0
 """Most seconds to find which services would fall short."""
 
@@ -97,6 +100,12 @@ class PreparedWorkload:
             *self.formulation.notes,
             *(note for each in self.cuts for note in each.notes),
         )
+
+    def searching(self, deadline: Deadline) -> Deadline:
+        """Return the deadline of a search that begins now, if capacities with waiting took part of the time."""
+        limit = deadline.time_limit
+        left = max(limit - self.formulation.seconds, (1 - _CAPACITIES_SHARE) * limit)
+        return Deadline(left, deadline.stop, deadline.report)
 
     def on(self, gpus: Mapping[str, int]) -> PreparedWorkload:
         """Return the workload at its own rates with current GPUs; argument and errors as for `at`."""
@@ -160,12 +169,13 @@ class PlanResult:
         return (*self.assumptions, *self.reservations, *self.sharing, *self.losses)
 
 
-def read_prepared(path: Path, *, to_plan: bool = True) -> PreparedWorkload:
+def read_prepared(path: Path, *, to_plan: bool = True, deadline: Deadline | None = None) -> PreparedWorkload:
     """Read a workload and the tables that it names, and prepare it.
 
     Args:
         path: the workload's file.
         to_plan: whether it will be planned; see `prepare`.
+        deadline: of all planning; see `prepare`.
 
     Raises:
         InputError: a file cannot be used; `where` is its `file:line`.
@@ -174,7 +184,7 @@ def read_prepared(path: Path, *, to_plan: bool = True) -> PreparedWorkload:
     workload = read_workload(path)
     table = read_tables(workload.performance)
     with locating(path):
-        return prepare(workload, table, path, to_plan=to_plan)
+        return prepare(workload, table, path, to_plan=to_plan, deadline=deadline)
 
 
 def prepare(
@@ -184,6 +194,7 @@ def prepare(
     *,
     to_plan: bool = True,
     like: PreparedWorkload | None = None,
+    deadline: Deadline | None = None,
 ) -> PreparedWorkload:
     """Build the planning problem of a workload.
 
@@ -195,13 +206,18 @@ def prepare(
             which take a simulation for each service, and the compiler that this needs.
         like: a workload with the same tables, models and limits that was prepared to be planned: what was simulated
             for it is not simulated again.
+        deadline: of all planning. Where capacities with waiting take more than half of its time, the others are those
+            of short simulations, which are lower, and a note says so. None for no limit.
 
     Raises:
         InputError: a service cannot be planned; `where` is the field's path, such as `services[3].model`.
         InfeasibleError: a service cannot run on any profile; `where` as above.
     """
     table = read_tables(workload.performance) if table is None else table
-    made = formulate(workload, table, _capacities(workload, like) if to_plan else None)
+    capacities = _capacities(workload, like) if to_plan else None
+    if deadline is not None:
+        deadline = Deadline(_CAPACITIES_SHARE * deadline.time_limit, deadline.stop, deadline.report)
+    made = formulate(workload, table, capacities, deadline)
     cuts = cut_services(workload, made.problem.pools, made.measured)
     return PreparedWorkload(workload, table, made, cuts, path)
 
@@ -256,7 +272,9 @@ def plan(
             "this planner does not support --best-effort",
             hint="leave out --planner, or write --planner exact",
         )
-    prepared = asked if isinstance(asked, PreparedWorkload) else prepare(asked)
+    limit = Deadline(TIME_LIMIT_S)
+    prepared = asked if isinstance(asked, PreparedWorkload) else prepare(asked, deadline=deadline or limit)
+    deadline = deadline or prepared.searching(limit)
     if prepared.formulation.capacities is None and any(spec.waits for spec in prepared.workload.services):
         raise AssertionError("the workload was not prepared to be planned")
     if planner != "exact" and (prepared.problem.survives or prepared.problem.parts):
@@ -264,7 +282,6 @@ def plan(
             "this planner looks at no losses: `survive`, and `spot` between 0 and 1",
             hint="leave out --planner, or write --planner exact",
         )
-    deadline = deadline or Deadline(TIME_LIMIT_S)
     if compare and _domains_matter(prepared.problem):
         surviving = any(service.survive for service in prepared.problem.services)
         made = plan(

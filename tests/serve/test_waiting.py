@@ -10,12 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.serve.test_live_simulation import queries, simulated, worker
 
+from partita.deadline import Deadline
 from partita.errors import InfeasibleError
 from partita.perf.operating_point import batch_times
 from partita.perf.table import Measurement, PerfTable
 from partita.planner import PreparedWorkload, check, plan, prepare
 from partita.planning.formulate import formulate
-from partita.serve.routers.joined import Servers, serve
+from partita.serve.problem import TICK
+from partita.serve.routers.joined import Servers, count_late, serve
 from partita.serve.waiting import CapacityModel, InstanceKind, Promise
 from partita.transition.between import with_room
 from partita.transition.deployment import deployment_of
@@ -114,6 +116,31 @@ def test_answers_nobody_early_or_late(lanes: int, most: int, gaps: list[float], 
     answered = took[np.isfinite(took)]
     assert (answered >= seconds[0, 1] - 1e-9).all()
     assert (answered <= deadline + 1e-9).all()
+
+
+@given(
+    st.integers(0, 2**31),
+    st.integers(1, 3),
+    st.floats(0.5, 1.3),
+    st.integers(0, 300),
+    st.integers(0, 400),
+)
+def test_late_queries_are_counted_as_they_are_answered_and_no_further_than_matters(
+    seed: int, groups: int, load: float, first: int, most: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    largest, lanes = rng.integers(1, 9, groups), rng.integers(1, 5, groups)
+    batches = np.arange(int(largest.max()) + 1)
+    seconds = rng.uniform(0.005, 0.05, (groups, 1)) + batches * rng.uniform(0.001, 0.02, (groups, 1))
+    seconds[batches[None, :] > largest[:, None]] = np.inf
+    asked = Servers(seconds, largest, lanes)
+    rate = load * float((lanes * largest / seconds[np.arange(groups), largest]).sum())
+    arrivals, jitter = np.cumsum(rng.exponential(1 / rate, 600)), np.exp(rng.normal(0.0, 0.1, 101))
+    deadline = float(rng.uniform(0.05, 0.3))
+    took = serve(arrivals, asked, deadline, jitter)[first:]
+    late = int(np.count_nonzero(took > deadline + TICK))
+    found = count_late(arrivals, asked, deadline, jitter, first, most, deadline + TICK)
+    assert min(found, most + 1) == min(late, most + 1)
 
 
 # Capacities
@@ -234,8 +261,8 @@ def test_what_is_not_planned_has_the_throughput_of_its_table() -> None:
 class Boaster(CapacityModel):
     """Says that instances hold a half more than they do."""
 
-    def points(self, service: ServiceSpec, rate: float) -> Points:
-        found = super().points(service, rate)
+    def points(self, service: ServiceSpec, rate: float, deadline: Deadline | None = None) -> Points:
+        found = super().points(service, rate, deadline)
         return {at: replace(point, throughput=1.5 * point.throughput) for at, point in found.items()}
 
 
@@ -268,6 +295,30 @@ def test_a_plan_from_what_runs_that_falls_short_in_simulation_is_made_again() ->
     )
     seen = simulate_plan(found.plan, honest, Trial(queries=6000, jitter=0.05, processes=1))
     assert not [each for each in seen.services if each.verdict is Verdict.BROKEN]
+
+
+def test_where_time_is_over_instances_count_with_less_and_a_plan_keeps_its_promises() -> None:
+    asked = workload(service("a", 700.0, 60.0), service("b", 35.0, 80.0, 0.99), service("c", 5000.0, 300.0))
+    hurried, unhurried = prepare(asked, table(), deadline=Deadline(0.0)), prepare(asked, table())
+    assert (hurried.problem.throughput <= unhurried.problem.throughput).all()
+    assert (hurried.problem.throughput > 0.0).any(axis=1).all()
+    (said,) = set(hurried.formulation.notes) - set(unhurried.formulation.notes)
+    assert said.startswith("a, b, c: there was no time to simulate all")
+    kept(hurried)
+
+
+def test_a_limit_that_is_not_reached_changes_nothing() -> None:
+    asked = workload(service("a", 700.0, 60.0), service("b", 350.0, 80.0))
+    limited, unlimited = prepare(asked, table(), deadline=Deadline(1e6)), prepare(asked, table())
+    assert (limited.problem.throughput == unlimited.problem.throughput).all()
+    assert limited.formulation.notes == unlimited.formulation.notes
+
+
+def test_who_watches_is_told_which_service_is_simulated() -> None:
+    told: list[str] = []
+    asked = workload(service("a", 700.0, 60.0), service("b", 350.0, 80.0))
+    prepare(asked, table(), deadline=Deadline(report=lambda progress: told.append(progress.doing)))
+    assert told == [f"simulating waiting queries, service {n} of 2" for n in (1, 2)]
 
 
 def test_notes_say_what_is_assumed_of_batches() -> None:

@@ -10,10 +10,9 @@ from rich import box
 from rich.table import Table
 
 from partita.cli.output import Format, Output, WorkloadFile, emit, stderr, stdout
-from partita.cli.searching import planned
+from partita.cli.searching import planned, read_to_plan
 from partita.errors import InputError, counted, nearest
 from partita.explanation import ServiceExplanation, explain_service
-from partita.planner import read_prepared
 from partita.planning.document import read_plan
 from partita.planning.overview import number
 from partita.workload import QUANTILE, ArrivalsSpec
@@ -57,7 +56,7 @@ def explain(
     For a service with a cut: the largest query that each slice answers in time, the share of the queries up to that
     size, and the items/s of one slice when the cut serves as much as it can.
     """
-    loaded = read_prepared(workload)
+    loaded = read_to_plan(workload)
     show_explanations(loaded, read_plan(plan) if plan else None, service, output)
 
 

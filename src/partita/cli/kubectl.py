@@ -25,7 +25,7 @@ from partita.cli.options import (
 from partita.cli.output import DryRun, Format, Out, Output, emit, note, stdout
 from partita.cli.plan import BestEffort, Html, Settings, as_set
 from partita.cli.plan_view import show_plan
-from partita.cli.searching import planned
+from partita.cli.searching import planned, read_to_plan
 from partita.documents.codec import to_data
 from partita.errors import InputError, counted
 from partita.kubernetes.advice import (
@@ -40,7 +40,6 @@ from partita.kubernetes.objects import ConflictError, NotFoundError
 from partita.kubernetes.pausing import pause as pause_workload
 from partita.kubernetes.pausing import resume as resume_workload
 from partita.kubernetes.resources import APPROVED, PLANS, TRANSITIONS, WORKLOADS
-from partita.planner import read_prepared
 from partita.planning.document import read_plan
 
 if TYPE_CHECKING:
@@ -103,11 +102,11 @@ def plan(
         raise InputError("nothing says what to plan" if name is None else "what to plan is said twice",
                          hint="write `kubectl partita plan WORKLOAD`, or `kubectl partita plan -f FILE`")  # fmt: skip
     with opened(kubeconfig, context, namespace) as api:
-        loaded, live, current = _asked(api, name, file)
+        loaded, live, current = _asked(api, name, file, time_limit)
     note(*live_notes(live))
     there = at_free(loaded, live)
     made = planned(
-        as_set(there, set_) if set_ else there,
+        as_set(there, set_, time_limit) if set_ else there,
         time_limit=time_limit,
         seed=seed,
         best_effort=best_effort,
@@ -120,13 +119,13 @@ def plan(
 
 
 def _asked(
-    api: KubernetesApi, name: str | None, file: Path | None
+    api: KubernetesApi, name: str | None, file: Path | None, time_limit: float
 ) -> tuple[PreparedWorkload, LiveCluster, bool]:
     """Return a workload, the cluster as it is for it, and whether it may run there already."""
     if name is not None:
         found = read_workload_object(api, name)
         return found.prepared, found.look(api), True
-    loaded = read_prepared(file or Path())
+    loaded = read_to_plan(file or Path(), time_limit)
     return loaded, look(api, models={pool.model for pool in loaded.workload.gpus}), False
 
 

@@ -11,7 +11,7 @@ import typer
 from partita.cli.on_cluster import OnCluster, prepared_on_cluster, refuse_unused
 from partita.cli.options import Kubeconfig, KubeContext, KubeNamespace, Planner, Seed, TimeLimit
 from partita.cli.output import DryRun, Format, Out, Output, WorkloadFile, emit, note, stdout, to_write
-from partita.cli.searching import planned, stoppable
+from partita.cli.searching import planned, read_to_plan, search_progress, stoppable
 from partita.cli.what_runs import (
     From,
     MostMoves,
@@ -20,6 +20,7 @@ from partita.cli.what_runs import (
     refuse_without_from,
     what_runs,
 )
+from partita.deadline import Deadline
 from partita.errors import InputError, PartitaError, counted
 
 if TYPE_CHECKING:
@@ -140,8 +141,7 @@ def plan(
 
     See it at work: `partita demo`. Ctrl-C returns the best plan so far.
     """
-    from partita.cli.plan_view import show_plan  # noqa: PLC0415 -- as below
-    from partita.planner import read_prepared  # noqa: PLC0415 -- numpy and HiGHS are slow to import, and `partita plan --help` needs neither
+    from partita.cli.plan_view import show_plan  # noqa: PLC0415 -- numpy and HiGHS are slow to import, and `partita plan --help` needs neither
 
     over_time = series is not None or forecast is not None
     # Before what takes seconds: reading a workload computes what its instances hold.
@@ -156,9 +156,9 @@ def plan(
     if not cluster:
         refuse_unused(kubeconfig, context, namespace)
     current = None if from_ is None or cluster else what_runs(from_)
-    loaded = read_prepared(workload, to_plan=check is None)
+    loaded = read_to_plan(workload, time_limit, to_plan=check is None and not set_)
     if set_:
-        loaded = as_set(loaded, set_)
+        loaded = as_set(loaded, set_, time_limit)
     seen: tuple[str, ...] = ()
     if cluster:
         loaded, current, seen = prepared_on_cluster(loaded, kubeconfig, context, namespace, from_)
@@ -216,11 +216,12 @@ def _limited(settings: Sequence[str]) -> tuple[str, ...]:
     return (_AT_MOST,) if any(each.partition("=")[0].endswith(".count") for each in settings) else ()
 
 
-def as_set(loaded: PreparedWorkload, settings: list[str]) -> PreparedWorkload:
+def as_set(loaded: PreparedWorkload, settings: list[str], time_limit: float) -> PreparedWorkload:
     """Return a workload as it would be if what --set says were so."""
     from partita.dash.what_if import changed, read_settings  # noqa: PLC0415 -- most plans are of the workload as it is
 
-    made = changed(loaded, read_settings(settings))
+    with search_progress("planning", time_limit) as report:
+        made = changed(loaded, read_settings(settings), Deadline(time_limit, report=report))
     return replace(made, path=loaded.path)
 
 

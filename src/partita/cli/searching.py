@@ -12,6 +12,7 @@ from partita.errors import InfeasibleError, PartitaError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
     from types import FrameType
 
     from partita.deadline import SearchProgress
@@ -42,7 +43,7 @@ def planned(
     from partita import planner as planning  # noqa: PLC0415 -- as above
 
     with stoppable() as stop, search_progress("planning", time_limit) as report:
-        deadline = Deadline(time_limit, stop, report)
+        deadline = asked.searching(Deadline(time_limit, stop, report))
         found = planning.plan(
             asked,
             planner=planner,
@@ -56,6 +57,14 @@ def planned(
         if stop() and not keep:
             raise KeyboardInterrupt
         return found
+
+
+def read_to_plan(path: Path, time_limit: float = 30.0, *, to_plan: bool = True) -> PreparedWorkload:
+    """Read and prepare a workload with progress on stderr; arguments and errors as for `planner.read_prepared`."""
+    from partita.planner import read_prepared  # noqa: PLC0415 -- as above
+
+    with search_progress("planning", time_limit) as report:
+        return read_prepared(path, to_plan=to_plan, deadline=Deadline(time_limit, report=report))
 
 
 @contextmanager
@@ -108,7 +117,7 @@ def search_progress(what: str, time_limit: float | None) -> Iterator[Callable[[S
             bound = progress.bound if progress.bound is not None else bound
             left = None if time_limit is None else max(0.0, time_limit - progress.seconds)
             time = f"{progress.seconds:.0f} s" if left is None else f"{left:.0f} s left"
-            status.update(f"{what}: {_progress_figures(best, bound)}, {time}")
+            status.update(f"{what}: {progress.doing or _progress_figures(best, bound)}, {time}")
 
         yield show
 

@@ -30,11 +30,10 @@ from partita.cli.options import (
     need_packages_to_serve,
 )
 from partita.cli.output import WorkloadFile, note, stderr
-from partita.cli.searching import planned
+from partita.cli.searching import planned, read_to_plan
 from partita.control.journal import serving
 from partita.drive.state import WORKERS, state_folder
 from partita.errors import InputError
-from partita.planner import read_prepared
 from partita.planning.document import read_plan
 from partita.serve.gateway.access import read_endpoint
 from partita.serve.gateway.server import serve as serve_until_told
@@ -140,7 +139,7 @@ def serve(
         raise InputError(
             "--attach starts no workers", hint="leave out --plan and --services, or leave out --attach"
         )
-    loaded = read_prepared(workload, to_plan=not attach and plan is None)
+    loaded = read_to_plan(workload, time_limit, to_plan=not attach and plan is None)
     tables = measured_seconds(loaded.workload, loaded.formulation.measured)
     folder, supervisor = state_folder(), None
     if not attach:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from partita import registry
-from partita.cli.searching import planned
+from partita.cli.searching import planned, read_to_plan
 from partita.errors import InputError
 from partita.files import read_text
 
@@ -107,9 +107,7 @@ def target_or_workload(path: Path) -> Plan | Layouts | PreparedWorkload:
     from partita.transition.document import read_target  # noqa: PLC0415 -- as in `plan`
 
     if str(path) != "-" and _SAYS_WORKLOAD.search(read_text(path)):
-        from partita.planner import read_prepared  # noqa: PLC0415 -- as in `plan`
-
-        return read_prepared(path)
+        return read_to_plan(path)
     return read_target(path)
 
 

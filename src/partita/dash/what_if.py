@@ -55,12 +55,13 @@ _PLAN_SHARE = 0.6
 """Share of the time limit for the plan; the rest is for how far services fall short where GPUs do not suffice."""
 
 
-def changed(prepared: PreparedWorkload, asked: WhatIf) -> PreparedWorkload:
+def changed(prepared: PreparedWorkload, asked: WhatIf, deadline: Deadline | None = None) -> PreparedWorkload:
     """Return a workload as it would be; pools have the counts of the problem, where alone they can be 0.
 
     Args:
         prepared: the workload as it is, prepared to be planned, on the GPUs that there are.
         asked: what would be different.
+        deadline: as for `planner.prepare`.
 
     Raises:
         InputError: there is no such service or pool, or a value is not one that a workload can have; `where` is the
@@ -69,7 +70,7 @@ def changed(prepared: PreparedWorkload, asked: WhatIf) -> PreparedWorkload:
     """
     workload = _changed_workload(prepared.workload, asked)
     try:
-        made = planner.prepare(workload, prepared.table, like=prepared)
+        made = planner.prepare(workload, prepared.table, like=prepared, deadline=deadline)
     except InputError as error:
         path = _as_asked(path_of(error.where or ""), workload, asked)
         raise InputError(error.what, where=written(path) or None, hint=error.hint) from None

@@ -8,6 +8,7 @@ from bisect import bisect_right
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from partita.deadline import Deadline
 from partita.errors import InfeasibleError, InputError, nearest
 from partita.mig.catalogue import gpu_model
 from partita.perf.estimate import ModelWork, estimate_table
@@ -32,10 +33,19 @@ MOST_GPUS = 1_000_000
 
 
 class Capacities(Protocol):
-    """What instances hold where queries wait (`serve.waiting`)."""
+    """What instances hold where queries wait (`serve.waiting`).
 
-    def points(self, service: ServiceSpec, rate: float) -> Points:
-        """Return a service's operating points, each with the items/s that it adds to a set that holds the rate."""
+    Attributes:
+        hurried: names of the services for which time was over, and whose instances may hold more.
+    """
+
+    hurried: set[str]
+
+    def points(self, service: ServiceSpec, rate: float, deadline: Deadline | None = None) -> Points:
+        """Return a service's operating points, each with the items/s that it adds to a set that holds the rate.
+
+        Once the deadline is over it is less than that.
+        """
         ...
 
     def held(
@@ -57,12 +67,14 @@ class Formulation:
 
     Attributes:
         capacities: of the services whose queries wait; None where there are none, or the workload is not planned.
+        seconds: that finding these took.
     """
 
     problem: Problem
     measured: Measured
     notes: tuple[str, ...]
     capacities: Capacities | None = None
+    seconds: float = 0.0
 
     def at(self, workload: Workload, rates: Mapping[str, float]) -> Problem:
         """Return the problem at other rates in items/s, without headroom, which is added.
@@ -91,7 +103,7 @@ class Formulation:
         self, spec: ServiceSpec, workload: Workload, rate: float
     ) -> tuple[OperatingPoint | None, ...]:
         usable = _usable(spec, workload)
-        allowed = _PointsOnPools(self.problem.pools, self.measured, self.capacities)
+        allowed = _PointsOnPools(self.problem.pools, self.measured, self.capacities, Deadline())
         found = allowed.points(spec, usable, rate, shares=False)
         return _per_size(self.problem.pools, self.problem.sizes, found, usable)
 
@@ -115,7 +127,10 @@ class Formulation:
 
 
 def formulate(
-    workload: Workload, table: PerfTable, capacities: Callable[[Measured], Capacities] | None = None
+    workload: Workload,
+    table: PerfTable,
+    capacities: Callable[[Measured], Capacities] | None = None,
+    deadline: Deadline | None = None,
 ) -> Formulation:
     """Return the problem of placing a workload's services; those with a `cut` are left out: they share no GPU.
 
@@ -128,6 +143,8 @@ def formulate(
         workload: what to place.
         table: performance of its models.
         capacities: makes the capacities of services whose queries wait; without it, they have those of arithmetic.
+        deadline: of finding these, told which service is at hand; what is not found by then is taken as less, and a
+            note says so. None for no limit.
 
     Raises:
         InputError: a model without measurements, a quantile that the table lacks, watts without power, or a rate
@@ -139,17 +156,20 @@ def formulate(
     _refuse_unmeasured(workload, measured)
     usable = [_usable(service, workload) for service in workload.services]
     waiting = capacities(measured) if capacities is not None else None
-    allowed = _PointsOnPools(pools, measured, waiting)
+    clock = (deadline or Deadline()).anew()  # a first use compiles what simulates, which is not its time
+    allowed = _PointsOnPools(pools, measured, waiting, clock)
     points = {
         index: allowed.points(
             service,
             usable[index],
             service.rate * (1 + service.headroom),
             shares=may_share(service, workload.limits),
+            of=(index, len(workload.services)),
         )
         for index, service in enumerate(workload.services)
         if service.cut is None
     }
+    seconds = 0.0 if waiting is None else clock.seconds
     _refuse_unplaceable(workload, measured, points)
     _refuse_excessive_rates(workload, pools, points)
     kinds = {id(each): each for each in points.values()}
@@ -168,7 +188,11 @@ def formulate(
         objective=workload.objective,
         max_services_per_gpu=workload.limits.max_services_per_gpu,
     )
-    return Formulation(problem, measured, _notes(workload, measured), waiting)
+    hurried = [
+        each.name for each in workload.services if waiting is not None and each.name in waiting.hurried
+    ]
+    notes = (*_notes(workload, measured), *((_hurried(hurried),) if hurried else ()))
+    return Formulation(problem, measured, notes, waiting, seconds)
 
 
 def _pools(workload: Workload) -> tuple[Pool, ...]:
@@ -218,23 +242,35 @@ def _usable(service: ServiceSpec, workload: Workload) -> tuple[str, ...] | None:
 class _PointsOnPools:
     """Operating points on the GPUs of the pools that a service may use; equal services share one object."""
 
-    def __init__(self, pools: Sequence[Pool], measured: Measured, capacities: Capacities | None) -> None:
+    def __init__(
+        self, pools: Sequence[Pool], measured: Measured, capacities: Capacities | None, deadline: Deadline
+    ) -> None:
+        self._deadline = deadline
         self._pools = pools
         self._measured = measured
         self._capacities = capacities
         self._made: dict[tuple[int, tuple[str, ...]], Points] = {}
 
     def points(
-        self, service: ServiceSpec, usable: tuple[str, ...] | None, rate: float, *, shares: bool
+        self,
+        service: ServiceSpec,
+        usable: tuple[str, ...] | None,
+        rate: float,
+        *,
+        shares: bool,
+        of: tuple[int, int] = (0, 1),
     ) -> Points:
         """Return operating points by GPU and profile on the usable pools, None for all, at a rate with headroom.
+
+        `of` is the service's number, and how many there are, for who watches.
 
         Where a service shares instances, its wait depends on the others: the points are those of a batch alone.
         """
         if shares:
             service = service.replace(slo=service.slo.replace(quantile=None))
         elif service.waits and self._capacities is not None:
-            return self._on(self._capacities.points(service, rate), usable)
+            self._deadline.tell(None, None, f"simulating waiting queries, service {of[0] + 1:,} of {of[1]:,}")
+            return self._on(self._capacities.points(service, rate, self._deadline), usable)
         found = self._measured.points(service)
         if usable is None:
             return found
@@ -427,6 +463,13 @@ def quantile_of(rows: Sequence[Measurement], asked: float | None) -> str | None:
 
 
 # --- notes: what was assumed
+
+
+def _hurried(services: Sequence[str]) -> str:
+    return (
+        f"{names(services)}: there was no time to simulate all that instances hold with waiting queries. They count "
+        "with less, the bound holds for that alone, and with a longer --time-limit fewer GPUs may do"
+    )
 
 
 def _notes(workload: Workload, measured: Measured) -> tuple[str, ...]:

@@ -11,6 +11,10 @@ with what it adds to a set of its kind that holds the service's rate R: R / n, n
 such instances that holds R. A set of unlike instances may hold a little more or less than the sum says. Therefore
 the sets of a plan are simulated again before the plan is returned (`CapacityModel.held`), and a service whose set
 falls short is planned anew with less.
+
+Simulating the services of a large workload can take longer than the search. Once its time is over, an instance counts
+with what is known of smaller sets, or with what a few of its kind hold in a short simulation, of which a good part is
+left unused (`CapacityModel.points`).
 """
 
 from __future__ import annotations
@@ -23,11 +27,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from partita.deadline import Deadline
 from partita.perf.operating_point import OperatingPoint, batch_times
 from partita.planning.formulate import allows, plain
 from partita.serve.dispatching.estimates import table_of
 from partita.serve.problem import TICK
-from partita.serve.routers.joined import Servers, serve
+from partita.serve.routers.joined import Servers, count_late
 from partita.serve.simulation import bisected
 from partita.sim.traffic import unit_arrivals
 from partita.workload import QUANTILE
@@ -53,12 +58,23 @@ _SURE = 0.95
 _FRESH_SEEDS = (11, 12, 13)
 _MOST_QUERIES = 200_000.0
 _WARM = 0.1
+_ROUNDING = 1e-6
+"""Added to a number of queries that may be late, which is a product of fractions."""
 _LEAST = 1e-3
 """Share of the arithmetic capacity below which an instance counts as unable."""
 _MOST_HELD = 50_000
 """Most capacities that are kept."""
 _GRID = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256)
 """Numbers of instances whose capacity is simulated; between them the capacity of one is interpolated."""
+_SMALLER = (1, 4, 16, 64)
+"""Numbers of instances that are tried before more: where so many hold all that the table says, more hold it, too."""
+_FEW = 4
+"""Most instances in a simulation once time is over."""
+_FEW_QUERIES = 4096
+_FEW_MARGIN = 0.5
+"""As `_MARGIN`, for a simulation of few queries."""
+_FEW_STEP = 0.8
+"""Factor between two rates that such simulations try."""
 
 
 Runs = tuple[str, str, int, int]
@@ -114,23 +130,36 @@ class CapacityModel:
 
     Args:
         measured: rows of the workload's models, and its limits.
+
+    Attributes:
+        hurried: names of the services for which time was over, and whose instances may hold more.
     """
 
     def __init__(self, measured: Measured) -> None:
         self._measured = measured
+        self.hurried: set[str] = set()
+        # Compiled now, so that it takes no time of the first service.
+        one = InstanceKind(1, (0.0, 1.0), 1, 0.0)
+        self._keep([(one, 1)], 1.0, Promise(1.0, QUANTILE, "constant"), _SEEDS, 1.0, 1)
         self._held: dict[_Held, float] = {}
+        self._all: dict[_Held, bool] = {}
+        self._few: dict[_Held, float] = {}
         self._gaps: dict[
             tuple[Literal["poisson", "constant"] | ArrivalsSpec, int, int], NDArray[np.float64]
         ] = {}
         self._kinds: dict[tuple[str, str, str, int, int, float | None], InstanceKind] = {}
 
-    def points(self, service: ServiceSpec, rate: float) -> Points:
+    def points(self, service: ServiceSpec, rate: float, deadline: Deadline | None = None) -> Points:
         """Return the operating points of a service by GPU and profile, each with its capacity as throughput.
 
         Args:
             service: whose queries wait.
             rate: items/s that its instances hold together.
+            deadline: once it is over, capacities are those of few instances in short simulations, which are lower,
+                and the service is one of `hurried`; None for no limit.
         """
+        self.hurried.discard(service.name)
+        deadline = deadline or Deadline()
         found: Points = {}
         promise = Promise.of(service, self._measured.limits)
         for gpu in self._measured.gpus:
@@ -140,7 +169,7 @@ class CapacityModel:
                 if not own and profile.name in (service.profiles or ()):
                     own = [row for row in rows if row.profile == plain(profile.name)]
                 if own and allows(service, profile):
-                    point = self._best(service, promise, gpu.name, own, rate)
+                    point = self._best(service, promise, gpu.name, own, rate, deadline)
                     if point is not None:
                         found[gpu.name, profile.name] = replace(point, profile=profile.name)
         return found
@@ -167,16 +196,29 @@ class CapacityModel:
             self._kinds[key] = InstanceKind(slices, tuple(seconds), processes, jitter)
         return self._kinds[key]
 
-    def _best(
-        self, service: ServiceSpec, promise: Promise, gpu: str, rows: Sequence[Measurement], rate: float
+    def _best(  # noqa: PLR0917 -- as `points` has them
+        self,
+        service: ServiceSpec,
+        promise: Promise,
+        gpu: str,
+        rows: Sequence[Measurement],
+        rate: float,
+        deadline: Deadline,
     ) -> OperatingPoint | None:
         """Return the row whose instances add the most, None if none can keep the promise."""
         best, most = None, 0.0
         for row in sorted(rows, key=lambda row: (-row.throughput, row.processes)):
             kind = self.kind(service, gpu, row.profile, row.batch, row.processes)
-            if _RESERVE * kind.arithmetic <= most or not self._adds_more(kind, promise, rate, most):
+            if _RESERVE * kind.arithmetic <= most:
                 continue
-            held = min(row.throughput, self.adds(kind, promise, rate))
+            if deadline.over:
+                self.hurried.add(service.name)
+                adds = self._adds_at_least(kind, promise, rate)
+            elif self._adds_more(kind, promise, rate, most):
+                adds = self.adds(kind, promise, rate)
+            else:
+                continue
+            held = min(row.throughput, adds)
             if held > most:
                 best, most = replace(OperatingPoint.of(row), throughput=held), held
         return best
@@ -199,32 +241,73 @@ class CapacityModel:
         above = self.holds(kind, high, promise)
         return rate / (low + (high - low) * (rate - below) / (above - below))
 
+    def _adds_at_least(self, kind: InstanceKind, promise: Promise, rate: float) -> float:
+        """Return items/s that an instance adds at least to a set that holds the rate, without a long simulation."""
+        most = max(1, bisect_right(_GRID, rate / kind.arithmetic))
+        known = self._known(promise)
+        for instances in reversed(_GRID[:most]):
+            if (kind, instances, promise) in known:
+                return known[kind, instances, promise] / instances
+        few = min(_FEW, _GRID[most - 1])
+        if (kind, few, promise) not in self._few:
+            late = _FEW_MARGIN * (1.0 - promise.share)
+            each = _RESERVE * kind.arithmetic
+            while not self._keep([(kind, few)], few * each, promise, _SEEDS, late, _FEW_QUERIES):
+                each *= _FEW_STEP
+                if each < _LEAST * kind.arithmetic:
+                    each = 0.0
+                    break
+            self._few[kind, few, promise] = _FEW_STEP * each
+        return self._few[kind, few, promise]
+
     def _adds_more(self, kind: InstanceKind, promise: Promise, rate: float, than: float) -> bool:
         """Say whether an instance seems to add more than so much, by one look."""
         instances = _GRID[max(0, bisect_right(_GRID, rate / than) - 1)] if than > 0.0 else 1
         return self._keeps(kind, instances, instances * than / _RESERVE, promise)
 
     def _keeps(self, kind: InstanceKind, instances: int, rate: float, promise: Promise) -> bool:
-        return rate <= 0.0 or self._late([(kind, instances)], rate, promise, _SEEDS) <= _MARGIN * (
-            1.0 - promise.share
-        )
+        if rate <= 0.0:
+            return True
+        late = _MARGIN * (1.0 - promise.share)
+        return self._keep([(kind, instances)], rate, promise, _SEEDS, late)
 
     def holds(self, kind: InstanceKind, instances: int, promise: Promise) -> float:
         """Return the largest rate in items/s at which equal instances keep a promise; 0 if they keep it at none."""
         key = (kind, instances, promise)
-        known = self._held if _is_trace(promise.process) else _held
+        known = self._known(promise)
         if key not in known:
             most = instances * kind.arithmetic
-            # More instances mostly hold no less each: the search begins with what as many single ones hold.
-            alone = self.holds(kind, 1, promise) if instances > 1 else 0.0
+            if self._holds_all(kind, instances, promise):
+                held = most
+            else:
+                # More instances mostly hold no less each: the search begins with what as many single ones hold.
+                alone = self.holds(kind, 1, promise) if instances > 1 else 0.0
+                held = _largest(
+                    lambda rate: self._keeps(kind, instances, rate, promise),
+                    most,
+                    max(instances * alone, 0.8 * most),
+                )
             if len(known) >= _MOST_HELD:
                 known.clear()
-            known[key] = _RESERVE * _largest(
-                lambda rate: self._keeps(kind, instances, rate, promise),
-                most,
-                max(instances * alone, 0.8 * most),
-            )
+            known[key] = _RESERVE * held
         return known[key]
+
+    def _holds_all(self, kind: InstanceKind, instances: int, promise: Promise) -> bool:
+        """Say whether equal instances keep a promise at all that the table says.
+
+        Where fewer do, more do, if queries come at random: none of 60 kinds of the public tables was an exception.
+        Where queries come evenly, a few instances can be in step with them that more are not.
+        """
+        key = (kind, instances, promise)
+        if key not in self._all:
+            smaller = [n for n in _SMALLER if n < instances] if promise.process == "poisson" else []
+            self._all[key] = any(self._holds_all(kind, n, promise) for n in smaller) or self._keeps(
+                kind, instances, instances * kind.arithmetic, promise
+            )
+        return self._all[key]
+
+    def _known(self, promise: Promise) -> dict[_Held, float]:
+        return self._held if _is_trace(promise.process) else _held
 
     def held(self, service: ServiceSpec, instances: Mapping[Runs, int], rate: float) -> float:
         """Return the rate in items/s that a service's instances hold together, at most `rate`.
@@ -240,30 +323,36 @@ class CapacityModel:
         kinds = [(self.kind(service, *runs), n) for runs, n in instances.items()]
 
         def kept(rate: float) -> bool:
-            return self._late(kinds, rate, promise, _FRESH_SEEDS) <= _SURE * (1.0 - promise.share)
+            return self._keep(kinds, rate, promise, _FRESH_SEEDS, _SURE * (1.0 - promise.share))
 
         most = rate / _RESERVE
-        found = _largest(kept, most, rate)
-        return rate if found == most else _RESERVE * found
+        return rate if kept(most) else _RESERVE * _largest(kept, most, rate)
 
-    def _late(
+    def _keep(  # noqa: PLR0917 -- what is simulated, and what is asked of it
         self,
         instances: Sequence[tuple[InstanceKind, int]],
         rate: float,
         promise: Promise,
         seeds: Sequence[int],
-    ) -> float:
-        """Return the share of the queries that are not answered in time, the mean over the seeds."""
+        late: float,
+        queries: int | None = None,
+    ) -> bool:
+        """Say whether at most this share of the queries is not answered in time, of those of all seeds together.
+
+        A simulation ends as soon as more are late, whatever follows.
+        """
         servers = _servers(instances)
-        count = _queries(promise, int((servers.lanes * servers.most).sum()))
+        count = queries or _queries(promise, _at_once(servers))
         factors = _factors(max(kind.jitter for kind, _ in instances))
-        late = []
+        first = int(_WARM * count)
+        left = math.floor(late * len(seeds) * (count - first) + _ROUNDING)
         for seed in seeds:
-            arrivals = self._arrivals(promise.process, count, seed)
-            took = serve(arrivals / rate, servers, promise.deadline, factors)
-            steady = took[int(_WARM * len(took)) :]
-            late.append(1.0 - float(np.count_nonzero(steady <= promise.deadline + TICK) / len(steady)))
-        return sum(late) / len(late)
+            arrivals = self._arrivals(promise.process, count, seed) / rate
+            in_time = promise.deadline + TICK
+            left -= count_late(arrivals, servers, promise.deadline, factors, first, left, in_time)
+            if left < 0:
+                return False
+        return True
 
     def _arrivals(
         self, process: Literal["poisson", "constant"] | ArrivalsSpec, count: int, seed: int
@@ -294,9 +383,7 @@ def _arrivals(
 
 
 def _largest(kept: Callable[[float], bool], most: float, guess: float) -> float:
-    """Return the largest rate that is kept up to `most`, by bisection from a guess; 0 if none is."""
-    if kept(most):
-        return most
+    """Return the largest rate that is kept below `most`, which is not, by bisection from a guess; 0 if none is."""
     high, low = most, min(guess, (1.0 - _TOLERANCE) * most)
     while not kept(low):
         high, low = low, 0.6 * low
@@ -310,6 +397,11 @@ def _queries(promise: Promise, at_once: int) -> int:
     rare = 100 / (1.0 - promise.share)
     wanted = max(8_000.0, rare) * (1 if promise.process == "poisson" else 4)
     return 1 << math.ceil(math.log2(min(max(wanted, 30.0 * at_once), _MOST_QUERIES)))
+
+
+def _at_once(servers: Servers) -> int:
+    """Return how many queries run at once where all batches are full."""
+    return int((servers.lanes * servers.most).sum())
 
 
 def _servers(instances: Sequence[tuple[InstanceKind, int]]) -> Servers:

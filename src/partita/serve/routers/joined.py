@@ -45,6 +45,47 @@ def serve(
     """
     import numpy as np  # noqa: PLC0415 -- the gateway starts without it
 
+    took = np.full(len(arrival), np.inf)
+    _simulated(arrival, servers, deadline, jitter, took, _Count(0, len(arrival), math.inf))
+    return took
+
+
+def count_late(  # noqa: PLR0917 -- as `serve`, and what counts
+    arrival: NDArray[np.float64],
+    servers: Servers,
+    deadline: float,
+    jitter: NDArray[np.float64],
+    first: int,
+    most: int,
+    in_time: float,
+) -> int:
+    """Return how many queries are not answered in time, or a number above `most` as soon as there are more.
+
+    Args:
+        arrival: as for `serve`, as all before `first`.
+        servers: that answer.
+        deadline: by which a router decides.
+        jitter: factors of the batches' seconds.
+        first: number of the first query that counts; those before it warm up.
+        most: late queries above which the number does not matter.
+        in_time: most seconds of an answer in time.
+    """
+    import numpy as np  # noqa: PLC0415 -- as above
+
+    took = np.empty(0)
+    return _simulated(arrival, servers, deadline, jitter, took, _Count(first, most, in_time))
+
+
+def _simulated(  # noqa: PLR0917 -- as `_joined` has them
+    arrival: NDArray[np.float64],
+    servers: Servers,
+    deadline: float,
+    jitter: NDArray[np.float64],
+    took: NDArray[np.float64],
+    count: _Count,
+) -> int:
+    import numpy as np  # noqa: PLC0415 -- as above
+
     single = servers.seconds[:, 1].copy()
     second = np.minimum(
         1.0, single.min() / single
@@ -53,10 +94,8 @@ def serve(
     prices = _Prices(single, second, second * single / least - 1.0, least)
     lanes = int(servers.lanes.sum())
     ends = _Ends(np.empty(lanes), np.empty(lanes, dtype=np.int64), np.empty(len(arrival), dtype=np.int64))
-    took = np.full(len(arrival), np.inf)
     own = servers._replace(lanes=servers.lanes.copy())
-    compiled(_joined)(arrival, own, prices, deadline, jitter, ends, took)
-    return took
+    return int(compiled(_joined)(arrival, own, prices, deadline, jitter, ends, took, count))
 
 
 class _Prices(NamedTuple):
@@ -66,6 +105,14 @@ class _Prices(NamedTuple):
     second: NDArray[np.float64]
     extra: NDArray[np.float64]
     least: float
+
+
+class _Count(NamedTuple):
+    """What counts as late: queries from `first` on that take longer than `in_time` seconds; above `most` all ends."""
+
+    first: int
+    most: int
+    in_time: float
 
 
 class _Ends(NamedTuple):
@@ -84,11 +131,12 @@ def _joined(  # noqa: C901, PLR0912, PLR0915, PLR0917 -- arrays handed on to com
     jitter: NDArray[np.float64],
     ends: _Ends,
     took: NDArray[np.float64],
-) -> None:
-    """Simulate, from one arrival or end of a batch to the next; fill in how long each query took.
+    count: _Count,
+) -> int:
+    """Simulate, from one arrival or end of a batch to the next; fill in how long each query took, if there is room.
 
     What waits is waiting[head:tail], the numbers of the queries, the oldest first. Something waits since `since`, -1
-    where nothing does, and `starts` queries have started since then, as in `Pace`.
+    where nothing does, and `starts` queries have started since then, as in `Pace`. Returns how many are late.
     """
     seconds, most, idle = servers
     single, second, extra, least = prices
@@ -101,7 +149,8 @@ def _joined(  # noqa: C901, PLR0912, PLR0915, PLR0917 -- arrays handed on to com
     running = arrived = batches = head = tail = 0
     idlers = idle.sum()
     since, starts = -1.0, 0.0
-    while arrived < len(arrival) or running > 0:
+    counts_from, late = count.first, 0
+    while (arrived < len(arrival) or running > 0) and late <= count.most:
         first, last = 0, len(most)
         came = running == 0 or (arrived < len(arrival) and arrival[arrived] < end_at[0])
         if came:
@@ -110,6 +159,8 @@ def _joined(  # noqa: C901, PLR0912, PLR0915, PLR0917 -- arrays handed on to com
             if since < 0.0 or not (crowded and _too_late(tail - head, now - since, starts, deadline, slack)):
                 waiting[tail] = arrived
                 tail += 1
+            elif arrived >= counts_from:
+                late += 1
             arrived += 1
         else:
             now, first = end_at[0], end_of[0]
@@ -121,6 +172,7 @@ def _joined(  # noqa: C901, PLR0912, PLR0915, PLR0917 -- arrays handed on to com
         while head < tail and idlers > 0:
             before = head
             while head < tail and arrival[waiting[head]] + deadline - now < quickest:
+                late += waiting[head] >= counts_from
                 head += 1
             if head == tail:
                 since = -1.0
@@ -136,6 +188,7 @@ def _joined(  # noqa: C901, PLR0912, PLR0915, PLR0917 -- arrays handed on to com
             while head < tail and left < seconds[group, min(most[group], tail - head)]:
                 if left >= quickest and (tail - head) / rate <= CROWDED * slack:
                     break
+                late += waiting[head] >= counts_from
                 head += 1
                 if head < tail:
                     left = arrival[waiting[head]] + deadline - now
@@ -161,7 +214,10 @@ def _joined(  # noqa: C901, PLR0912, PLR0915, PLR0917 -- arrays handed on to com
             end = now + seconds[group, items] * jitter[batches % len(jitter)]
             batches += 1
             for at in range(start, head):
-                took[waiting[at]] = end - arrival[waiting[at]]
+                seconds_taken = end - arrival[waiting[at]]
+                late += seconds_taken > count.in_time and waiting[at] >= counts_from
+                if len(took) > 0:
+                    took[waiting[at]] = seconds_taken
                 if since >= 0.0:
                     starts += 1.0
                     if now - since > 2.0 * deadline:
@@ -172,6 +228,9 @@ def _joined(  # noqa: C901, PLR0912, PLR0915, PLR0917 -- arrays handed on to com
             running += 1
         if came and head < tail and waiting[tail - 1] == arrived - 1 and since < 0.0:
             since, starts = now, 0.0
+    for at in range(head, tail):
+        late += waiting[at] >= counts_from
+    return late
 
 
 def _too_late(before: int, span: float, starts: float, deadline: float, slack: float) -> bool:
