@@ -60,7 +60,7 @@ DEPENDENCIES = {
     "numba": ["tests/serve/test_simulation.py", "tests/planning/test_column_generation.py"],
     "msgspec": ["tests/test_workload.py", "tests/cli/test_convert.py"],
     "pyyaml": ["tests/test_workload.py", "tests/test_nesting.py"],
-    "typer": ["tests/cli/test_main.py", "tests/cli/test_gpus.py"],
+    "typer": ["tests/cli/test_main.py", "tests/cli/test_gpus.py", "tests/cli/test_json_log.py"],
     "rich": ["tests/cli/test_plan_view.py", "tests/cli/test_gpus.py"],
     "nvidia-ml-py": [
         "tests/drive/test_survey.py",
