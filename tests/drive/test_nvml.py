@@ -53,8 +53,9 @@ print("child", child.pid, flush=True)
 time.sleep(600)
 """
 SERVER = """
-import socket, sys, time
-time.sleep(0.3)
+import pathlib, socket, sys, time
+while not pathlib.Path(sys.argv[2]).exists():
+    time.sleep(0.01)
 with socket.create_server(("127.0.0.1", int(sys.argv[1]))) as server:
     while True:
         server.accept()[0].close()
@@ -67,7 +68,6 @@ SERVICES: dict[str, ReplicaProcess | UpstreamReplica] = {
         (sys.executable, "-c", "raise SystemExit('no such model')"), readiness=CommandReady(("false",))
     ),
     "slow": ReplicaProcess(NAP, readiness=CommandReady(("false",)), start_timeout_s=0.3),
-    "server": ReplicaProcess((sys.executable, "-c", SERVER, "{port}"), readiness=PortReady()),
     "missing": ReplicaProcess(("/no/such/program",)),
     "typo": ReplicaProcess(("echo", "{prot}")),
 }
@@ -102,7 +102,7 @@ def opened(state: Path) -> Iterator[Callable[..., World]]:
 
     def open_(more: dict[str, ReplicaProcess | UpstreamReplica] | None = None, **options: object) -> World:
         services = {**SERVICES, "told": upstream, **(more or {})}
-        worlds.append(World(NvmlDriver(state, services, patience_s=1.0, **options)))  # type: ignore[arg-type]
+        worlds.append(World(NvmlDriver(state, services, **{"patience_s": 1.0, **options})))  # type: ignore[arg-type]
         return worlds[-1]
 
     yield open_
@@ -237,10 +237,14 @@ def test_an_instance_with_a_replica_is_in_use(world: World) -> None:
     assert world.replica("3g.20gb@4").ready
 
 
-def test_destroying_waits_out_a_moment_of_in_use_but_not_for_ever(nvml: FakeNvml, world: World) -> None:
-    world.create("3g.20gb@4")
+def test_destroying_waits_out_a_moment_of_in_use_but_not_for_ever(
+    nvml: FakeNvml, opened: Callable[..., World]
+) -> None:
+    patient = opened(patience_s=60.0)
+    patient.create("3g.20gb@4")
     nvml.cards[0].lingering = 3
-    assert world.destroy("3g.20gb@4") is None
+    assert patient.destroy("3g.20gb@4") is None
+    world = opened(patience_s=0.2)
     world.create("3g.20gb@4")
     nvml.cards[0].lingering = 1000
     error = world.destroy("3g.20gb@4")
@@ -527,13 +531,20 @@ def test_cutting_does_not_ask_replicas_whether_they_are_ready(
     assert asked.read_text() != before
 
 
-def test_a_replica_is_ready_when_its_port_answers(world: World) -> None:
+def test_a_replica_is_ready_when_its_port_answers(
+    nvml: FakeNvml, opened: Callable[..., World], tmp_path: Path
+) -> None:
+    del nvml
+    may_listen = tmp_path / "may-listen"
+    command = (sys.executable, "-c", SERVER, "{port}", str(may_listen))
+    world = opened({"server": ReplicaProcess(command, readiness=PortReady())})
     world.create("3g.20gb@4")
     world.driver.begin(world.action(ActionKind.START_REPLICA, "3g.20gb@4", service="server"))
     assert world.driver.wait(until=world.driver.clock.now() + 0.05) == ()
     while world.instances()[0].replica is None:
         time.sleep(0.01)
     assert not world.replica("3g.20gb@4").ready
+    may_listen.touch()
     (ended,) = world.driver.wait()
     assert ended.error is None
     assert world.replica("3g.20gb@4").ready

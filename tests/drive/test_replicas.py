@@ -99,7 +99,7 @@ def test_stopping_drains(world: World, tmp_path: Path) -> None:
     world.create(AT)
     world.start(AT)
     with gateway(spec_of(tmp_path)) as one:
-        number = one.send(numbered(1, rows=80))  # ten batches: 0.2 s
+        number = one.send(numbered(1, rows=800))  # a hundred batches, 2 s: it drains before they are done
         world.driver.begin(world.action(Act.STOP_REPLICA, AT))
         found = one.next()
         assert found.kind == FrameKind.DRAINING
