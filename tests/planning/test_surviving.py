@@ -15,7 +15,7 @@ from tests.planning.problems import A30, A100, problem, service
 from tests.planning.rightness import assert_right
 
 from partita.deadline import Deadline
-from partita.errors import InfeasibleError
+from partita.errors import InfeasibleError, PartitaError
 from partita.planning.exact import ExactPlanner, compile_for
 from partita.planning.pricing import cheapest_covers_on_parts, cheapest_surviving_covers
 from partita.planning.problem import Pool, Problem, Size
@@ -118,10 +118,10 @@ def test_no_cover_that_survives_is_cheaper(data: st.DataObject) -> None:
         assert float(found[0] @ cost) == pytest.approx(least)
 
 
-def many(count: int | None, seed: int, level: str, **more: Any) -> Problem:
+def many(count: int | None, seed: int, level: str, *more_pools: Pool, **more: Any) -> Problem:
     """Forty services on A100s, of a tenth to a few GPUs each: too many for the compact program alone."""
     rng = np.random.default_rng(seed)
-    pools = [Pool("a", A100, count, 4, zone="a"), Pool("b", A100, count, 4, zone="b")]
+    pools = [Pool("a", A100, count, 4, zone="a"), Pool("b", A100, count, 4, zone="b"), *more_pools]
     sizes = tuple(Size(i, p.name) for i, pool in enumerate(pools) for p in pool.gpu.profiles)
     made = []
     for index in range(40):
@@ -157,6 +157,28 @@ def test_plans_of_many_services_survive_every_loss(
     assert plan.objective.value >= ExactPlanner().plan(asked.without_losses()).objective.lower_bound
 
 
+@given(tiny_problems())
+@settings(max_examples=20)
+def test_a_plan_made_when_time_is_over_survives_too(asked: Problem) -> None:
+    try:
+        plan = ExactPlanner(deadline=Deadline(0.0)).plan(asked)
+    except PartitaError:
+        return
+    assert_right(plan, asked)
+    assert losses(plan, asked) == []
+
+
+@pytest.mark.parametrize("seed", range(1, 5))
+@pytest.mark.parametrize("more", [{"survive_share": 0.7}, {}, {"spot": 0.3, "survive_share": 0.5}])
+def test_plans_of_many_services_made_when_time_is_over_survive_too(seed: int, more: dict[str, Any]) -> None:
+    """A greedy pass makes them, which knows zones and spot pools no more than the paper does."""
+    spot = Pool("c", A100, None, 4, cost=0.5, zone="a", spot=True)
+    asked = many(None, seed, "zone", *([spot] if "spot" in more else []), **more)
+    plan = ExactPlanner(deadline=Deadline(0.0)).plan(asked)
+    assert_right(plan, asked)
+    assert losses(plan, asked) == []
+
+
 RUNS = {"a": (4.0, {"1g.6gb": 1.0})}
 
 
@@ -172,6 +194,15 @@ def test_one_node_cannot_be_lost() -> None:
         ExactPlanner().plan(surviving([Pool("p", A30, 8, 8)], "node"))
     assert told.value.exit_code == 4
     assert told.value.hint == "add a node, or write survive: none"
+
+
+def test_a_service_that_may_not_depend_on_spot_gpus_cannot_run_on_those_alone() -> None:
+    asked = problem([Pool("p", A30, None, spot=True)], RUNS)
+    asked = asked.with_services(tuple(replace(each, spot=0.5) for each in asked.services))
+    with pytest.raises(
+        InfeasibleError, match="a may have 50% of its rate on spot GPUs, and only those can run"
+    ):
+        ExactPlanner(deadline=Deadline(0.0)).plan(asked)
 
 
 def test_one_zone_cannot_be_lost() -> None:

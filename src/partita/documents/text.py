@@ -127,7 +127,8 @@ def json_data(
         if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string"):
             hint = "it was cut short when it was written or copied; write it again"
             raise InputError("the file ends in the middle", where=where, hint=hint) from None
-        raise InputError(json_fault(error), where=where) from None
+        hint = "look for a comma, a colon or a quote that is missing or one too many"
+        raise InputError(json_fault(error), where=where, hint=hint) from None
     except _RepeatedKeyError:
         seen: dict[FieldPath, int] = {}
         for path, line in _json_places(text):

@@ -29,12 +29,12 @@ from partita.planning.compact import (
 from partita.planning.mig_serving import greedy_configs
 from partita.planning.on_nodes import nodes_there, solve_on_nodes
 from partita.planning.plan import Plan, ServiceCapacity, Solver
-from partita.planning.problem import GpuConfig, domains_there, gpus_used, merge_pools
+from partita.planning.problem import RATE_SLACK, GpuConfig, domains_there, gpus_used, merge_pools
 from partita.planning.shared_gpus import MOST_SHARING, config_value, solve_shared
 from partita.planning.surviving import place_surviving
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -128,7 +128,7 @@ class ExactPlanner:
         few = len(problem.services) <= _GREEDY_SERVICES
         if best is None and not problem.survives and (few or not self.deadline.stop()):
             best = self._greedy(merged)
-        if best is None:
+        if best is None or not _meets(problem, best.configs):
             raise PartitaError(
                 "found neither a plan nor a proof that there is none in the time allowed",
                 hint="raise --time-limit, `count` or `max_services_per_gpu`, or lower `spread`",
@@ -214,10 +214,10 @@ class ExactPlanner:
             configs: Counter[GpuConfig] = Counter()
             try:
                 for services in classes:
-                    rest = _left_over(merged.problem, services, configs)
-                    for config, n in greedy_configs(rest).items():
-                        slots = ((k, services[s]) for k, s in config.assignment)
-                        configs[GpuConfig(config.pool, tuple(sorted(slots)))] += n
+                    for rest, numbers in _one_after_another(merged.problem, services, configs):
+                        for config, n in greedy_configs(rest).items():
+                            slots = ((k, numbers[s]) for k, s in config.assignment)
+                            configs[GpuConfig(config.pool, tuple(sorted(slots)))] += n
             except InfeasibleError:
                 continue
             if found := self._placed(merged, configs):
@@ -356,14 +356,81 @@ def _by_pools(problem: Problem) -> list[list[int]]:
     return [classes[mine] for mine in order]
 
 
-def _left_over(problem: Problem, services: Sequence[int], taken: Counter[GpuConfig]) -> Problem:
+def _one_after_another(
+    problem: Problem, services: Sequence[int], taken: Counter[GpuConfig]
+) -> Iterator[tuple[Problem, Sequence[int]]]:
+    """Yield problems that a planner which knows no parts can solve in turn, each with its services' numbers here.
+
+    The rates on some sizes alone come first, by these sizes, and then what is still missing of the whole.
+
+    Args:
+        problem: the whole.
+        services: those to be met.
+        taken: the GPUs used so far, to which the caller adds before it asks for the next problem.
+    """
+    parts: defaultdict[tuple[int, ...], dict[int, float]] = defaultdict(dict)
+    for part in problem.parts:
+        if part.service in services:
+            rates = parts[tuple(np.flatnonzero(part.sizes).tolist())]
+            rates[part.service] = max(part.rate, rates.get(part.service, 0.0))
+    for sizes, rates in parts.items():
+        given, _, _ = _given(problem, taken, sizes)
+        lack = {s: rate - given[s] for s, rate in rates.items() if given[s] < rate * (1 - RATE_SLACK)}
+        if lack:
+            alone = tuple(_on_sizes(problem.services[s], sizes, rate) for s, rate in lack.items())
+            yield _left_over(problem, alone, taken), [*lack]
+    rate, replicas, gpus = _given(problem, taken, range(len(problem.sizes)))
+    rest: dict[int, Service] = {}
+    for s in services:
+        service, asked = problem.services[s], float(problem.rate[s])
+        missing = 0.0 if rate[s] >= asked * (1 - RATE_SLACK) else asked - float(rate[s])
+        fewest, nodes = int(problem.replicas[s] - replicas[s]), int(service.spread - gpus[s])
+        if missing > 0 or fewest > 0 or nodes > 0:
+            least = replace(service, min_replicas=max(fewest, 1), spread=max(nodes, 1))
+            rest[s] = replace(least, rate=missing, survive=None, spot=1.0)
+    if rest:
+        yield _left_over(problem, tuple(rest.values()), taken), [*rest]
+
+
+def _on_sizes(service: Service, sizes: Collection[int], rate: float) -> Service:
+    """Return a service that runs on some sizes alone, and need only hold a rate."""
+    points = tuple(point if k in sizes else None for k, point in enumerate(service.points))
+    return replace(service, rate=rate, points=points, min_replicas=1, spread=1, survive=None, spot=1.0)
+
+
+def _given(
+    problem: Problem, taken: Counter[GpuConfig], sizes: Collection[int]
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return what each service has on some sizes: items/s, instances and GPUs; each of shape (S,)."""
+    rate = np.zeros(len(problem.services))
+    replicas, gpus = np.zeros((2, len(problem.services)), dtype=np.int64)
+    for config, n in taken.items():
+        there = [(k, s) for k, s in config.assignment if k in sizes]
+        for k, s in there:
+            rate[s] += n * problem.throughput[s, k]
+            replicas[s] += n
+        for s in {s for _, s in there}:
+            gpus[s] += n
+    return rate, replicas, gpus
+
+
+def _meets(problem: Problem, configs: Counter[GpuConfig]) -> bool:
+    """Return whether services have their rates, on some sizes alone too; a search cut short may leave some out."""
+    every = tuple(range(len(problem.sizes)))
+    needs = [(every, s, float(rate)) for s, rate in enumerate(problem.rate)]
+    needs += [(tuple(np.flatnonzero(each.sizes).tolist()), each.service, each.rate) for each in problem.parts]
+    given = {sizes: _given(problem, configs, sizes)[0] for sizes in {sizes for sizes, _, _ in needs}}
+    return all(given[sizes][s] >= rate * (1 - 4 * RATE_SLACK) for sizes, s, rate in needs)
+
+
+def _left_over(problem: Problem, services: tuple[Service, ...], taken: Counter[GpuConfig]) -> Problem:
     """Return the problem of some services on the GPUs that are left."""
     used = gpus_used(taken)
     counts = {
         pool.name: None if pool.count is None else max(0, pool.count - used[index])
         for index, pool in enumerate(problem.pools)
     }
-    return problem.with_services(tuple(problem.services[s] for s in services)).with_counts(counts)
+    return problem.with_services(services).with_counts(counts)
 
 
 def refuse_too_few_nodes(problem: Problem) -> None:
@@ -379,6 +446,13 @@ def refuse_too_few_nodes(problem: Problem) -> None:
                 f"{service.name} must survive the loss of a {service.survive}, and only one can run it",
                 where="services",
                 hint=f"add a {service.survive}, or write survive: none",
+            )
+        runs = {size.pool for size, point in zip(problem.sizes, service.points, strict=True) if point}
+        if service.spot < 1 and runs and all(problem.pools[index].spot for index in runs):
+            raise InfeasibleError(
+                f"{service.name} may have {service.spot:.0%} of its rate on spot GPUs, and only those can run it",
+                where="services",
+                hint="raise `spot`, or add GPUs that are not spot",
             )
         if service.spread > there:
             raise InfeasibleError(
