@@ -179,6 +179,16 @@ def test_plans_of_many_services_made_when_time_is_over_survive_too(seed: int, mo
     assert losses(plan, asked) == []
 
 
+@pytest.mark.parametrize("level", ["gpu", "node"])
+def test_services_that_are_spread_stand_beside_those_that_survive_losses(level: str) -> None:
+    asked = many(None, 1, level)
+    kinds: list[dict[str, Any]] = [{}, {"spread": 2, "survive": None}, {"spread": 3}]
+    asked = asked.with_services(tuple(replace(each, **kinds[s % 3]) for s, each in enumerate(asked.services)))
+    plan = ExactPlanner(deadline=Deadline(0.0)).plan(asked)  # no program with nodes is solved
+    assert_right(plan, asked)
+    assert losses(plan, asked) == []
+
+
 RUNS = {"a": (4.0, {"1g.6gb": 1.0})}
 
 

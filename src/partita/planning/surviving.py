@@ -171,6 +171,8 @@ class _Placing:
             sizes = np.flatnonzero(self._counts[s])
             for k in sorted(sizes.tolist(), key=lambda k: -float(problem.throughput[s, k])):
                 waiting = int(self._counts[s, k])
+                while self._stands(s) < problem.services[s].spread and waiting and self._put_apart(s, k):
+                    waiting -= 1
                 while waiting := waiting - self._fill(s, k, waiting):
                     if self._by_moves(s, k):
                         waiting -= 1
@@ -180,10 +182,30 @@ class _Placing:
                         waiting += 1
                     elif not self._add_gpu(s, k):
                         return False
-        return all(
-            service.spread == 1 or self._stands(s) >= service.spread
-            for s, service in enumerate(problem.services)
-        )
+        return all(self._spread(s) for s in range(len(problem.services)))
+
+    def _spread(self, s: int) -> bool:
+        """Add instances until a service stands on as many nodes as it must; return whether that was possible."""
+        sizes = np.flatnonzero(self._counts[s]).tolist()
+        while self._stands(s) < self._problem.services[s].spread:
+            found = next((k for k in sizes if self._put_apart(s, k)), None)
+            if found is None:
+                found = next((k for k in sizes if self._add_gpu(s, k, apart=True)), None)
+                if found is None:
+                    return False
+                self._put(s, found, len(self._cuts) - 1)
+            self._counts[s, found] += 1
+        return True
+
+    def _put_apart(self, s: int, k: int) -> bool:
+        """Place one instance on a node where its service does not stand yet; return whether there was room."""
+        nodes = self._nodes_of(s)
+        gpus = np.flatnonzero(self._allowed(s, k) & (self._free[:, k] > 0)).tolist()
+        gpu = next((gpu for gpu in gpus if self._on[gpu] not in nodes), None)
+        if gpu is None:
+            return False
+        self._put(s, k, gpu)
+        return True
 
     def _most(self, s: int) -> float:
         """Return what one domain may hold of a service, in items/s."""
@@ -277,13 +299,24 @@ class _Placing:
         level = self._levels[s] or "node"
         self._load[s][int(self._domains[level][gpu])] += n * float(self._problem.throughput[s, k])
 
-    def _add_gpu(self, s: int, k: int) -> bool:
-        """Add a GPU with room for instances of a size, on the node that holds the least of the service."""
+    def _add_gpu(self, s: int, k: int, *, apart: bool = False) -> bool:
+        """Add a GPU with room for instances of a size, on the node that holds the least of the service.
+
+        Args:
+            s: the service.
+            k: the size.
+            apart: whether the node must be one where the service does not stand yet.
+        """
         problem = self._problem
         pool = problem.sizes[k].pool
         mine = [p for p, cut in enumerate(problem.cuts) if cut.pool == pool and cut.counts[k]]
         p = max(mine, key=lambda p: (problem.supply[p, k], -p))
-        room = [(i, node) for i, (node, left) in enumerate(self._room) if left and node.pool == pool]
+        taken = self._nodes_of(s) if apart else set()
+        room = [
+            (i, node)
+            for i, (node, left) in enumerate(self._room)
+            if left and node.pool == pool and node not in taken
+        ]
         if room:
             here = Counter[PoolNode]()
             for gpu, held in enumerate(self._held):
@@ -308,8 +341,11 @@ class _Placing:
         return True
 
     def _stands(self, s: int) -> int:
-        """Return on how many nodes a service runs."""
-        return len({self._on[gpu] for gpu, held in enumerate(self._held) if any(t == s for t, _ in held)})
+        """Return on how many nodes a service runs; 1 for one that may run on any number."""
+        return len(self._nodes_of(s)) if self._problem.services[s].spread > 1 else 1
+
+    def _nodes_of(self, s: int) -> set[PoolNode]:
+        return {self._on[gpu] for gpu, held in enumerate(self._held) if any(t == s for t, _ in held)}
 
     # --- from there to configurations
 
