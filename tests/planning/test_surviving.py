@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -187,6 +188,21 @@ def test_services_that_are_spread_stand_beside_those_that_survive_losses(level: 
     plan = ExactPlanner(deadline=Deadline(0.0)).plan(asked)  # no program with nodes is solved
     assert_right(plan, asked)
     assert losses(plan, asked) == []
+
+
+@pytest.mark.parametrize("level", ["gpu", "node", "rack"])
+def test_pools_of_unlike_counts_and_racks_survive_with_the_fewest_gpus(level: str) -> None:
+    """Totals whose share per instance is a billionth from whole once made HiGHS prove that there is no plan."""
+    for counts, racks in itertools.product(
+        [(1, 2), (2, 1), (2, 2), (3, 2)], [(1, 1), (1, 2), (2, 1), (2, 2)]
+    ):
+        pools = [
+            Pool(f"p{i}", A30, n, 1, nodes_per_rack=per_rack, zone="a")
+            for i, (n, per_rack) in enumerate(zip(counts, racks, strict=True))
+        ]
+        sizes = tuple(Size(i, p.name) for i in range(2) for p in A30.profiles)
+        asked = Problem(tuple(pools), (service("s", 2.0, sizes, {"1g.6gb": 3.0}, survive=level),), sizes)
+        assert ExactPlanner().plan(asked).objective.value == least_objective(asked) == 2
 
 
 RUNS = {"a": (4.0, {"1g.6gb": 1.0})}

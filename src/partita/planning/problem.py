@@ -28,6 +28,14 @@ RATE_SLACK = 1e-9
 """Share of a rate that may be missing because of rounding in sums of throughputs, as in `milp.FEASIBILITY`."""
 
 
+_ROUNDING = 1e-12
+"""Share of a rate that the rounding of one product may add.
+
+It is far from `RATE_SLACK`: to HiGHS 1.16, coefficients that are as far from whole numbers as its tolerance are
+whole, and it then calls programs infeasible that are not.
+"""
+
+
 ObjectiveName = Literal["gpus", "cost", "watts"]
 
 
@@ -156,7 +164,7 @@ class Problem:
             return service.rate
         n = domains_there(self, s)
         more = service.survivor_rate * (n / (n - 1) if 1 < n < np.inf else 1.0)
-        return max(service.rate, more * (1 - RATE_SLACK))
+        return max(service.rate, more * (1 - _ROUNDING))
 
     @cached_property
     def throughput(self) -> NDArray[np.float64]:
