@@ -187,6 +187,8 @@ def test_no_query_fails_while_replicas_move(
             await asyncio.to_thread(wait_for_workers, port, 2)
             asking = asyncio.create_task(client.steadily(20.0, range(100_000)))
             await asyncio.to_thread(made.act, ActionKind.START_REPLICA, *after)
+            # Kubernetes tells a gateway of new pods some moments after they are ready (docs/kubernetes.md, "Limits").
+            await asyncio.to_thread(wait_for_workers, port, 4)
             await asyncio.to_thread(made.act, ActionKind.STOP_REPLICA, *before)
             await asyncio.to_thread(wait_for_workers, port, 2)
             await more_outcomes(client, 40)
