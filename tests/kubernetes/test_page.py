@@ -143,9 +143,8 @@ def test_the_page_leads_from_an_empty_cluster_to_a_served_query(
                     first, release, rest = text.partition("helm uninstall")
                     said[text] = reader.type(first)
                     if release:
-                        logs = (
-                            reader.logs()
-                        )  # with the release go the roles of its programs, which here go on
+                        # With the release go the roles of its programs, which go on here.
+                        logs = reader.logs()
                         said[text] += reader.type(release + rest)
                 if "helm install" in text:
                     reader.run_deployment("partita-controller", port="0", dash_port="0", hold="1", poll="0.5")
