@@ -600,8 +600,9 @@ class SimulatedNodes:
                 self._attempt(pod)
         pod.object = body
         # A kubelet writes anew what is not so: readiness gates that opened, or the word of the node controller, which
-        # takes the pods of a silent node for not ready and leaves it to the kubelet to say otherwise.
-        if pod.stage == "running" and not pod.writing and _said_ready(body) != (pod.ready and _gates(body)):
+        # takes the pods of a silent node for not ready and leaves it to the kubelet to say otherwise. Either may come
+        # while it writes.
+        if pod.stage == "running" and _said_ready(body) != (pod.ready and _gates(body)):
             self._tell(pod)
         if body["metadata"].get("deletionTimestamp"):
             grace = float(body["metadata"].get("deletionGracePeriodSeconds") or 0)
