@@ -29,8 +29,8 @@ from partita.planning.compact import (
 from partita.planning.mig_serving import greedy_configs
 from partita.planning.on_nodes import nodes_there, solve_on_nodes
 from partita.planning.plan import Plan, ServiceCapacity, Solver
-from partita.planning.problem import RATE_SLACK, GpuConfig, domains_there, gpus_used, merge_pools
-from partita.planning.shared_gpus import MOST_SHARING, config_value, solve_shared
+from partita.planning.problem import RATE_SLACK, GpuConfig, domains_there, gpus_used, merge_pools, pools_there
+from partita.planning.shared_gpus import MOST_SHARING, config_value, meets_rates, solve_shared
 from partita.planning.surviving import place_surviving
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class ExactPlanner:
             InfeasibleError: there is no plan, with the proof's reason.
             PartitaError: no plan was found in time, and a greedy pass finds none.
         """
-        refuse_too_few_nodes(problem)
+        refuse_too_few_places(problem)
         merged = merge_pools(problem)
         if problem.survives:
             best, bound = self._surviving(merged)
@@ -128,7 +128,7 @@ class ExactPlanner:
         few = len(problem.services) <= _GREEDY_SERVICES
         if best is None and not problem.survives and (few or not self.deadline.stop()):
             best = self._greedy(merged)
-        if best is None or not _meets(problem, best.configs):
+        if best is None or not meets_rates(problem, best.configs):
             raise PartitaError(
                 "found neither a plan nor a proof that there is none in the time allowed",
                 hint="raise --time-limit, `count` or `max_services_per_gpu`, or lower `spread`",
@@ -369,8 +369,9 @@ def _one_after_another(
         taken: the GPUs used so far, to which the caller adds before it asks for the next problem.
     """
     parts: defaultdict[tuple[int, ...], dict[int, float]] = defaultdict(dict)
+    these = set(services)
     for part in problem.parts:
-        if part.service in services:
+        if part.service in these:
             rates = parts[tuple(np.flatnonzero(part.sizes).tolist())]
             rates[part.service] = max(part.rate, rates.get(part.service, 0.0))
     for sizes, rates in parts.items():
@@ -414,15 +415,6 @@ def _given(
     return rate, replicas, gpus
 
 
-def _meets(problem: Problem, configs: Counter[GpuConfig]) -> bool:
-    """Return whether services have their rates, on some sizes alone too; a search cut short may leave some out."""
-    every = tuple(range(len(problem.sizes)))
-    needs = [(every, s, float(rate)) for s, rate in enumerate(problem.rate)]
-    needs += [(tuple(np.flatnonzero(each.sizes).tolist()), each.service, each.rate) for each in problem.parts]
-    given = {sizes: _given(problem, configs, sizes)[0] for sizes in {sizes for sizes, _, _ in needs}}
-    return all(given[sizes][s] >= rate * (1 - 4 * RATE_SLACK) for sizes, s, rate in needs)
-
-
 def _left_over(problem: Problem, services: tuple[Service, ...], taken: Counter[GpuConfig]) -> Problem:
     """Return the problem of some services on the GPUs that are left."""
     used = gpus_used(taken)
@@ -433,8 +425,8 @@ def _left_over(problem: Problem, services: tuple[Service, ...], taken: Counter[G
     return problem.with_services(services).with_counts(counts)
 
 
-def refuse_too_few_nodes(problem: Problem) -> None:
-    """Refuse services that must be spread over more nodes than can run them.
+def refuse_too_few_places(problem: Problem) -> None:
+    """Refuse services that need more nodes, or other domains or pools, than can run them.
 
     Raises:
         InfeasibleError: names the first such service.
@@ -447,7 +439,7 @@ def refuse_too_few_nodes(problem: Problem) -> None:
                 where="services",
                 hint=f"add a {service.survive}, or write survive: none",
             )
-        runs = {size.pool for size, point in zip(problem.sizes, service.points, strict=True) if point}
+        runs = pools_there(problem, s)
         if service.spot < 1 and runs and all(problem.pools[index].spot for index in runs):
             raise InfeasibleError(
                 f"{service.name} may have {service.spot:.0%} of its rate on spot GPUs, and only those can run it",

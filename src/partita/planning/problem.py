@@ -280,10 +280,15 @@ class Part:
     rate: float
 
 
+def pools_there(problem: Problem, s: int) -> set[int]:
+    """Return the indices of the pools that can run a service."""
+    points = problem.services[s].points
+    return {size.pool for size, point in zip(problem.sizes, points, strict=True) if point}
+
+
 def domains_there(problem: Problem, s: int) -> float:
     """Return the most domains, at the level that a service survives, that it can run on; infinity for any number."""
-    service = problem.services[s]
-    pools = {size.pool for size, point in zip(problem.sizes, service.points, strict=True) if point}
+    service, pools = problem.services[s], pools_there(problem, s)
     if service.survive == "zone":
         return len({problem.pools[index].zone for index in pools})
     return sum(_domains(problem.pools[index], service.survive) for index in pools)

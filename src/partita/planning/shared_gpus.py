@@ -13,7 +13,7 @@ import numpy as np
 
 from partita.deadline import Deadline
 from partita.milp import INFINITY, Program
-from partita.planning.compact import reached, round_up
+from partita.planning.compact import Counts, reached, round_up
 from partita.planning.problem import RATE_SLACK, GpuConfig, gpus_used
 
 if TYPE_CHECKING:
@@ -579,14 +579,12 @@ def config_value(problem: Problem, configs: Mapping[GpuConfig, int]) -> float:
 
 
 def meets_rates(problem: Problem, configs: Mapping[GpuConfig, int]) -> bool:
-    """Say whether every service gets its rate, up to rounding in sums."""
-    capacity: defaultdict[int, float] = defaultdict(float)
+    """Say whether every service gets its rates, as `Counts.meets_rates` does."""
+    instances = np.zeros(problem.throughput.shape, dtype=np.int64)
     for config, n in configs.items():
         for k, s in config.assignment:
-            capacity[s] += n * float(problem.throughput[s, k])
-    return all(
-        capacity[s] >= service.rate * (1 - 2 * RATE_SLACK) for s, service in enumerate(problem.services)
-    )
+            instances[s, k] += n
+    return Counts(np.zeros(0, dtype=np.int64), instances).meets_rates(problem)
 
 
 def trim(problem: Problem, configs: Counter[GpuConfig]) -> Counter[GpuConfig]:
